@@ -1,0 +1,32 @@
+"""A finished clip: what the engine yields."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen.errors import RowError
+from musicgen.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Codes and sound of one request."""
+
+    request: Request
+    codes: NDArray[np.int16]  # [codebooks, frames]
+    audio: NDArray[np.float32]  # [channels, samples], nominally in [-1, 1]
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the sound in seconds."""
+        return self.audio.shape[-1] / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that could not be made, and why."""
+
+    request: Request
+    error: RowError

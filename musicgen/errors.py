@@ -1,0 +1,47 @@
+"""The family of errors: whose mistake it is decides what happens next.
+
+A `UserError` stops a job before work starts (exit code 2). A `RowError` is data: it becomes a row of `failures/`.
+Every message says what was wrong, where (file, row, key) and what to do.
+"""
+
+from typing import Literal
+
+ErrorClass = Literal["invalid", "melody", "generation", "crash", "storage"]
+
+
+class MusicGenError(Exception):
+    """Anything this project raises on purpose."""
+
+
+class UserError(MusicGenError):
+    """The job, the manifest, the model or the store is wrong; nothing was started."""
+
+
+class JobError(UserError):
+    """The job file or a command-line setting is wrong."""
+
+
+class ManifestError(UserError):
+    """The manifest cannot be read, lacks a column, is empty or repeats an id."""
+
+
+class ModelError(UserError):
+    """The checkpoint is unknown, incomplete, of an unsupported kind or not the one planned."""
+
+
+class StoreError(UserError):
+    """The object store or folder cannot be used: missing bucket, wrong credentials, no put-if-absent."""
+
+
+class RowError(MusicGenError):
+    """One row cannot be made; the others go on.
+
+    `error_class` is the column of the same name in `failures/`.
+    """
+
+    def __init__(self, error_class: ErrorClass, message: str):
+        super().__init__(message)
+        self.error_class: ErrorClass = error_class
+
+    def __reduce__(self):  # exceptions with arguments of their own do not unpickle by default; Ray pickles them
+        return type(self), (self.error_class, str(self))
