@@ -1,0 +1,1 @@
+"""The checkpoint that ships inside the package (`checkpoint/`), and the script that made it."""
