@@ -1,0 +1,13 @@
+"""Object stores and folders behind one small interface: the only place that knows fsspec, S3 and `os.link`.
+
+    store = open_store("s3://bucket/datasets/demo")
+    store.put_if_absent("index/r1/part-00000.parquet", data)
+
+Stores are safe to use from many threads and pickle as their URI.
+"""
+
+from musicgen.storage.base import FileInfo, Store
+from musicgen.storage.expand import expand
+from musicgen.storage.opening import open_store
+
+__all__ = ["FileInfo", "Store", "expand", "open_store"]

@@ -1,0 +1,162 @@
+"""A prefix of a bucket, through fsspec: S3 and what speaks it (s3fs), Google and Azure where their drivers are installed.
+
+Put-if-absent is `mode="create"`, which s3fs sends as `If-None-Match: *`, for multipart uploads on completion. It is
+never `open(..., "xb")`: that commits an empty file without the condition.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from musicgen.errors import StoreError
+from musicgen.storage import faults
+from musicgen.storage.base import FileInfo, Store
+from musicgen.storage.location import S3_SCHEMES, Location, inside
+
+_T = TypeVar("_T")
+_CONFLICT_TRIES = 8
+_READ_BLOCK = 1 << 20
+
+# Patient while working, impatient when asked whether the store is there at all.
+_WORKING = {"connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 64, "retries": {"mode": "standard", "max_attempts": 5}}
+_CHECKING = {"connect_timeout": 3, "read_timeout": 8, "max_pool_connections": 4, "retries": {"mode": "standard", "max_attempts": 1}}
+
+
+class CloudStore(Store):
+    """A bucket's prefix. Credentials, region and endpoint come from the usual AWS variables and files."""
+
+    def __init__(self, location: Location, single_writer: bool = False):
+        super().__init__(location, single_writer)
+        self._lock = threading.Lock()
+        self._made: tuple[int, Any] | None = None
+
+    @property
+    def _fs(self) -> Any:
+        """The fsspec file system, made at first use and once per process: its event loop does not survive a fork."""
+        with self._lock:
+            if self._made is None or self._made[0] != os.getpid():
+                self._made = (os.getpid(), _file_system(self.location.scheme, checking=False))
+            return self._made[1]
+
+    def _path(self, path: str) -> str:
+        return f"{self.location.root}/{inside(path)}"
+
+    def _call(self, path: str, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except faults.SIGNS as error:
+            raise faults.translate(error, self.location, path) from error
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        end = None if length is None else start + length
+        return self._call(path, self._fs.cat_file, self._path(path), start=start or None, end=end)
+
+    def open(self, path: str) -> BinaryIO:
+        return self._call(path, self._fs.open, self._path(path), "rb", block_size=_READ_BLOCK)
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        self._call(path, self._put, path, data, "overwrite")
+
+    def put_if_absent(self, path: str, data: bytes | Path) -> bool:
+        if self.single_writer:  # such a store may ignore the condition, or refuse it
+            if self.exists(path):
+                return False
+            self.write(path, data)
+            return True
+        for attempt in range(_CONFLICT_TRIES):
+            try:
+                self._put(path, data, "create")
+                return True
+            except faults.SIGNS as error:
+                if faults.says_exists(error):
+                    return False
+                if not faults.says_conflict(error) or attempt == _CONFLICT_TRIES - 1:
+                    raise faults.translate(error, self.location, path) from error
+            time.sleep(min(2.0, 0.05 * 2**attempt))  # a conflict means that another writer is still busy: ask again
+        raise AssertionError("unreachable")
+
+    def _put(self, path: str, data: bytes | Path, mode: str) -> None:
+        if isinstance(data, Path):
+            self._fs.put_file(str(data), self._path(path), mode=mode)
+        else:
+            self._fs.pipe_file(self._path(path), data, mode=mode)
+
+    def list(self, prefix: str = "") -> Iterator[FileInfo]:
+        folder = self._path(prefix) if prefix else self.location.root
+        if self.location.scheme in S3_SCHEMES:
+            return self._list_s3(folder, prefix)
+        return self._list_any(folder, prefix)
+
+    def _list_s3(self, folder: str, prefix: str) -> Iterator[FileInfo]:
+        bucket, _, key = folder.partition("/")
+        start = len(self.location.prefix) + 1 if self.location.prefix else 0
+        token: dict[str, str] = {}
+        while True:  # page by page: a dataset may have a hundred million objects
+            page = self._call(
+                prefix, self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", **token
+            )
+            for entry in page.get("Contents", []):
+                if not entry["Key"].endswith("/"):  # what consoles create as a "folder"
+                    yield FileInfo(entry["Key"][start:], entry["Size"], entry.get("ETag", "").strip('"'))
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _list_any(self, folder: str, prefix: str) -> Iterator[FileInfo]:
+        found = self._call(prefix, self._fs.find, folder, detail=True)
+        for name in sorted(found):
+            yield _info(name[len(self.location.root) + 1 :], found[name])
+
+    def info(self, path: str) -> FileInfo:
+        entry = self._call(path, self._fs.info, self._path(path))
+        if entry.get("type") == "directory":
+            raise FileNotFoundError(self.join(path))
+        return _info(path, entry)
+
+    def delete(self, path: str) -> None:
+        try:
+            self._call(path, self._fs.rm_file, self._path(path))
+        except FileNotFoundError:
+            pass
+
+    def check(self) -> None:
+        fs = _file_system(self.location.scheme, checking=True)
+        try:
+            if self.location.scheme in S3_SCHEMES:
+                fs.call_s3("list_objects_v2", Bucket=self.location.bucket, Prefix=self.location.prefix, MaxKeys=1)
+            else:
+                fs.ls(self.location.bucket)
+        except FileNotFoundError:
+            raise StoreError(f"{self.uri}: there is no bucket {self.location.bucket!r}; create it, or correct the name") from None
+        except faults.SIGNS as error:
+            raise faults.translate(error, self.location) from error
+
+
+def _file_system(scheme: str, checking: bool) -> Any:
+    import fsspec
+
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme in S3_SCHEMES:
+        options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")  # botocore knows only the second
+        options["client_kwargs"] = {"region_name": region} if region else {}
+        options["config_kwargs"] = dict(_CHECKING if checking else _WORKING)
+    try:
+        fs = fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        raise StoreError(f"{scheme}:// needs a driver that is not installed ({error}); pip install it, or use s3://") from None
+    except ValueError as error:  # an endpoint that is no URL
+        raise StoreError(f"{scheme}:// cannot be set up: {error}; look at AWS_ENDPOINT_URL") from None
+    if checking and scheme in S3_SCHEMES:
+        fs.retries = 1
+    return fs
+
+
+def _info(path: str, entry: dict[str, Any]) -> FileInfo:
+    etag = entry.get("ETag") or entry.get("etag") or entry.get("generation") or entry.get("mtime") or ""
+    return FileInfo(path, int(entry.get("size") or 0), str(etag).strip('"'))

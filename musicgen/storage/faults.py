@@ -1,0 +1,100 @@
+"""What botocore and s3fs say, in one line that a person can act on. Nothing of a request's headers or keys is quoted."""
+
+import errno
+import os
+from urllib.parse import urlsplit
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+)
+from fsspec.exceptions import FSTimeoutError
+
+from musicgen.errors import StoreError
+from musicgen.storage.location import Location
+
+SIGNS = (OSError, BotoCoreError, ClientError, FSTimeoutError, ValueError)
+"""Everything that the file systems raise about the store rather than about our code."""
+
+_DENIED = {
+    "InvalidAccessKeyId": "the access key is not known to the store",
+    "SignatureDoesNotMatch": "the secret key is wrong",
+    "ExpiredToken": "the session token has expired",
+    "InvalidToken": "the session token is not valid",
+    "AccessDenied": "access is denied to these credentials",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+}
+
+
+def says_exists(error: BaseException) -> bool:
+    """Whether a conditional put failed because the object exists: 412, in any of the shapes s3fs gives it."""
+    if isinstance(error, FileExistsError) or _status(error) == 412:
+        return True
+    return isinstance(error, OSError) and error.errno == errno.EINVAL and "pre-condition" in str(error).lower()
+
+
+def says_conflict(error: BaseException) -> bool:
+    """Whether another conditional put of the same object was under way: 409, try again."""
+    return _status(error) == 409 or (isinstance(error, OSError) and error.errno == errno.EBUSY)
+
+
+def translate(error: BaseException, location: Location, path: str | None = None) -> Exception:
+    """The exception to raise instead: `FileNotFoundError` for an absent object, else a `StoreError`."""
+    where = location.uri if path is None else f"{location.uri}/{path}"
+    code = _code(error)
+    if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()):
+        return StoreError(f"{location.uri}: there is no bucket {location.bucket!r}; create it, or correct the name")
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return FileNotFoundError(where)
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return StoreError(f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS tools")
+    if isinstance(error, PermissionError) or code in _DENIED:
+        reason = _DENIED.get(code or "", "access is denied (wrong credentials, or no right to this bucket)")
+        return StoreError(f"{where}: {reason}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
+    if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
+        return StoreError(f"{location.uri}: cannot reach {_endpoint()}; check AWS_ENDPOINT_URL and the network")
+    if isinstance(error, ReadTimeoutError | FSTimeoutError | TimeoutError):
+        return StoreError(f"{where}: no answer from {_endpoint()} in time; check the network, then run again")
+    if isinstance(error, HTTPClientError):
+        return StoreError(f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run again")
+    if isinstance(error, ValueError):
+        return StoreError(f"{where}: {_first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
+    return StoreError(f"{where}: the store answered {code or type(error).__name__} ({_first_line(error)}); try again, or ask its operator")
+
+
+def _client_error(error: BaseException) -> ClientError | None:
+    """botocore's own error, which s3fs keeps as the cause of its translation."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, ClientError):
+            return candidate
+    return None
+
+
+def _code(error: BaseException) -> str | None:
+    client_error = _client_error(error)
+    return None if client_error is None else client_error.response.get("Error", {}).get("Code")
+
+
+def _status(error: BaseException) -> int | None:
+    client_error = _client_error(error)
+    return None if client_error is None else client_error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text[:200] or type(error).__name__
+
+
+def _endpoint() -> str:
+    """The endpoint's host and port, without user or password."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not url:
+        return "S3"
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "the endpoint"

@@ -1,0 +1,175 @@
+"""A folder. Files appear whole: temp file, fsync, then rename (replacing) or hard link (only if absent).
+
+fsspec's local `mode="create"` is check-then-write and loses races, hence `os.link`, which POSIX makes atomic.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from musicgen.errors import StoreError
+from musicgen.storage.base import FileInfo, Store
+from musicgen.storage.location import inside
+
+TEMP_PREFIX = ".tmp-"
+
+
+class LocalStore(Store):
+    """A folder of this machine, or one that all machines share."""
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        with self.open(path) as file:
+            file.seek(start)
+            return file.read() if length is None else file.read(length)
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return open(self._full(path), "rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise FileNotFoundError(self.join(path)) from None
+        except OSError as error:
+            raise self._fault(error, path) from error
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        target = self._full(path)
+        try:
+            temp = _write_temp(target, data)
+            try:
+                os.replace(temp, target)
+            except BaseException:
+                temp.unlink(missing_ok=True)
+                raise
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise self._fault(error, path) from error
+
+    def put_if_absent(self, path: str, data: bytes | Path) -> bool:
+        target = self._full(path)
+        if target.exists():  # spares the losers the write; the link below decides
+            return False
+        try:
+            temp = _write_temp(target, data)
+            try:
+                if self.single_writer:  # also for file systems without hard links
+                    os.replace(temp, target)
+                else:
+                    os.link(temp, target)
+            except FileExistsError:
+                return False
+            finally:
+                temp.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+            return True
+        except OSError as error:
+            raise self._fault(error, path) from error
+
+    def list(self, prefix: str = "") -> Iterator[FileInfo]:
+        folder = self._full(prefix) if prefix else Path(self.uri)
+        yield from _walk(folder, f"{prefix}/" if prefix else "")
+
+    def info(self, path: str) -> FileInfo:
+        try:
+            full = self._full(path)
+            stat = full.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(self.join(path)) from None
+        except OSError as error:
+            raise self._fault(error, path) from error
+        if full.is_dir():
+            raise FileNotFoundError(self.join(path))
+        return FileInfo(path, stat.st_size, _etag(stat))
+
+    def delete(self, path: str) -> None:
+        try:
+            self._full(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._fault(error, path) from error
+
+    def check(self) -> None:
+        if os.path.exists(self.uri) and not os.path.isdir(self.uri):
+            raise StoreError(f"{self.uri} is a file, not a folder; choose another output")
+        if os.path.isdir(self.uri) and not os.access(self.uri, os.R_OK | os.X_OK):
+            raise StoreError(f"{self.uri}: the folder cannot be read; give this user the right to, or choose another one")
+
+    def probe(self) -> None:
+        made = _missing_folders(Path(self.uri))
+        try:
+            super().probe()
+        finally:
+            for folder in made:  # a job that is refused after the probe leaves no empty folder
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def _full(self, path: str) -> Path:
+        return Path(self.uri, inside(path))
+
+    def _fault(self, error: OSError, path: str) -> StoreError:
+        hint = {
+            "PermissionError": "give this user the right to write there, or choose another folder",
+            "FileExistsError": "a file stands where a folder is needed; choose another folder",
+            "NotADirectoryError": "a file stands where a folder is needed; choose another folder",
+        }.get(type(error).__name__, "choose another folder")
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            hint = "make room, or choose another folder"
+        return StoreError(f"{self.join(path)}: {os.strerror(error.errno) if error.errno else error}; {hint}")
+
+
+def _write_temp(target: Path, data: bytes | Path) -> Path:
+    """The data in a synced file beside the target, so that rename and link stay within one file system."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = target.parent / f"{TEMP_PREFIX}{uuid4().hex}"
+    try:
+        with open(temp, "xb") as file:
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file, 4 << 20)
+            else:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    return temp
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[FileInfo]:
+    try:
+        with os.scandir(folder) as scan:
+            entries = [(entry.name + "/" * entry.is_dir(), entry) for entry in scan]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except PermissionError:
+        raise StoreError(f"{folder}: the folder cannot be read; give this user the right to") from None
+    for name, entry in sorted(entries, key=lambda item: os.fsencode(item[0])):  # the order an object store lists in
+        if name.endswith("/"):
+            yield from _walk(Path(entry.path), prefix + name)
+        elif not name.startswith(TEMP_PREFIX):
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:  # deleted, or a link to nowhere
+                continue
+            yield FileInfo(prefix + name, stat.st_size, _etag(stat))
+
+
+def _etag(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """The folder and its parents that do not exist, innermost first."""
+    return [candidate for candidate in (folder, *folder.parents) if not candidate.exists()]

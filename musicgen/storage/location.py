@@ -1,0 +1,72 @@
+"""Where things are: URIs taken apart, and paths inside a store that cannot leave it."""
+
+import os
+from dataclasses import dataclass
+
+from musicgen.errors import StoreError
+
+S3_SCHEMES = frozenset({"s3", "s3a"})
+CLOUD_SCHEMES = S3_SCHEMES | {"gs", "gcs", "az", "abfs", "abfss"}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A URI in two parts: the scheme (`file`, `s3`, ...) and the root, an absolute path or `bucket/prefix`."""
+
+    scheme: str
+    root: str
+
+    @property
+    def uri(self) -> str:
+        """The canonical spelling: a plain absolute path for a folder, `scheme://bucket/prefix` otherwise."""
+        return self.root if self.scheme == "file" else f"{self.scheme}://{self.root}"
+
+    @property
+    def bucket(self) -> str:
+        """The bucket or container; empty for a folder."""
+        return "" if self.scheme == "file" else self.root.partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """What follows the bucket, without slashes at the ends."""
+        return self.root if self.scheme == "file" else self.root.partition("/")[2]
+
+
+def parse(uri: str) -> Location:
+    """Take a URI or a plain path apart.
+
+    Raises `StoreError` for a scheme that cannot hold a dataset, a bucket without a name, and credentials in the URI
+    (which are never repeated in the message).
+    """
+    text = os.fspath(uri)
+    if not text or any(ord(c) < 32 for c in text):
+        raise StoreError("an empty URI, or one with control characters, is not a place; give a folder or s3://bucket/prefix")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Location("file", os.path.abspath(os.path.expanduser(text)))
+    scheme = scheme.lower()
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise StoreError(f"{text}: a file URI has three slashes, as in file:///data/out")
+        return Location("file", os.path.abspath(rest))
+    if scheme not in CLOUD_SCHEMES:
+        raise StoreError(f"{scheme}:// cannot be used as storage; use a folder, s3://, gs:// or az://")
+    parts = [part for part in rest.split("/") if part]
+    if not parts:
+        raise StoreError(f"{scheme}:// lacks a bucket; write {scheme}://bucket/prefix")
+    if "@" in parts[0] and scheme not in ("abfs", "abfss"):
+        raise StoreError(f"credentials do not belong in a {scheme}:// URI; put them in the environment (AWS_ACCESS_KEY_ID, ...)")
+    if ".." in parts or "." in parts:
+        raise StoreError(f"{text}: '.' and '..' have no meaning in an object store; write the path out")
+    return Location("s3" if scheme == "s3a" else scheme, "/".join(parts))
+
+
+def inside(path: str) -> str:
+    """A path inside a store, checked: relative, without `.`, `..`, empty segments, backslashes or control characters.
+
+    Raises `ValueError`, since paths are ours or were written by us: a bad one is a bug or a forged index.
+    """
+    segments = path.split("/")
+    if any(s in ("", ".", "..") for s in segments) or "\\" in path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise ValueError(f"not a path inside a store: {path!r}")
+    return path
