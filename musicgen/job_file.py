@@ -1,0 +1,207 @@
+"""The job file as text: YAML with file and line, `${VAR}`, overrides, and the neighbours of a misspelt key."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from musicgen.errors import JobError
+
+_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USERINFO = re.compile(r"(://)[^/\s]*@")
+_SECRET_QUERY = re.compile(r"[?&][^=&]*(secret|token|signature|password|credential|access_?key)[^=&]*=[^&\s]*", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"secret|token|password|credential|access_?key", re.IGNORECASE)
+
+KeyPath = tuple[str, ...]
+
+
+def reveals_secret(uri: str) -> str | None:
+    """Why this URI may not stand in a job (it carries credentials), or None."""
+    if _USERINFO.search(uri) or _SECRET_QUERY.search(uri):
+        return "holds credentials; take them out: they come from the environment (AWS_ACCESS_KEY_ID ...) or the usual AWS places"
+    return None
+
+
+def redact(text: str) -> str:
+    """The text with credentials of URIs masked."""
+    return _SECRET_QUERY.sub("?...", _USERINFO.sub(r"\1***@", text))
+
+
+class JobDocument:
+    """The raw values of a job, each knowing where it came from. Values are shown before `${VAR}` is expanded."""
+
+    def __init__(self, values: dict[str, Any] | None = None, origins: dict[KeyPath, str] | None = None, name: str = ""):
+        self.values = values or {}
+        self.name = name
+        self._origins = origins or {}
+
+    @classmethod
+    def read(cls, path: str | Path) -> "JobDocument":
+        """The document of a YAML file. Raises `JobError` with file and line."""
+        name = str(path)
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise JobError(f"{name}: there is no such job file") from None
+        except UnicodeDecodeError:
+            raise JobError(f"{name}: the job file is not UTF-8 text") from None
+        except OSError as error:
+            raise JobError(f"{name}: the job file cannot be read: {error.strerror}") from None
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f":{mark.line + 1}" if mark else ""
+            raise JobError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise JobError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+        if node is None:
+            return cls(name=name)
+        if not isinstance(values, dict):
+            raise JobError(f"{name}: a job file holds sections such as `manifest:` and `output:`, this one holds {_kind(values)}")
+        origins: dict[KeyPath, str] = {}
+        for key, line, repeated in _marks(node, ()):
+            if repeated:
+                raise JobError(f"{name}:{line}: `{'.'.join(key)}` is given twice")
+            origins[key] = f"{name}:{line}: "
+        return cls(values, origins, name)
+
+    def override(self, text: str) -> None:
+        """Apply one `section.key=value`; the value is a YAML scalar (or flow mapping)."""
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise JobError(f"--set {redact(text)}: write it as section.key=value, for example generation.duration_s=8")
+        try:
+            parsed = yaml.safe_load(value) if value.strip() else None
+        except (yaml.YAMLError, ValueError):
+            raise JobError(f"--set {key}: the value is not valid YAML") from None
+        self.set(key.strip(), parsed, origin="--set")
+
+    def set(self, key: str, value: Any, origin: str) -> None:
+        """Put a value at a dotted key."""
+        steps = tuple(key.split("."))
+        target = self.values
+        for step in steps[:-1]:
+            if not isinstance(target.get(step), dict):
+                target[step] = {}
+            target = target[step]
+        target[steps[-1]] = value
+        self._origins[steps] = f"{origin}: "
+
+    def origin(self, key: KeyPath) -> str:
+        """Where a key was said, as the beginning of a message ("job.yaml:7: "); its section's place if it was not."""
+        while key:
+            if key in self._origins:
+                return self._origins[key]
+            key = key[:-1]
+        return f"{self.name}: " if self.name else ""
+
+    def check_keys(self, known: Mapping[str, Any]) -> None:
+        """Raise `JobError` for the first key that is not known, naming its nearest neighbour."""
+        self._check(self.values, known, (), known)
+
+    def _check(self, values: Mapping[Any, Any], tree: Mapping[str, Any], above: KeyPath, known: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            key = (*above, str(name))
+            if name not in tree:
+                raise JobError(f"{self.origin(key)}unknown key `{'.'.join(key)}`{_neighbour(key, tree, known)}")
+            below = tree[name]
+            if isinstance(below, Mapping) and isinstance(value, Mapping):
+                self._check(value, below, key, known)
+
+    def expanded(self) -> dict[str, Any]:
+        """The values with `${VAR}` replaced from the environment (`$$` is a dollar). A section without keys is left out."""
+        return {name: value for name, value in self._expand(self.values, ()).items() if value is not None}
+
+    def _expand(self, value: Any, key: KeyPath) -> Any:
+        if isinstance(value, Mapping):
+            return {name: self._expand(item, (*key, str(name))) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._expand(item, (*key, str(i))) for i, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+
+        def variable(match: re.Match[str]) -> str:
+            name = match.group(1)
+            if name is None:
+                return "$"
+            if not _NAME.fullmatch(name):
+                raise JobError(f"{self.origin(key)}`{'.'.join(key)}`: ${{{name}}} is no variable name; write $$ for a dollar sign")
+            if name not in os.environ:
+                raise JobError(f"{self.origin(key)}`{'.'.join(key)}`: the environment variable {name} is not set")
+            return os.environ[name]
+
+        return _VARIABLE.sub(variable, value)
+
+    def known_path(self, steps: list[str]) -> list[str]:
+        """The part of a pydantic location that is keys of this document (union branches and the like cut off)."""
+        values: Any = self.values
+        for count, step in enumerate(steps):
+            if count >= 2 and not (isinstance(values, Mapping) and step in values):
+                return steps[:count]
+            values = values.get(step) if isinstance(values, Mapping) else None
+        return steps
+
+    def shown(self, key: KeyPath) -> str | None:
+        """The value at a key as the user wrote it, short; None if there is none or it is a section."""
+        value: Any = self.values
+        for step in key:
+            if not isinstance(value, Mapping) or step not in value:
+                return None
+            value = value[step]
+        if isinstance(value, Mapping | list):
+            return None
+        text = "empty" if value is None else str(value)
+        return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "only text" if isinstance(value, str) else f"only {value!r}"
+
+
+def _marks(node: yaml.Node, above: KeyPath) -> Iterator[tuple[KeyPath, int, bool]]:
+    """Every key below a node, its line, and whether the same mapping had it before."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for name, value in node.value:
+        if not isinstance(name, yaml.ScalarNode):
+            continue
+        key = (*above, name.value)
+        yield key, name.start_mark.line + 1, name.value in seen
+        seen.add(name.value)
+        yield from _marks(value, key)
+
+
+def _dotted(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, below in tree.items():
+        yield above + name
+        if isinstance(below, Mapping):
+            yield from _dotted(below, f"{above}{name}.")
+
+
+def _neighbour(key: KeyPath, siblings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """The advice of an unknown key: a sibling of nearly that name, the same name elsewhere, or all siblings."""
+    *section, name = key
+    prefix = ".".join(section) + "." if section else ""
+    if _SECRET_KEY.search(name):
+        return "; credentials do not belong into a job: they come from the environment or the usual AWS places"
+    everywhere = list(_dotted(known))
+    exact = [dotted for dotted in everywhere if dotted.split(".")[-1] == name]
+    near = difflib.get_close_matches(name, list(siblings), n=1, cutoff=0.6)
+    if exact:
+        return f"; did you mean `{exact[0]}`?"
+    if near:
+        return f"; did you mean `{prefix}{near[0]}`?"
+    leaves = {dotted.split(".")[-1]: dotted for dotted in everywhere}
+    elsewhere = difflib.get_close_matches(name, list(leaves), n=1, cutoff=0.75)
+    if elsewhere:
+        return f"; did you mean `{leaves[elsewhere[0]]}`?"
+    where = f"`{'.'.join(section)}`" if section else "a job"
+    return f"; {where} knows {', '.join(siblings)}"

@@ -1,0 +1,1 @@
+"""Manifests: the rows a person wrote, read as a stream, checked, and turned into requests."""

@@ -1,0 +1,126 @@
+"""What a plan is: the frozen description of one run, its shards, and what planning found out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from musicgen.errors import StoreError
+from musicgen.request import Request
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPart:
+    """One Parquet file of the run's normalised manifest; its row groups are shards."""
+
+    path: str  # inside the dataset
+    row_groups: int
+    rows: int
+    audio_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """The checkpoint a run was planned for; every actor checks `identity`."""
+
+    name: str
+    revision: str | None
+    identity: str
+    frame_rate: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, frozen: which rows, in which shards, with which model and encoding.
+
+    `runs/<run>/plan.json` is its JSON. It holds no rows and no secrets, so it stays small for any manifest.
+    """
+
+    run: str
+    number: int
+    job: dict[str, Any]
+    model: PlannedModel
+    slots: int | str  # "auto" until the first actor has settled it
+    manifest_fingerprint: str
+    parts: tuple[PlanPart, ...]
+    rows: int  # to be made by this run
+    audio_s: float
+    invalid: int  # rows refused while planning, in failures/<run>/plan.parquet
+    carried: dict[str, str] = field(default_factory=dict)  # carried columns and their Arrow types, as text
+    created_at: str = ""  # ISO 8601, UTC
+    version: int = PLAN_VERSION
+
+    @property
+    def shards(self) -> range:
+        """The numbers of the run's shards."""
+        return range(sum(part.row_groups for part in self.parts))
+
+    def locate(self, shard: int) -> tuple[PlanPart, int]:
+        """The part that holds a shard, and the row group in it."""
+        if shard < 0:
+            raise IndexError(f"run {self.run} has no shard {shard}")
+        for part in self.parts:
+            if shard < part.row_groups:
+                return part, shard
+            shard -= part.row_groups
+        raise IndexError(f"run {self.run} has only {len(self.shards)} shards")
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Plan":
+        """A plan back from its JSON. Raises `StoreError` if it is not one of ours."""
+        try:
+            data = json.loads(text)
+            if data["version"] != PLAN_VERSION:
+                raise StoreError(f"the plan of run {data.get('run')} has version {data['version']}; this program writes {PLAN_VERSION}")
+            data["model"] = PlannedModel(**data["model"])
+            data["parts"] = tuple(PlanPart(**part) for part in data["parts"])
+            return cls(**data)
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew") from None
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of one shard, ready to be made: position i is the same row in every field."""
+
+    run: str
+    shard: int
+    requests: list[Request]  # resolved: `seed` is the effective seed
+    keys: list[str]
+    sources: list[str]  # file and row, for failures
+    carried: "pa.Table"  # the carried columns, under their names in the index
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """What planning found. `plan` is None if there is nothing to do."""
+
+    plan: Plan | None
+    new: int  # rows never tried
+    made: int  # rows the dataset has
+    failed_before: int  # rows that failed in an earlier run; `retried` of them are in the plan
+    retried: int
+    invalid_count: int
+    invalid: Sequence[tuple[str, str]]  # (source, reason); the first INVALID_SHOWN of them
+    shards: int
+    audio_s: float
+    duplicates: int = 0  # rows without id that equal an earlier row
+    adopted: bool = False  # an unfinished run of the same job is continued
+    seconds: float = 0.0  # planning took
+
+    @property
+    def rows(self) -> int:
+        """Rows the plan would make."""
+        return self.new + self.retried
