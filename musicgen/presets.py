@@ -1,0 +1,81 @@
+"""Presets: the checkpoints of `configs/models/`, one YAML file each, and what rows may ask of them."""
+
+from functools import lru_cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from musicgen.errors import ModelError
+
+WORKS = "works"
+
+Control = Literal["text", "unconditional", "long", "continuation", "melody", "style", "stereo"]
+
+
+class Preset(BaseModel):
+    """One checkpoint, as its file describes it. `status` is "works", or the reason why it does not yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    hub: str | None  # the name on the Hugging Face hub; None for the one inside the package
+    revision: str | None
+    description: str
+    kind: Literal["text", "melody", "style"]
+    parameters: int | None = Field(ge=1)  # of the decoder
+    window_s: float = Field(gt=0)
+    sample_rate: int = Field(ge=1)  # Hz
+    frame_rate: float = Field(gt=0)  # codec frames per second
+    codebooks: int = Field(ge=1)
+    codebook_size: int | None = Field(ge=1)
+    channels: Literal[1, 2]
+    pattern: str
+    controls: tuple[Control, ...]
+    license: str  # of the weights
+    status: str
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be used today."""
+        return self.status == WORKS
+
+
+def config_file(*path: str) -> Traversable:
+    """A file of `configs/`, from the source tree or the installed package: `config_file("jobs", "demo.yaml")`."""
+    return files("configs").joinpath(*path)
+
+
+@lru_cache(maxsize=1)
+def all_presets() -> tuple[Preset, ...]:
+    """Every preset, the embedded one first, then by name. Raises `ModelError` for a file that is wrong."""
+    presets = []
+    for file in config_file("models").iterdir():
+        if not file.name.endswith(".yaml"):
+            continue
+        try:
+            preset = Preset.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValidationError) as error:
+            raise ModelError(f"configs/models/{file.name} is no model preset: {' '.join(str(error).split())[:300]}") from None
+        if file.name != f"{preset.name}.yaml":
+            raise ModelError(f"configs/models/{file.name} names itself {preset.name!r}; the file's name is the preset's")
+        presets.append(preset)
+    return tuple(sorted(presets, key=lambda preset: (preset.hub is not None, preset.name)))
+
+
+def find_preset(name: str) -> Preset | None:
+    """The preset of this name or hub name, or None."""
+    return next((preset for preset in all_presets() if name in (preset.name, preset.hub)), None)
+
+
+def preset_names() -> list[str]:
+    """The names of the presets on the hub (all but the embedded one)."""
+    return [preset.name for preset in all_presets() if preset.hub is not None]
+
+
+def presets_with(control: str, channels: int | None = None) -> list[str]:
+    """The names of the working presets that offer a control, those with as many channels first."""
+    able = [preset for preset in all_presets() if preset.works and control in preset.controls]
+    return [preset.name for preset in sorted(able, key=lambda preset: channels is not None and preset.channels != channels)]
