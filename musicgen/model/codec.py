@@ -1,0 +1,156 @@
+"""Sound to codes and back: the codec is a seam, and EnCodec (Défossez et al. 2022) stands behind it.
+
+The 32 kHz EnCodec of MusicGen is not causal, and has an LSTM between its convolutions. A long clip is worked through in
+pieces: the LSTM runs over the whole clip (its states are as small as the sound itself), the convolutions, whose
+activations are sixty times larger, over pieces with enough context on both sides that no seam can be heard or measured.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from musicgen.errors import ModelError
+from musicgen.model.spec import ModelSpec
+from musicgen.model.tensors import Tensors, fill
+
+PIECE_FRAMES = 500  # ten seconds: about 100 MB of activations
+CONTEXT_FRAMES = 8  # the convolutions around the LSTM reach less than four frames to either side
+
+
+class Codec(Protocol):
+    """Waveform <-> codes. `codebooks` counts those of all channels."""
+
+    sample_rate: int  # Hz
+    frame_rate: float  # frames per second
+    channels: int
+    codebooks: int
+
+    def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
+        """Codes int16 [codebooks, frames] of float32 [channels, samples] at `sample_rate`; the last frame is padded."""
+
+    def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Sound float32 [channels, samples] of codes [codebooks, frames]; nominally within [-1, 1]."""
+
+
+class EnCodec:
+    """transformers' EnCodec, clip by clip: a clip's sound depends on its codes alone, not on what else is decoded.
+
+    Stereo is two mono streams whose codebooks interleave: left, right, left, right (audiocraft's
+    `InterleaveStereoCompressionModel`). Safe to use from several threads.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec):
+        self.model = model
+        self.sample_rate = spec.sample_rate
+        self.frame_rate = spec.frame_rate
+        self.channels = spec.channels
+        self.codebooks = spec.codebooks
+        self.codebook_size = spec.codebook_size
+        self.hop = round(spec.sample_rate / spec.frame_rate)  # samples per frame
+
+    @classmethod
+    def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "EnCodec":
+        """The codec of a checkpoint, float32, weight norm folded in. Raises `ModelError`."""
+        from transformers import EncodecConfig, EncodecModel
+
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["audio_encoder"]
+        codec_config = EncodecConfig(**config)
+        if codec_config.num_quantizers < spec.codebooks // spec.channels:
+            raise ModelError(
+                f"{folder}: its EnCodec has {codec_config.num_quantizers} codebooks, the decoder {spec.codebooks // spec.channels} "
+                "a channel; config.json is wrong"
+            )
+        model = EncodecModel(codec_config)
+        found = tensors.read("audio_encoder.", "cpu", torch.float32)
+        # Training's running counts are not needed to run it.
+        fill(
+            model,
+            {_modern(name): value for name, value in found.items()},
+            f"{folder}: audio_encoder",
+            optional=("codebook.inited", "codebook.cluster_size", "codebook.embed_avg"),
+        )
+        for module in model.modules():
+            if nn.utils.parametrize.is_parametrized(module):
+                nn.utils.parametrize.remove_parametrizations(module, "weight")
+        return cls(model.to(device).eval().requires_grad_(False), spec)
+
+    @torch.inference_mode()
+    def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Sound float32 [channels, frames * hop] of codes [codebooks, frames].
+
+        Raises ValueError for codes of another shape or beyond the codebook.
+        """
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or codes.shape[0] != self.codebooks or codes.shape[1] == 0:
+            raise ValueError(f"codes are [{self.codebooks}, frames], not {list(codes.shape)}")
+        if codes.min() < 0 or codes.max() >= self.codebook_size:
+            raise ValueError(f"codes lie in 0 .. {self.codebook_size - 1}; found {codes.min()} .. {codes.max()}")
+        ids = torch.from_numpy(codes.astype(np.int64)).to(self._device())
+        # Codebook k of channel c is row k * channels + c.
+        streams = ids.view(-1, self.channels, ids.shape[-1]).permute(1, 0, 2)  # [channels, codebooks a channel, frames]
+        latents = self.model.quantizer.decode(streams.transpose(0, 1))  # [channels, dim, frames]
+        audio = self._split(self.model.decoder.layers, latents, up=True)  # [channels, 1, samples]
+        return audio[:, 0].cpu().numpy()
+
+    @torch.inference_mode()
+    def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
+        """Codes int16 [codebooks, ceil(samples / hop)] of sound float32 [channels, samples] at `sample_rate`.
+
+        Raises ValueError for sound of another shape, empty, or not finite.
+        """
+        audio = np.asarray(audio, dtype=np.float32)
+        if audio.ndim != 2 or audio.shape[0] != self.channels or audio.shape[1] == 0:
+            raise ValueError(f"audio is [{self.channels}, samples], not {list(audio.shape)}")
+        if not np.isfinite(audio).all():
+            raise ValueError("audio has samples that are not finite")
+        waves = torch.from_numpy(audio)[:, None].to(self._device())  # [channels, 1, samples]
+        latents = self._split(self.model.encoder.layers, waves, up=False)  # [channels, dim, frames]
+        streams = self.model.quantizer.encode(latents)[: self.codebooks // self.channels]  # [codebooks a channel, channels, frames]
+        return streams.reshape(self.codebooks, -1).to(torch.int16).cpu().numpy()
+
+    def _device(self) -> torch.device:
+        return self.model.quantizer.layers[0].codebook.embed.device
+
+    def _split(self, layers: nn.ModuleList, states: Tensor, up: bool) -> Tensor:
+        """Run the layers, those around the LSTM in pieces of time. Scale is samples per frame on the way up, frames on the way down."""
+        lstm = next(i for i, layer in enumerate(layers) if type(layer).__name__ == "EncodecLSTM")
+        before, after = list(layers[:lstm]), list(layers[lstm + 1 :])
+        fine_in, fine_out = (1, self.hop) if up else (self.hop, 1)
+        states = _run([layers[lstm]], _in_pieces(before, states, fine_in, 1))
+        return _in_pieces(after, states, 1, fine_out)
+
+
+def _in_pieces(layers: list[nn.Module], states: Tensor, fine_in: int, fine_out: int) -> Tensor:
+    """Run convolutions over pieces of `PIECE_FRAMES` frames with context, and join what lies between.
+
+    `fine_in` and `fine_out` are the samples per frame of input and output. The ends of the clip are pieces' ends too, so
+    that reflection happens where it does in one go; ends within the clip are reflected as well, but lie in the context.
+    """
+    frames = -(-states.shape[-1] // fine_in)
+    if frames <= PIECE_FRAMES + 2 * CONTEXT_FRAMES:
+        return _run(layers, states)
+    pieces = []
+    for start in range(0, frames, PIECE_FRAMES):
+        end = min(frames, start + PIECE_FRAMES)
+        left, right = max(0, start - CONTEXT_FRAMES), min(frames, end + CONTEXT_FRAMES)
+        out = _run(layers, states[..., left * fine_in : right * fine_in])
+        pieces.append(out[..., (start - left) * fine_out : (end - left) * fine_out].clone())
+    return torch.cat(pieces, dim=-1)
+
+
+def _run(layers: list[nn.Module], states: Tensor) -> Tensor:
+    for layer in layers:
+        states = layer(states)
+    return states
+
+
+def _modern(name: str) -> str:
+    """Weight norm's parameters were `weight_g` and `weight_v` when most checkpoints were saved."""
+    name = re.sub(r"\.weight_g$", ".parametrizations.weight.original0", name)
+    return re.sub(r"\.weight_v$", ".parametrizations.weight.original1", name)

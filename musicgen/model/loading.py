@@ -1,0 +1,101 @@
+"""Loads a checkpoint onto a device: decoder, text encoder, codec."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from musicgen.errors import ModelError
+from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
+from musicgen.model.codec import Codec, EnCodec
+from musicgen.model.decoder import Decoder
+from musicgen.model.spec import ModelSpec
+from musicgen.model.tensors import Tensors
+from musicgen.model.text import TextEncoder, load_linear
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint. The decoder computes in `dtype`; text encoder and codec always in float32."""
+
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+    decoder: Decoder
+    text: TextEncoder
+    codec: Codec
+    tensors: Tensors  # the checkpoint's, for conditioners with weights of their own
+    chroma_projection: nn.Linear | None = None  # [chroma_bins] -> [hidden], float32: melody checkpoints
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The checkpoint's sizes."""
+        return self.checkpoint.spec
+
+
+def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Model:
+    """Load a checkpoint. Weights go from the mapped files to the device; no second copy of the decoder is built.
+
+    `device`: "auto" takes CUDA where there is one, else the CPU; or a torch name such as "cuda:1". `dtype`: "auto" takes
+    bfloat16 where the device multiplies it natively, else float32; or one of `DTYPES`. Raises `ModelError`.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = resolve_checkpoint(checkpoint)
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
+    folder, spec = checkpoint.folder, checkpoint.spec
+    tensors = Tensors.open(folder)
+    with torch.random.fork_rng(devices=[]):  # building modules draws initial weights; the caller's random state stays
+        return Model(
+            checkpoint=checkpoint,
+            device=where,
+            dtype=kind,
+            decoder=Decoder.from_state_dict(spec, tensors.read("decoder.", where, kind), where, kind),
+            text=TextEncoder.load(folder, spec, tensors, where),
+            codec=EnCodec.load(folder, spec, tensors, where),
+            tensors=tensors,
+            chroma_projection=load_linear(tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, where)
+            if spec.kind == "melody"
+            else None,
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` means. Raises `ModelError` for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"model.device {name!r} is no device; write auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"model.device {name!r} is not supported; write auto, cpu, cuda or cuda:0")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ModelError(f"model.device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; write auto or cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The decoder's dtype on `device`. Raises `ModelError` for an unknown name."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise ModelError(f"model.dtype {name!r} is not known; write auto or one of {', '.join(DTYPES)}")
+        return DTYPES[name]
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+@lru_cache(maxsize=1)
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16); elsewhere bfloat16 is slower than float32."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return bool(flags and {"avx512_bf16", "amx_bf16", "bf16"} & set(flags.group(1).split()))

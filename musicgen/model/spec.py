@@ -1,0 +1,168 @@
+"""What a checkpoint's `config.json` says: the shape of the model, without torch.
+
+The format is that of transformers' `MusicgenConfig` and `MusicgenMelodyConfig`: three nested configs, `text_encoder`
+(T5, or CLAP), `audio_encoder` (EnCodec) and `decoder`. Two keys are ours and optional: `decoder.codebook_pattern`
+(a name of `musicgen.patterns`) and `conditioner` (the settings of a style conditioner).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from musicgen.errors import ModelError
+
+Kind = Literal["text", "melody", "style"]
+KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody", "musicgen_style": "style"}
+CONTROLS = ("text", "unconditional", "long", "continuation", "melody", "style", "stereo")
+WINDOW_S = 30.0  # the segments that every released checkpoint was trained on (Copet et al. 2023, section 3)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The sizes that planning, loading and the engine need. Frames are codec frames; `max_frames` is one window's."""
+
+    kind: Kind
+    sample_rate: int  # Hz
+    frame_rate: float  # frames per second
+    channels: int  # 1 or 2
+    codebooks: int  # of the decoder: stereo has the codec's twice, left and right interleaved
+    codebook_size: int  # ids 0 .. codebook_size - 1; codebook_size itself is the special token
+    max_frames: int
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    activation: str
+    pattern: str  # a name of musicgen.patterns
+    max_positions: int  # of the table of sinusoids; positions beyond it are computed alike
+    embed_scale: float  # what embeddings are multiplied with: 1, or sqrt(hidden)
+    text_encoder: str  # "t5" (FLAN-T5 too) or "clap"
+    text_dim: int  # width of the text states before projection
+    text_projection: bool  # whether `enc_to_dec_proj` is there
+    chroma_bins: int  # melody checkpoints; 0 elsewhere
+    chroma_length: int  # positions of the chroma prefix; 0 elsewhere
+    conditioner: Mapping[str, Any] = field(default_factory=dict, hash=False)  # style checkpoints
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+    @property
+    def special_token(self) -> int:
+        """The id that stands where a pattern has no code yet."""
+        return self.codebook_size
+
+    def supports(self, control: str) -> bool:
+        """Whether rows may ask for this control, one of `CONTROLS`."""
+        if control == "melody":
+            return self.kind == "melody"
+        if control == "style":
+            return self.kind == "style"
+        if control == "stereo":
+            return self.channels == 2
+        return control in CONTROLS
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Everything that `supports` says yes to."""
+        return tuple(control for control in CONTROLS if self.supports(control))
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The spec of the checkpoint in `folder`. Raises `ModelError`: no or bad `config.json`, unsupported kind, missing key."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no config.json; a checkpoint is a folder in the published Hugging Face format") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object; download it again")
+    return parse_spec(config, str(path))
+
+
+def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSpec:
+    """The spec in a parsed `config.json`; `where` names it in errors. Raises `ModelError`."""
+    model_type = config.get("model_type")
+    if model_type not in KINDS:
+        raise ModelError(f"{where}: model_type {model_type!r} is not MusicGen; supported are {', '.join(KINDS)}")
+    kind = KINDS[model_type]
+    decoder, codec, text = (_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
+    if codec.get("model_type", "encodec") != "encodec":
+        raise ModelError(f"{where}: audio_encoder.model_type {codec['model_type']!r} is not supported; it must be encodec")
+    if codec.get("normalize") or codec.get("chunk_length_s"):
+        raise ModelError(f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind")
+
+    hidden, heads = _integer(decoder, "hidden_size", where), _integer(decoder, "num_attention_heads", where)
+    if hidden % heads or (hidden // heads) % 2:
+        raise ModelError(f"{where}: decoder.hidden_size {hidden} does not split into {heads} heads of even width")
+    channels, codebooks = _integer(decoder, "audio_channels", where, 1), _integer(decoder, "num_codebooks", where)
+    if channels not in (1, 2) or codebooks % channels:
+        raise ModelError(f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them evenly")
+    vocabulary, codec_vocabulary = _integer(decoder, "vocab_size", where), _integer(codec, "codebook_size", where)
+    if vocabulary != codec_vocabulary:
+        raise ModelError(f"{where}: decoder.vocab_size {vocabulary} and audio_encoder.codebook_size {codec_vocabulary} differ")
+
+    sample_rate, hop = _integer(codec, "sampling_rate", where), 1
+    for ratio in codec.get("upsampling_ratios") or _missing("audio_encoder.upsampling_ratios", where):
+        hop *= int(ratio)
+    frame_rate = sample_rate / hop
+    text_encoder, text_dim = _text(text, where)
+    max_positions = _integer(decoder, "max_position_embeddings", where, 2048)
+    return ModelSpec(
+        kind=kind,
+        sample_rate=sample_rate,
+        frame_rate=frame_rate,
+        channels=channels,
+        codebooks=codebooks,
+        codebook_size=vocabulary,
+        max_frames=min(round(WINDOW_S * frame_rate), max_positions - codebooks),
+        layers=_integer(decoder, "num_hidden_layers", where),
+        hidden=hidden,
+        heads=heads,
+        ffn=_integer(decoder, "ffn_dim", where),
+        activation=str(decoder.get("activation_function", "gelu")),
+        pattern=str(decoder.get("codebook_pattern") or "delay"),
+        max_positions=max_positions,
+        embed_scale=hidden**0.5 if decoder.get("scale_embedding") else 1.0,
+        text_encoder=text_encoder,
+        text_dim=text_dim,
+        # As transformers decides it: the projection exists where the widths differ.
+        text_projection=kind != "text" or (text_dim != hidden and decoder.get("cross_attention_hidden_size") is None),
+        chroma_bins=_integer(config, "num_chroma", where, 12) if kind == "melody" else 0,
+        chroma_length=_integer(config, "chroma_length", where, 235) if kind == "melody" else 0,
+        conditioner=dict(config.get("conditioner") or {}),
+    )
+
+
+def _text(text: Mapping[str, Any], where: str) -> tuple[str, int]:
+    kind = text.get("model_type", "t5")
+    if kind == "t5":
+        return "t5", _integer(text, "d_model", where)
+    if kind == "clap":
+        return "clap", _integer(text, "projection_dim", where, 512)
+    raise ModelError(f"{where}: text_encoder.model_type {kind!r} is not supported; it must be t5 (FLAN-T5 is one) or clap")
+
+
+def _section(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    if not isinstance(section, Mapping):
+        raise ModelError(f"{where}: lacks the section {name!r}; a checkpoint nests text_encoder, audio_encoder and decoder")
+    return section
+
+
+def _integer(section: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
+    value = section.get(name)
+    if value is None:
+        value = default if default is not None else _missing(name, where)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"{where}: {name} is {value!r}; it must be a positive integer")
+    return value
+
+
+def _missing(name: str, where: str) -> Any:
+    raise ModelError(f"{where}: lacks the key {name!r}; download the checkpoint's config.json again")
