@@ -1,8 +1,8 @@
 """Batch generation of music with MusicGen. Names are imported when they are first used: `import musicgen` is quick.
 
-    from musicgen import MusicGen, Request
-    model = MusicGen.from_pretrained("embedded")
-    clips = model.generate([Request(prompt="warm lo-fi piano, 80 bpm", duration_s=8)])
+from musicgen import MusicGen, Request
+model = MusicGen.from_pretrained("embedded")
+clips = model.generate([Request(prompt="warm lo-fi piano, 80 bpm", duration_s=8)])
 """
 
 from importlib import import_module

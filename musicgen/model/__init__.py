@@ -1,7 +1,7 @@
 """The model: a checkpoint found, described and loaded. `resolve_checkpoint` needs no torch; `load_model` does.
 
-    checkpoint = resolve_checkpoint("facebook/musicgen-small")
-    model = load_model(checkpoint)
+checkpoint = resolve_checkpoint("facebook/musicgen-small")
+model = load_model(checkpoint)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -88,8 +88,8 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -141,7 +141,9 @@ def _stage(uri: str) -> Path:
             if not target.is_dir():
                 _copy(store, wanted, target)
     except (OSError, StoreError) as error:
-        raise ModelError(f"the model {uri} cannot be copied to {target.parent}: {_first_line(error)}; set MUSICGEN_CACHE elsewhere") from None
+        raise ModelError(
+            f"the model {uri} cannot be copied to {target.parent}: {_first_line(error)}; set MUSICGEN_CACHE elsewhere"
+        ) from None
     return target
 
 

@@ -29,9 +29,7 @@ class Tensors:
         """Names that begin with `prefix`."""
         return (name for name in self.headers if name.startswith(prefix))
 
-    def read(
-        self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
-    ) -> "dict[str, torch.Tensor]":
+    def read(self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "dict[str, torch.Tensor]":
         """The tensors under `prefix`, without it, on `device`, floats as `dtype` (None: as stored).
 
         Raises `ModelError` if there are none.
