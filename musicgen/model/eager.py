@@ -1,0 +1,77 @@
+"""The decoder's operations by torch alone: for CUDA, and for a CPU without a compiler.
+
+Library kernels may sum in another order when a shape changes, so here shapes are what is fixed: the engine always runs
+all rows. Attention goes over the cache in blocks of fixed size, up to the longest live position; a block that lies
+beyond a row's own positions adds exactly nothing to it, so a row's bits do not depend on its neighbours' lengths.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+BLOCK = 128
+
+
+class EagerOps:
+    """Same operations as `NativeOps`. Weights, cache and products are in `dtype`; sums, norms and softmax in float32."""
+
+    static_shapes = True
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, name: str):
+        self.device = device
+        self.dtype = dtype
+        self.name = name
+        self.threads = torch.get_num_threads()
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """A weight [columns, depth] in the right dtype."""
+        return weight.to(self.device, self.dtype).contiguous()
+
+    def linear(self, x: Tensor, weight: Tensor, activate: bool = False) -> Tensor:
+        """x [rows, depth] (through the GELU if `activate`) times weight^T -> float32 [rows, columns]."""
+        if activate:
+            x = functional.gelu(x)
+        return functional.linear(x.to(self.dtype), weight).float()
+
+    def norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        """x[: len(delta)] += delta, in place; returns the layer norm of x [rows, hidden]."""
+        if delta is not None:
+            x[: delta.shape[0]] += delta
+        return functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+
+    def cache(self, rows: int, heads: int, capacity: int, dim: int, device: str | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values for one layer, [rows, heads, capacity, dim] each."""
+        shape, where = (rows, heads, self.round_capacity(capacity), dim), device or self.device
+        return torch.zeros(shape, dtype=self.dtype, device=where), torch.zeros(shape, dtype=self.dtype, device=where)
+
+    def round_capacity(self, capacity: int) -> int:
+        """The positions that are allocated where `capacity` are needed."""
+        return -(-capacity // BLOCK) * BLOCK
+
+    def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> None:
+        """Token i's key and value [tokens, hidden] become position lengths[i] - 1 of row rows[i]."""
+        for values, store in ((k, cache[0]), (v, cache[1])):
+            heads, dim = store.shape[1], store.shape[3]
+            store[rows.long(), :, lengths.long() - 1] = values.reshape(-1, heads, dim).to(self.dtype)
+
+    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
+        """Token i's query against the first lengths[i] positions of row rows[i] -> [tokens, hidden]. Length 0 gives zeros."""
+        keys, values = cache
+        heads, dim = keys.shape[1], keys.shape[3]
+        q = q.reshape(-1, heads, dim, 1).float() * dim**-0.5
+        top = torch.full((q.shape[0], heads, 1), -torch.inf, device=q.device)
+        total = torch.zeros_like(top)
+        out = torch.zeros(q.shape[0], heads, dim, device=q.device)
+        where, longest = rows.long(), int(lengths.max())
+        for start in range(0, longest, BLOCK):
+            k = keys[where, :, start : start + BLOCK].float()  # [tokens, heads, BLOCK, dim]
+            v = values[where, :, start : start + BLOCK].float()
+            live = torch.arange(start, start + k.shape[2], device=q.device) < lengths[:, None]
+            scores = (k @ q).squeeze(-1).masked_fill(~live[:, None], -torch.inf)
+            peak = torch.maximum(top, scores.amax(-1, keepdim=True))
+            safe = peak.masked_fill(peak == -torch.inf, 0.0)
+            p, fade = torch.exp(scores - safe), torch.exp(top - safe)
+            total = total * fade + p.sum(-1, keepdim=True)
+            out = out * fade + (p[..., None, :] @ v).squeeze(-2)
+            top = peak
+        return (out / total.clamp_min(1e-30)).reshape(-1, heads * dim)

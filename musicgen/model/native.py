@@ -1,0 +1,176 @@
+"""The CPU kernels of `kernels/`: compiled once by g++ for this processor, cached, and called through ctypes.
+
+ctypes lets go of the interpreter lock during a call, and one call costs about 3 us. The library links the OpenMP runtime
+that torch has loaded already, so both share one pool of threads.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("kernels")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_CACHE = [_INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _INT]  # tokens, rows, lengths, keys, values, heads, dim, capacity
+_SIGNATURES = {
+    "pack_fp32": [_POINTER, _INT, _INT, _POINTER, _INT],
+    "pack_bf16": [_POINTER, _INT, _INT, _POINTER, _INT],
+    "linear_fp32": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
+    "linear_bf16": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
+    "append_fp32": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
+    "append_bf16": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
+    "attention_fp32": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
+    "attention_bf16": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
+    "norm_fp32": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT, _POINTER, _INT],
+    "sample_fp32": [_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _POINTER, _INT],
+}
+
+
+@lru_cache(maxsize=1)
+def load_library() -> "ctypes.CDLL | str":
+    """The compiled kernels, or in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
+    if os.environ.get("MUSICGEN_COMPILE", "1") == "0":
+        return "MUSICGEN_COMPILE=0"
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        return "no g++"
+    try:
+        library = ctypes.CDLL(str(_build(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        log.warning("the CPU kernels could not be compiled, falling back to slower eager operations: %s", detail)
+        return "g++ failed"
+    library.instruction_set.restype = ctypes.c_char_p
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def _build(compiler: str) -> Path:
+    """Compile into the user's cache, named by the source, the compiler and the processor; two processes may race."""
+    sources = sorted(_SOURCE.iterdir())
+    processor = subprocess.run([compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull], capture_output=True, check=True, timeout=60)
+    parts = [path.read_bytes() for path in sources if path.is_file()]
+    name = hashlib.sha256(b"\0".join([*parts, " ".join(_FLAGS).encode(), processor.stdout])).hexdigest()[:20]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (home / "musicgen-batch", Path(tempfile.gettempdir()) / f"musicgen-batch-{os.getuid()}"):
+        library = folder / f"kernels-{name}.so"
+        try:
+            if library.is_file() and library.stat().st_uid == os.getuid():
+                return library
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():  # someone else's folder of that name: never load from it
+                continue
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                fresh = Path(scratch) / library.name
+                command = [compiler, *_FLAGS, str(_SOURCE / "kernels.cpp"), "-o", str(fresh)]
+                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+                fresh.rename(library)
+            return library
+        except OSError:  # read-only home: try the next
+            continue
+    raise OSError("no folder to keep the compiled kernels in")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A weight matrix [columns, depth] in the kernels' own order, zeros up to whole panels of columns."""
+
+    data: Tensor
+    columns: int
+    depth: int
+
+
+class NativeOps:
+    """The decoder's operations on a CPU. Tensors are float32 and contiguous; weights and cache are in `dtype`."""
+
+    static_shapes = False  # a row's bits do not depend on how many rows run, so only the live ones do
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, threads: int):
+        self.library = library
+        self.dtype = dtype
+        self.threads = threads
+        self.lanes: int = library.lanes()
+        self._tile_rows: int = library.tile_rows()
+        self.name = f"native-{library.instruction_set().decode()}"
+        kind = _NAMES[dtype]
+        self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
+        self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
+
+    def pack(self, weight: Tensor) -> Packed:
+        """Lay out a weight [columns, depth] for `linear`."""
+        columns, depth = weight.shape
+        if depth % 2:
+            raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
+        panel = 2 * self.lanes
+        data = torch.zeros(-(-columns // panel) * panel * depth, dtype=self.dtype)
+        self._pack(weight.float().contiguous().data_ptr(), columns, depth, data.data_ptr(), self.threads)
+        return Packed(data, columns, depth)
+
+    def linear(self, x: Tensor, weight: Packed, activate: bool = False) -> Tensor:
+        """x [rows, depth] (through the GELU if `activate`) times weight^T -> [rows, columns]."""
+        rows, depth = x.shape
+        y = torch.empty(rows, weight.columns)
+        scratch = torch.empty((rows + self._tile_rows) * depth)
+        self._linear(
+            x.data_ptr(), depth, rows, depth, weight.data.data_ptr(), weight.columns, y.data_ptr(), scratch.data_ptr(), activate,
+            self.threads,
+        )  # fmt: skip
+        return y
+
+    def norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        """x[: len(delta)] += delta, in place; returns the layer norm of x [rows, hidden]."""
+        y = torch.empty_like(x)
+        change, added = (0, 0) if delta is None else (delta.data_ptr(), delta.shape[0])
+        self.library.norm_fp32(
+            x.data_ptr(), change, added, weight.data_ptr(), bias.data_ptr(), *x.shape, y.data_ptr(), self.threads,
+        )  # fmt: skip
+        return y
+
+    def cache(self, rows: int, heads: int, capacity: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+        """Keys and values for one layer. Values are padded to whole vectors; both begin as zeros."""
+        padded = -(-dim // self.lanes) * self.lanes
+        capacity = self.round_capacity(capacity)
+        return (
+            torch.zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),  # in truth [rows, heads, capacity / lanes, dim, lanes]
+            torch.zeros(rows, heads, capacity, padded, dtype=self.dtype, device=device),
+        )
+
+    def round_capacity(self, capacity: int) -> int:
+        """The positions that are allocated where `capacity` are needed."""
+        return -(-capacity // self.lanes) * self.lanes
+
+    def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> None:
+        """Token i's key and value (views [tokens, hidden] of one matrix) become position lengths[i] - 1 of row rows[i]."""
+        keys, values = cache
+        _, heads, capacity, dim = keys.shape
+        self._append(
+            k.data_ptr(), v.data_ptr(), k.stride(0), k.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            heads, dim, capacity, self.threads,
+        )  # fmt: skip
+
+    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
+        """Token i's query against the first lengths[i] positions of row rows[i] -> [tokens, hidden]."""
+        keys, values = cache
+        _, heads, capacity, dim = keys.shape
+        out = torch.empty(q.shape[0], heads * dim)
+        self._attention(
+            q.data_ptr(), q.stride(0), q.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(), heads, dim,
+            capacity, out.data_ptr(), self.threads,
+        )  # fmt: skip
+        return out
