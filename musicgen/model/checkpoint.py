@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from musicgen.errors import ModelError
 from musicgen.model.identity import PATTERNS, cache_folder, identity
 from musicgen.model.spec import ModelSpec, read_spec
 from musicgen.model.weights import weight_files
 from musicgen.presets import find_preset, preset_names
+
+if TYPE_CHECKING:
+    from musicgen.storage import FileInfo, Store
 
 EMBEDDED = "embedded"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -122,12 +126,12 @@ def _stage(uri: str) -> Path:
     from filelock import FileLock
 
     from musicgen.errors import StoreError
-    from musicgen.storage import FileInfo, open_store
+    from musicgen.storage import open_store
 
     try:
         store = open_store(uri)
         store.check()
-        wanted: list[FileInfo] = [file for file in store.list() if any(fnmatch(file.path, pattern) for pattern in PATTERNS)]
+        wanted = [file for file in store.list() if any(fnmatch(file.path, pattern) for pattern in PATTERNS)]
     except StoreError as error:
         raise ModelError(f"the model {uri} cannot be read: {error}") from None
     if not any(file.path == "config.json" for file in wanted):
@@ -147,10 +151,10 @@ def _stage(uri: str) -> Path:
     return target
 
 
-def _copy(store, wanted, target: Path) -> None:
+def _copy(store: "Store", files: "list[FileInfo]", target: Path) -> None:
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
-        for file in wanted:
+        for file in files:
             with store.open(file.path) as source, (partial / file.path).open("wb") as sink:
                 shutil.copyfileobj(source, sink, 4 << 20)
         os.replace(partial, target)

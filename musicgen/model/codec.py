@@ -45,7 +45,7 @@ class EnCodec:
     `InterleaveStereoCompressionModel`). Safe to use from several threads.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec):
+    def __init__(self, model: Any, spec: ModelSpec):
         self.model = model
         self.sample_rate = spec.sample_rate
         self.frame_rate = spec.frame_rate
