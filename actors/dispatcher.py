@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from musicgen.errors import ErrorClass
-
 from actors.work import ActorsFailed, Condemned, Death, Work
+from musicgen.errors import ErrorClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,13 +56,14 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """A sign of life with running totals since the actor started.
+    """A sign of life: what is settled of the shards in hand, and whether generation moves.
 
     `stalled_s` is the time since the generation thread last showed progress although it has work; 0 when idle.
     """
 
-    clips: int = 0
-    audio_s: float = 0.0
+    rows_in_hand: int = 0
+    audio_s_in_hand: float = 0.0
+    clips: int = 0  # since the actor started
     stalled_s: float = 0.0
     peak_rss_mb: float = 0.0
 
@@ -77,6 +78,39 @@ class Loaded:
     slots: int
     load_s: float
     versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands. Rows and seconds count what is committed; `_in_hand` what is made and not committed yet."""
+
+    rows: int
+    shards: int
+    shards_done: int = 0
+    made: int = 0
+    failed: int = 0
+    audio_s: float = 0.0
+    rows_in_hand: int = 0
+    audio_s_in_hand: float = 0.0
+    actors: int = 0
+    crashes: int = 0
+    preemptions: int = 0
+    generating_s: float = 0.0  # since the first actor was ready
+
+    @property
+    def settled(self) -> int:
+        """Rows made or failed, committed or nearly so."""
+        return min(self.rows, self.made + self.failed + self.rows_in_hand)
+
+    @property
+    def rate(self) -> float:
+        """Seconds of audio per second."""
+        return (self.audio_s + self.audio_s_in_hand) / self.generating_s if self.generating_s > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to go at the rate so far; None as long as nothing is made."""
+        return (self.rows - self.settled) * self.generating_s / self.settled if self.settled else None
 
 
 Death = Literal["crash", "engine", "preempted", "silent"]

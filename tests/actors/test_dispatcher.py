@@ -45,7 +45,9 @@ class Cluster:
                 case Assign(actor, work):
                     assert actor in self.holding, "work was given to an actor that is not ready"
                     self.holding[actor].append(work)
-                    suspects = [w for w in self.holding[actor] if self.dispatcher._cases.get(w.shard) and self.dispatcher._cases[w.shard].crashes]
+                    suspects = [
+                        w for w in self.holding[actor] if self.dispatcher._cases.get(w.shard) and self.dispatcher._cases[w.shard].crashes
+                    ]
                     assert not suspects or len(self.holding[actor]) == 1, "a suspect is not alone"
                 case Kill(actor) | Stop(actor):
                     self.starting.discard(actor)
