@@ -4,6 +4,7 @@ Put-if-absent is `mode="create"`, which s3fs sends as `If-None-Match: *`, for mu
 never `open(..., "xb")`: that commits an empty file without the condition.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 from musicgen.errors import StoreError
 from musicgen.storage import faults
 from musicgen.storage.base import FileInfo, Store
-from musicgen.storage.location import S3_SCHEMES, Location, inside
+from musicgen.storage.location import S3_SCHEMES, inside
 
 _T = TypeVar("_T")
 _CONFLICT_TRIES = 8
@@ -28,18 +29,9 @@ _CHECKING = {"connect_timeout": 3, "read_timeout": 8, "max_pool_connections": 4,
 class CloudStore(Store):
     """A bucket's prefix. Credentials, region and endpoint come from the usual AWS variables and files."""
 
-    def __init__(self, location: Location, single_writer: bool = False):
-        super().__init__(location, single_writer)
-        self._lock = threading.Lock()
-        self._made: tuple[int, Any] | None = None
-
     @property
     def _fs(self) -> Any:
-        """The fsspec file system, made at first use and once per process: its event loop does not survive a fork."""
-        with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = (os.getpid(), _file_system(self.location.scheme, checking=False))
-            return self._made[1]
+        return _file_system(self.location.scheme, checking=False)
 
     def _path(self, path: str) -> str:
         return f"{self.location.root}/{inside(path)}"
@@ -97,9 +89,7 @@ class CloudStore(Store):
         start = len(self.location.prefix) + 1 if self.location.prefix else 0
         token: dict[str, str] = {}
         while True:  # page by page: a dataset may have a hundred million objects
-            page = self._call(
-                prefix, self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", **token
-            )
+            page = self._call(prefix, self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", **token)
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):  # what consoles create as a "folder"
                     yield FileInfo(entry["Key"][start:], entry["Size"], entry.get("ETag", "").strip('"'))
@@ -119,10 +109,8 @@ class CloudStore(Store):
         return _info(path, entry)
 
     def delete(self, path: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._call(path, self._fs.rm_file, self._path(path))
-        except FileNotFoundError:
-            pass
 
     def check(self) -> None:
         fs = _file_system(self.location.scheme, checking=True)
@@ -137,7 +125,24 @@ class CloudStore(Store):
             raise faults.translate(error, self.location) from error
 
 
+_made: dict[tuple, Any] = {}
+_making = threading.Lock()
+
+
 def _file_system(scheme: str, checking: bool) -> Any:
+    """The fsspec file system, shared by all stores and threads, as a client takes a third of a second to make.
+
+    Once per process, since its event loop does not survive a fork, and per environment.
+    """
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    key = (os.getpid(), scheme, checking, environment)
+    with _making:
+        if key not in _made:
+            _made[key] = _make(scheme, checking)
+        return _made[key]
+
+
+def _make(scheme: str, checking: bool) -> Any:
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}

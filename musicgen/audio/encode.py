@@ -1,0 +1,95 @@
+"""A waveform as the bytes of an audio file, the same bytes every time, with what was measured on the way."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen.audio.levels import measure, normalise, peak_safe
+from musicgen.audio.ogg import set_serial
+from musicgen.errors import RowError
+
+FORMATS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
+"""What libsndfile calls each format and its coding. FLAC and WAV are 16 bit and lossless from there on."""
+
+_BLOCK = 1 << 15  # frames a call: libsndfile's Vorbis encoder puts a whole call on the stack
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An audio file in memory and what is known of it.
+
+    `pcm_sha256` is the hash of the samples before encoding, as little-endian int16, channels interleaved: what FLAC and
+    WAV decode to. `clipped` says that the waveform exceeded full scale and was scaled down. Levels are of what is stored.
+    """
+
+    data: bytes
+    sha256: str
+    pcm_sha256: str
+    sample_rate: int
+    channels: int
+    samples: int
+    peak_dbfs: float | None
+    loudness_lufs: float | None
+    clipped: bool
+    silent: bool
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.samples / self.sample_rate
+
+
+def encode(audio: NDArray[np.float32], rate: int, format: str = "flac", loudness_lufs: float | None = None) -> Encoded:
+    """Encode a waveform, float32 [channels, samples], nominally in [-1, 1].
+
+    With `loudness_lufs` it is brought to that loudness first; what exceeds full scale is scaled down (levels.py). Equal
+    waveforms give equal bytes. Raises `RowError` (generation) for an empty waveform or one with NaN or infinity.
+    """
+    if audio.ndim != 2 or audio.shape[-1] == 0:
+        raise RowError("generation", f"the model gave a waveform of shape {audio.shape}; [channels, samples] was expected")
+    if not np.isfinite(audio).all():
+        raise RowError("generation", "the waveform holds NaN or infinity; try dtype fp32")
+    safe, clipped = peak_safe(np.asarray(audio, np.float32))
+    if loudness_lufs is not None:
+        safe, _ = peak_safe(normalise(safe, rate, loudness_lufs))
+    pcm = to_pcm(safe)
+    levels = measure(pcm.T.astype(np.float32) / np.float32(32768), rate)
+    data = _write(pcm, rate, format)
+    return Encoded(
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        pcm_sha256=pcm_sha256(pcm),
+        sample_rate=rate,
+        channels=pcm.shape[1],
+        samples=pcm.shape[0],
+        peak_dbfs=levels.peak_dbfs,
+        loudness_lufs=levels.loudness_lufs,
+        clipped=clipped,
+        silent=levels.silent,
+    )
+
+
+def to_pcm(audio: NDArray[np.float32]) -> NDArray[np.int16]:
+    """A waveform, [channels, samples], as int16 [samples, channels]: rounded, full scale at 32768, so that decoding to
+    float gives the waveform back to within half a step."""
+    return np.clip(np.rint(audio.T.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
+
+
+def pcm_sha256(pcm: NDArray[np.int16]) -> str:
+    """The sha256 of int16 samples, [samples, channels], little-endian and interleaved."""
+    return hashlib.sha256(np.ascontiguousarray(pcm, "<i2").tobytes()).hexdigest()
+
+
+def _write(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
+    import soundfile
+
+    container, coding = FORMATS[format]
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", samplerate=rate, channels=pcm.shape[1], format=container, subtype=coding) as file:
+        for start in range(0, len(pcm), _BLOCK):
+            file.write(pcm[start : start + _BLOCK])
+    data = buffer.getvalue()
+    return set_serial(data, 0) if format == "ogg" else data

@@ -1,0 +1,284 @@
+"""Storage, on a folder and on a real S3 server."""
+
+import errno
+import hashlib
+import os
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from musicgen.errors import StoreError
+from musicgen.storage import Store, expand, open_store
+from musicgen.storage import local as local_module
+from musicgen.storage.expand import _translate
+from musicgen.storage.location import inside, parse
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Each kind of store, empty."""
+    if request.param == "folder":
+        return open_store(str(tmp_path / "a dataset"))
+    return open_store(request.getfixturevalue("s3").uri)
+
+
+def test_objects_are_written_read_listed_and_deleted(store: Store, tmp_path: Path):
+    source = tmp_path / "source"
+    source.write_bytes(b"from a file")
+    store.write("b/two words.txt", b"0123456789")
+    store.write("a.txt", b"old")
+    store.write("a.txt", source)
+    store.write("b/c/empty", b"")
+
+    assert store.read("a.txt") == b"from a file"
+    assert store.read("b/two words.txt", 3, 4) == b"3456"
+    assert store.read("b/two words.txt", 8) == b"89"
+    assert store.read("b/two words.txt", 2, 0) == b""
+    with store.open("b/two words.txt") as file:
+        file.seek(-2, 2)
+        assert file.read() == b"89"
+    assert [(f.path, f.size) for f in store.list()] == [("a.txt", 11), ("b/c/empty", 0), ("b/two words.txt", 10)]
+    assert [f.path for f in store.list("b/c")] == ["b/c/empty"]
+    assert list(store.list("nothing/here")) == []
+    assert store.info("a.txt").etag
+    assert store.size("b/c/empty") == 0
+    assert store.sha256("a.txt") == hashlib.sha256(b"from a file").hexdigest()
+    store.delete("a.txt")
+    store.delete("a.txt")
+    assert not store.exists("a.txt")
+    assert not store.exists("b")
+
+
+def test_a_listing_is_of_a_folder_not_of_names_that_begin_alike(store: Store):
+    store.write("index/r1/a", b"1")
+    store.write("index/r10/a", b"1")
+    assert [f.path for f in store.list("index/r1")] == ["index/r1/a"]
+
+
+@pytest.mark.parametrize("absent", ["read", "open", "size", "sha256"])
+def test_an_absent_object_is_file_not_found(store: Store, absent: str):
+    store.write("there", b"1")
+    with pytest.raises(FileNotFoundError):
+        getattr(store, absent)("not-there")
+
+
+def test_a_store_pickles_as_its_place(store: Store):
+    store.write("x", b"1")
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy.uri == store.uri
+    assert copy.read("x") == b"1"
+
+
+@pytest.mark.parametrize("data", [b"ours", b""], ids=["bytes", "empty"])
+def test_put_if_absent_never_replaces(store: Store, data: bytes, tmp_path: Path):
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    assert store.put_if_absent("one", data)
+    assert not store.put_if_absent("one", b"theirs")
+    assert store.put_if_absent("two", source)
+    source.write_bytes(b"theirs")
+    assert not store.put_if_absent("two", source)
+    assert store.read("one") == store.read("two") == data
+
+
+def test_put_if_absent_holds_for_multipart_uploads(s3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(s3.uri)
+    real = store._fs.pipe_file
+    monkeypatch.setattr(store._fs, "pipe_file", lambda path, data, mode: real(path, data, mode=mode, chunksize=5 << 20))
+    big = os.urandom(11 << 20)
+    assert store.put_if_absent("big", big)
+    assert not store.put_if_absent("big", big[::-1])
+    assert store.sha256("big") == hashlib.sha256(big).hexdigest()
+
+
+def test_racing_writers_have_one_winner(store: Store):
+    rounds, writers = (30, 8) if store.location.scheme == "file" else (4, 8)
+
+    def put(job: tuple[int, int]) -> tuple[int, int, bool]:
+        turn, writer = job
+        return turn, writer, store.commit_if_absent(f"race/{turn}", f"writer {writer}".encode() * 1000)
+
+    with ThreadPoolExecutor(writers) as pool:
+        results = list(pool.map(put, [(turn, writer) for turn in range(rounds) for writer in range(writers)]))
+    for turn in range(rounds):
+        winners = [writer for t, writer, won in results if t == turn and won]
+        assert len(winners) == 1
+        assert store.read(f"race/{turn}") == f"writer {winners[0]}".encode() * 1000
+    assert len(list(store.list("race"))) == rounds
+
+
+def test_a_lost_reply_is_settled_by_looking(store: Store, monkeypatch: pytest.MonkeyPatch):
+    real = type(store).put_if_absent
+
+    def put_and_lose_the_reply(self, path, data):
+        assert real(self, path, data)
+        raise StoreError("no answer in time")
+
+    monkeypatch.setattr(type(store), "put_if_absent", put_and_lose_the_reply)
+    assert store.commit_if_absent("one", b"mine")
+    monkeypatch.setattr(type(store), "put_if_absent", lambda self, path, data: False)  # the client's own retry said "exists"
+    assert store.commit_if_absent("one", b"mine")
+    assert not store.commit_if_absent("one", b"other")
+    monkeypatch.setattr(type(store), "put_if_absent", lambda self, path, data: (_ for _ in ()).throw(StoreError("unreachable")))
+    with pytest.raises(StoreError, match="unreachable"):
+        store.commit_if_absent("two", b"mine")
+
+
+@pytest.mark.parametrize(
+    "says", [FileExistsError(), OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")]
+)
+def test_both_shapes_of_exists_are_understood(s3, says: OSError, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(s3.uri)
+
+    def refuse(*args, **kwargs):
+        raise says
+
+    monkeypatch.setattr(store._fs, "pipe_file", refuse)
+    assert store.put_if_absent("x", b"1") is False
+
+
+def test_a_conflict_is_tried_again(s3, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(s3.uri)
+    real, answers = store._fs.pipe_file, [OSError(errno.EBUSY, "conflict"), OSError(errno.EBUSY, "conflict")]
+
+    def busy_at_first(*args, **kwargs):
+        if answers:
+            raise answers.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(store._fs, "pipe_file", busy_at_first)
+    assert store.put_if_absent("x", b"1") is True
+    assert not answers
+
+
+def test_a_crash_while_writing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(str(tmp_path))
+    monkeypatch.setattr(local_module.os, "link", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        store.put_if_absent("x", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_probe_leaves_nothing(store: Store):
+    store.probe()
+    assert list(store.list()) == []
+    if store.location.scheme == "file":
+        assert not Path(store.uri).exists()
+
+
+def test_a_store_that_ignores_put_if_absent_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch):
+    kind = type(store)
+    real = kind.put_if_absent
+    monkeypatch.setattr(kind, "put_if_absent", lambda self, path, data: self.write(path, data) or True)
+    with pytest.raises(StoreError, match="single_writer"):
+        store.probe()
+    monkeypatch.setattr(kind, "put_if_absent", real)
+    alone = open_store(store.uri, single_writer=True)
+    alone.probe()
+    assert alone.put_if_absent("x", b"1")
+    assert not alone.put_if_absent("x", b"2")
+    assert alone.read("x") == b"1"
+
+
+class TestWhatIsWrongIsSaidInOneLine:
+    """Each fault: a StoreError within seconds, one line, no secret in it."""
+
+    def fault(self, uri: str) -> str:
+        start = time.monotonic()
+        with pytest.raises(StoreError) as caught:
+            open_store(uri).probe()
+        assert time.monotonic() - start < 10
+        message = str(caught.value)
+        assert "\n" not in message
+        assert "secret-value" not in message
+        return message
+
+    def test_missing_bucket(self, s3):
+        assert "no bucket 'no-such-bucket'" in self.fault("s3://no-such-bucket/x")
+
+    def test_wrong_secret(self, s3, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-value")
+        assert "AWS_SECRET_ACCESS_KEY" in self.fault(s3.uri)
+
+    def test_unknown_key(self, s3, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        assert "access" in self.fault(s3.uri)
+
+    def test_no_credentials(self, s3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        assert "no credentials" in self.fault(s3.uri)
+
+    def test_unreachable_endpoint(self, s3, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        assert "cannot reach http://127.0.0.1:9" in self.fault(s3.uri)
+
+    def test_an_endpoint_with_a_password_in_it(self, s3, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:secret-value@127.0.0.1:9")
+        assert "127.0.0.1:9" in self.fault(s3.uri)
+
+    def test_an_endpoint_that_is_no_url(self, s3, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "nonsense")
+        assert "AWS_ENDPOINT_URL" in self.fault(s3.uri)
+
+    def test_a_file_where_the_folder_should_be(self, tmp_path: Path):
+        (tmp_path / "taken").write_text("")
+        assert "is a file" in self.fault(str(tmp_path / "taken"))
+        assert "a file stands where" in self.fault(str(tmp_path / "taken" / "below"))
+
+    def test_a_folder_that_cannot_be_written(self):
+        assert "/proc" in self.fault("/proc/no-place-to-write")
+
+    @pytest.mark.parametrize("uri", ["http://host/x", "memory://x", "s3://", "", "file://relative", "s3://b/../c"])
+    def test_not_a_place(self, uri: str):
+        self.fault(uri)
+
+    def test_credentials_in_the_uri(self):
+        assert "environment" in self.fault("s3://key:secret-value@bucket/x")
+
+
+@pytest.mark.parametrize("path", ["", "/abs", "a/../b", "..", "a//b", "a/./b", "a\\b", "a\nb", "a/"])
+def test_paths_cannot_leave_the_store(path: str, tmp_path: Path):
+    with pytest.raises(ValueError, match="not a path"):
+        inside(path)
+    with pytest.raises(ValueError, match="not a path"):
+        open_store(str(tmp_path)).write(path, b"")
+
+
+def test_one_place_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("s3a://bucket//a/b/").uri == "s3://bucket/a/b"
+    assert parse("out/x/").uri == parse(f"file://{tmp_path}/out/x").uri == str(tmp_path / "out/x")
+    assert open_store("s3://bucket/a").join("b", "c") == "s3://bucket/a/b/c"
+
+
+def test_expand_knows_files_folders_and_globs(store: Store):
+    for name in ("a.parquet", "b.parquet", "c.csv", "deep/d.parquet", "deep/deeper/e.parquet", "_SUCCESS", ".hidden", "odd[1].csv"):
+        store.write(name, b"1")
+
+    def names(pattern: str) -> list[str]:
+        return [f.path.removeprefix(store.uri + "/") for f in expand(f"{store.uri}/{pattern}" if pattern else store.uri)]
+
+    assert names("a.parquet") == ["a.parquet"]
+    assert names("*.parquet") == ["a.parquet", "b.parquet"]
+    assert names("**/*.parquet") == ["a.parquet", "b.parquet", "deep/d.parquet", "deep/deeper/e.parquet"]
+    assert names("d*/d.parquet") == ["deep/d.parquet"]
+    assert names("[ab].parquet") == ["a.parquet", "b.parquet"]
+    assert names("[!a].parquet") == ["b.parquet"]
+    assert names("odd[1].csv") == ["odd[1].csv"]
+    assert names("") == ["a.parquet", "b.parquet", "c.csv", "deep/d.parquet", "deep/deeper/e.parquet", "odd[1].csv"]
+    assert names("deep") == ["deep/d.parquet", "deep/deeper/e.parquet"]
+    assert names("nothing") == names("nothing/*.csv") == []
+
+
+def test_a_missing_bucket_is_not_an_empty_manifest(s3):
+    with pytest.raises(StoreError, match="no bucket"):
+        expand("s3://no-such-bucket/prompts/*.parquet")
+
+
+def test_glob_special_characters_are_literal_elsewhere():
+    assert _translate(["a.b+c"]) == r"a\.b\+c"
