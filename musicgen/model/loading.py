@@ -39,7 +39,7 @@ class Model:
 
 
 def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Model:
-    """Load a checkpoint. Weights go from the mapped files to the device; no second copy of the decoder is built.
+    """Load a checkpoint. The decoder is built weight by weight from the mapped files; no second copy of it is ever held.
 
     `device`: "auto" takes CUDA where there is one, else the CPU; or a torch name such as "cuda:1". `dtype`: "auto" takes
     bfloat16 where the device multiplies it natively, else float32; or one of `DTYPES`. Raises `ModelError`.
@@ -55,7 +55,7 @@ def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype:
             checkpoint=checkpoint,
             device=where,
             dtype=kind,
-            decoder=Decoder.from_state_dict(spec, tensors.read("decoder.", where, kind), where, kind),
+            decoder=Decoder.from_state_dict(spec, tensors.view("decoder.", where, kind), where, kind),
             text=TextEncoder.load(folder, spec, tensors, where),
             codec=EnCodec.load(folder, spec, tensors, where),
             tensors=tensors,

@@ -1,7 +1,6 @@
 """Reads a checkpoint's tensors by prefix, straight from the memory-mapped safetensors files."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,28 +28,49 @@ class Tensors:
         """Names that begin with `prefix`."""
         return (name for name in self.headers if name.startswith(prefix))
 
-    def read(self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "dict[str, torch.Tensor]":
-        """The tensors under `prefix`, without it, on `device`, floats as `dtype` (None: as stored).
+    def view(self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "View":
+        """The tensors under `prefix`, without it, on `device`, floats as `dtype` (None: as stored), each read when it is looked up.
 
         Raises `ModelError` if there are none.
         """
+        if next(self.names(prefix), None) is None:
+            raise ModelError(f"{self.folder}: holds no tensors {prefix}*; it is not a whole MusicGen checkpoint")
+        return View(self, prefix, device, dtype)
+
+    def read(self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "dict[str, torch.Tensor]":
+        """Like `view`, all read at once."""
+        return dict(self.view(prefix, device, dtype))
+
+
+class View(Mapping[str, "torch.Tensor"]):
+    """Tensors by name. A model larger than half the memory is built from it: only what is looked up is held."""
+
+    def __init__(self, tensors: Tensors, prefix: str, device: "torch.device | str", dtype: "torch.dtype | None"):
+        self._headers = {name.removeprefix(prefix): (name, tensors.headers[name].file) for name in tensors.names(prefix)}
+        self._folder = tensors.folder
+        self._device, self._dtype = device, dtype
+        self._files: dict[str, Any] = {}  # mapped, and let go of with the view
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
         from safetensors import SafetensorError, safe_open
 
-        found: dict[str, Any] = {}
-        with ExitStack() as stack:
-            files: dict[str, Any] = {}
-            for name in self.names(prefix):
-                file = self.headers[name].file
-                if file not in files:
-                    try:
-                        files[file] = stack.enter_context(safe_open(self.folder / file, framework="pt", device="cpu"))
-                    except (SafetensorError, OSError) as error:
-                        raise ModelError(f"{self.folder / file}: cannot be read ({error}); download it again") from None
-                tensor = files[file].get_tensor(name)
-                found[name.removeprefix(prefix)] = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-        if not found:
-            raise ModelError(f"{self.folder}: holds no tensors {prefix}*; it is not a whole MusicGen checkpoint")
-        return found
+        stored, file = self._headers[name]
+        try:
+            if file not in self._files:
+                self._files[file] = safe_open(self._folder / file, framework="pt", device="cpu")
+            tensor = self._files[file].get_tensor(stored)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{self._folder / file}: cannot be read ({error}); download it again") from None
+        return tensor.to(self._device, self._dtype) if tensor.is_floating_point() else tensor.to(self._device)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._headers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers)
+
+    def __len__(self) -> int:
+        return len(self._headers)
 
 
 def fill(module: "torch.nn.Module", tensors: "dict[str, torch.Tensor]", what: str, optional: tuple[str, ...] = ()) -> None:

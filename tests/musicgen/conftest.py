@@ -1,0 +1,16 @@
+"""Checkpoints for the tests of the library, each written once per session."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.checkpoints import deeper_checkpoint, melody_checkpoint, stereo_checkpoint, text_checkpoint
+
+__all__ = ["deeper_checkpoint", "melody_checkpoint", "stereo_checkpoint", "text_checkpoint"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Staged models and remembered hashes go to a folder of the session's own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MUSICGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
