@@ -87,7 +87,7 @@ def write_checkpoint(folder: Path, sizes: Sizes, seed: int = 0) -> Path:
         bos_token_id=special, pad_token_id=special, decoder_start_token_id=special, do_sample=True, guidance_scale=3.0, max_length=1500
     )
     model.save_pretrained(folder)
-    _write_tokenizer(folder, sizes)
+    write_tokenizer(folder, sizes.vocabulary)
     _write_preprocessor(folder, sizes)
     return folder
 
@@ -183,7 +183,7 @@ def _level(codec: "EncodecModel", sizes: Sizes) -> None:
         last.parametrizations.weight.original0.mul_(gain)
 
 
-def _write_tokenizer(folder: Path, sizes: Sizes) -> None:
+def write_tokenizer(folder: Path, vocabulary_size: int) -> None:
     """A T5 (Unigram) tokenizer: our words whole, everything else by letters; deterministic, unlike a trained one."""
     from transformers import T5Tokenizer
 
@@ -191,7 +191,7 @@ def _write_tokenizer(folder: Path, sizes: Sizes) -> None:
     extra = [f"<extra_id_{i}>" for i in reversed(range(EXTRA_IDS))]
     letters = ["\u2581", *LETTERS]
     words = [f"\u2581{word}" for word in dict.fromkeys(WORDS.split())]
-    words = [word for word in words if len(word) > 2][: sizes.vocabulary - len(special) - len(extra) - len(letters)]
+    words = [word for word in words if len(word) > 2][: vocabulary_size - len(special) - len(extra) - len(letters)]
     vocabulary = [(piece, 0.0) for piece in special]
     vocabulary += [(word, round(-math.log(rank + 2), 4)) for rank, word in enumerate(words)]
     vocabulary += [(letter, -12.0) for letter in letters]

@@ -1,6 +1,6 @@
 """Checkpoints for the tests of the library, each written once per session."""
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +10,8 @@ __all__ = ["deeper_checkpoint", "melody_checkpoint", "stereo_checkpoint", "text_
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Staged models and remembered hashes go to a folder of the session's own."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MUSICGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUSICGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

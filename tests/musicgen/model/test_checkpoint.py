@@ -82,13 +82,13 @@ def test_a_preset_is_its_hub_model_at_a_commit(text_checkpoint: Path, tmp_path: 
 
 
 def test_a_preset_that_does_not_work_says_why() -> None:
-    with pytest.raises(ModelError, match="does not work yet: .*audiocraft"):
+    with pytest.raises(ModelError, match=r"does not work yet: .*audiocraft"):
         resolve_checkpoint("musicgen-style")
 
 
 def test_pickled_weights_are_refused(copied: Path) -> None:
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="pickled weights are not loaded.*convert"):
+    with pytest.raises(ModelError, match=r"pickled weights are not loaded.*convert"):
         resolve_checkpoint(copied)
     (copied / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match=r"no model\.safetensors"):

@@ -1,0 +1,88 @@
+"""A checkpoint onto a device: every kind of it, and every way it can be incomplete."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from musicgen.errors import ModelError
+from musicgen.model import load_model, resolve_checkpoint
+from musicgen.model.loading import pick_device, pick_dtype
+from musicgen.model.tensors import Tensors
+
+
+@pytest.mark.parametrize("kind", ["text", "deeper", "stereo", "melody"])
+def test_every_kind_loads(kind: str, request: pytest.FixtureRequest) -> None:
+    model = load_model(request.getfixturevalue(f"{kind}_checkpoint"), device="cpu", dtype="float32")
+    assert model.device == torch.device("cpu")
+    assert model.dtype == torch.float32
+    assert model.spec.kind == ("melody" if kind == "melody" else "text")
+    assert len(model.decoder.layers) == model.spec.layers
+    assert model.codec.codebooks == model.spec.codebooks == (8 if kind == "stereo" else 4)
+    assert model.codec.channels == (2 if kind == "stereo" else 1)
+    assert model.text.encode("warm piano").states.shape[1] == model.spec.hidden
+    if kind == "melody":
+        assert model.chroma_projection is not None
+        assert model.chroma_projection.weight.shape == (model.spec.hidden, 12)
+    else:
+        assert model.chroma_projection is None
+
+
+def test_the_embedded_model_is_stored_in_half_and_loads_whole() -> None:
+    model = load_model("embedded", device="cpu", dtype="float32")
+    assert {info.dtype for info in model.tensors.headers.values()} == {"F16"}
+    assert model.decoder.embeddings.dtype == torch.float32
+
+
+def test_loading_leaves_the_random_state_alone(text_checkpoint: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    load_model(text_checkpoint, device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [
+        ("decoder.lm_heads.3.", r"lacks the tensor lm_heads\.3\.weight"),
+        ("decoder.", r"holds no tensors decoder\."),
+        ("text_encoder.encoder.block.1.layer.0.layer_norm", r"lacks the tensor encoder\.block\.1\.layer\.0\.layer_norm\.weight"),
+        ("enc_to_dec_proj.bias", "lacks the tensor bias"),
+        ("enc_to_dec_proj.", r"holds no tensors enc_to_dec_proj\."),
+    ],
+)
+def test_an_incomplete_checkpoint_names_what_it_lacks(text_checkpoint: Path, tmp_path: Path, drop: str, message: str) -> None:
+    folder = Path(shutil.copytree(text_checkpoint, tmp_path / "part"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if not name.startswith(drop)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        load_model(resolve_checkpoint(folder), device="cpu")
+
+
+def test_views_read_what_is_looked_up(text_checkpoint: Path) -> None:
+    view = Tensors.open(text_checkpoint).view("decoder.", "cpu", torch.bfloat16)
+    expected = load_file(text_checkpoint / "model.safetensors")
+    assert set(view) == {name.removeprefix("decoder.") for name in expected if name.startswith("decoder.")}
+    assert len(view) == len(set(view))
+    assert view["lm_heads.0.weight"].dtype == torch.bfloat16
+    assert torch.equal(view["lm_heads.0.weight"], expected["decoder.lm_heads.0.weight"].bfloat16())
+    assert "enc_to_dec_proj.weight" not in view
+    with pytest.raises(KeyError):
+        view["no.such.tensor"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99"])
+def test_devices_that_are_not_here(name: str) -> None:
+    with pytest.raises(ModelError, match=r"model\.device"):
+        pick_device(name)
+
+
+def test_dtypes() -> None:
+    cpu = pick_device("cpu")
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+    assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    with pytest.raises(ModelError, match=r"model\.dtype 'int4'"):
+        pick_dtype("int4", cpu)

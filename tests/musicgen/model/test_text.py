@@ -1,0 +1,101 @@
+"""Prompts to states: equal to transformers', and a function of the prompt alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, MusicgenForConditionalGeneration, T5Config, T5EncoderModel
+
+from musicgen.errors import ModelError
+from musicgen.model.spec import read_spec
+from musicgen.model.tensors import Tensors
+from musicgen.model.text import MAX_TOKENS, T5Embedder, TextEncoder
+from tests.fixtures.checkpoints import write_tokenizer
+
+PROMPTS = [
+    "warm lo-fi piano, 80 bpm",
+    "a",
+    "driving techno with a heavy kick and a deep bass drone in the night",
+    "ünïcode 🎹 ok",
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(text_checkpoint: Path) -> TextEncoder:
+    return load(text_checkpoint)
+
+
+def load(folder: Path) -> TextEncoder:
+    return TextEncoder.load(folder, read_spec(folder), Tensors.open(folder), torch.device("cpu"))
+
+
+def test_states_equal_transformers(encoder: TextEncoder, text_checkpoint: Path) -> None:
+    reference = MusicgenForConditionalGeneration.from_pretrained(text_checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(text_checkpoint)
+    for prompt in PROMPTS:
+        with torch.no_grad():
+            expected = reference.enc_to_dec_proj(reference.text_encoder(**tokenizer(prompt, return_tensors="pt")).last_hidden_state)[0]
+        states = encoder.encode(prompt).states
+        assert states.shape == expected.shape
+        torch.testing.assert_close(states, expected, atol=3e-6, rtol=1e-5)
+
+
+def test_states_depend_on_the_prompt_alone(text_checkpoint: Path) -> None:
+    forward, backward = load(text_checkpoint), load(text_checkpoint)
+    first = {prompt: forward.encode(prompt).states for prompt in PROMPTS}
+    for prompt in reversed(PROMPTS):
+        assert torch.equal(backward.encode(prompt).states, first[prompt])
+
+
+def test_a_prompt_is_encoded_once(text_checkpoint: Path) -> None:
+    encoder = load(text_checkpoint)
+    calls = []
+    embed = encoder.embedder
+    encoder.embedder = lambda prompt: calls.append(prompt) or embed(prompt)
+    assert encoder.encode("piano") is encoder.encode("piano")
+    assert calls == ["piano"]
+    for i in range(300):
+        encoder.encode(f"piano {i}")
+    assert len(encoder._known) < 300  # memory is bounded
+    encoder.encode("piano")
+    assert calls.count("piano") == 2
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_the_null_condition(encoder: TextEncoder, prompt: str) -> None:
+    text = encoder.encode(prompt)
+    assert text.empty
+    assert text.states.shape == (1, 32)
+    assert not text.states.any()
+
+
+def test_long_prompts_are_cut(encoder: TextEncoder) -> None:
+    long = " ".join(["piano"] * 2000)
+    assert encoder.encode(long).states.shape[0] == MAX_TOKENS
+    assert torch.equal(encoder.encode(long).states, encoder.encode(long + " violin").states)
+
+
+def test_flan_t5_is_configuration(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    config = T5Config(
+        vocab_size=400, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    )
+    torch.manual_seed(5)
+    reference = T5EncoderModel(config).eval()
+    # Its token table under the other of its two names.
+    weights = {f"text_encoder.{name}": value.clone() for name, value in reference.state_dict().items() if name != "shared.weight"}
+    weights["text_encoder.encoder.embed_tokens.weight"] = reference.shared.weight.detach().clone()
+    save_file(weights, tmp_path / "model.safetensors")
+    write_tokenizer(tmp_path, 400)
+    embedder = T5Embedder.load(tmp_path, config.to_dict(), Tensors.open(tmp_path), torch.device("cpu"))
+    tokens = AutoTokenizer.from_pretrained(tmp_path)("funky bass", return_tensors="pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(embedder("funky bass"), reference(**tokens).last_hidden_state[0], atol=3e-6, rtol=1e-5)
+
+
+def test_a_checkpoint_without_tokenizer(text_checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(text_checkpoint / name)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load(tmp_path)
