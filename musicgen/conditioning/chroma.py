@@ -35,8 +35,6 @@ def chromagram(audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int 
     `audio` is [samples] at 32 kHz, mono. Shorter than a window, it is centred in one of silence; then half a window is
     reflected at both ends, so that frame t is centred at sample t * hop.
     """
-    from scipy.fft import rfft
-
     signal = np.asarray(audio, dtype=np.float64)
     if (missing := n_fft - len(signal)) > 0:
         signal = np.pad(signal, (missing // 2, missing - missing // 2))
@@ -45,7 +43,7 @@ def chromagram(audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int 
     window, filters = _window(n_fft), _filters(n_fft, n_chroma)
     rows = []
     for start in range(0, len(windows), _FRAMES_AT_ONCE):
-        spectrum = rfft(windows[start : start + _FRAMES_AT_ONCE] * window, axis=1, workers=1)  # [frames, n_fft / 2 + 1]
+        spectrum = np.fft.rfft(windows[start : start + _FRAMES_AT_ONCE] * window, axis=1)  # [frames, n_fft / 2 + 1]
         # einsum and not a BLAS product: the order of its sums does not depend on the number of threads.
         rows.append(np.einsum("tf,cf->tc", spectrum.real**2 + spectrum.imag**2, filters))
     raw = np.concatenate(rows)
@@ -62,6 +60,6 @@ def _window(n_fft: int) -> NDArray[np.float64]:
 @lru_cache(maxsize=4)
 def _filters(n_fft: int, n_chroma: int) -> NDArray[np.float64]:
     """librosa's chroma filter bank [n_chroma, n_fft / 2 + 1], A4 = 440 Hz exactly."""
-    import librosa.filters
+    from librosa import filters  # type: ignore[attr-defined]  # a lazy module
 
-    return np.asarray(librosa.filters.chroma(sr=RATE_HZ, n_fft=n_fft, tuning=0, n_chroma=n_chroma), dtype=np.float64)
+    return np.asarray(filters.chroma(sr=RATE_HZ, n_fft=n_fft, tuning=0, n_chroma=n_chroma), dtype=np.float64)

@@ -1,0 +1,192 @@
+"""Prepares requests for the engine: text, melody, style and continuation become embeddings and forced codes.
+
+`RequestConditioner` is the engine's `Conditioner` (musicgen/engine/conditions.py). What is slow about a request (fetching,
+decoding, analysing, encoding) can begin when it is queued, on a few threads beside the engine's: `expect`. The result does
+not depend on it. What guidance compares with is the null condition, which is not zeros for a melody: silence has the pitch
+class 0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified waveform).
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from musicgen.conditioning.continuation import Continuations
+from musicgen.conditioning.melody import Melodies
+from musicgen.conditioning.stems import Separate
+from musicgen.conditioning.style import StyleEncoder
+from musicgen.engine.conditions import Branch, Conditions
+from musicgen.errors import RowError
+from musicgen.model.loading import Model
+from musicgen.model.text import TextStates
+from musicgen.request import Request
+
+_THREADS = 2
+
+
+class RequestConditioner:
+    """The conditioner of a loaded model. Safe to use from several threads.
+
+    `separate` takes drums and bass out of melodies first (`stems.separator`); off by default.
+    """
+
+    def __init__(self, model: Model, separate: Separate | None = None):
+        self.spec = model.spec
+        self.device = model.device
+        self.text = model.text
+        self.continuations = Continuations(model.codec)
+        self.melodies: Melodies | None = None
+        self.style: StyleEncoder | None = None
+        if model.spec.kind == "melody":
+            assert model.chroma_projection is not None
+            self.melodies = Melodies(model.spec.chroma_length, model.spec.chroma_bins, separate)
+            # A linear layer of a one-hot vector is a column of its weight.
+            projection = model.chroma_projection
+            self.chroma_embeddings = (projection.weight.T + projection.bias).detach().contiguous()  # [chroma_bins, hidden]
+        if model.spec.kind == "style":
+            self.style = StyleEncoder.load(model)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="conditioning")
+        self._expected: dict[Request, Future[PreparedRequest]] = {}
+        self._lock = threading.Lock()
+
+    def expect(self, request: Request) -> None:
+        """Begin to prepare a request that will be asked for. Returns at once; requests of text alone are left for later."""
+        if request.melody is None and request.continuation is None:
+            return
+        with self._lock:
+            if request not in self._expected:
+                self._expected[request] = self._threads.submit(self._prepare, request)
+
+    def prepare(self, requests: list[Request]) -> "list[PreparedRequest | Exception]":
+        """One result per request, in order. A `RowError` in a place fails that row alone."""
+        results: list[PreparedRequest | Exception] = []
+        for request in requests:
+            with self._lock:
+                expected = self._expected.pop(request, None)
+            try:
+                results.append(self._prepare(request) if expected is None else expected.result())
+            except Exception as error:  # the engine tells one row's failure from everybody's
+                results.append(error)
+        return results
+
+    def forget(self, request: Request) -> None:
+        """Drop what `expect` began: the request will not be asked for."""
+        with self._lock:
+            expected = self._expected.pop(request, None)
+        if expected is not None:
+            expected.cancel()
+
+    def close(self) -> None:
+        """Stop the threads; what they are at is given up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def width(self, request: Request) -> int:
+        """How many branches the request needs: 1 without guidance or without conditions, 3 for style and text, else 2."""
+        if request.guidance_scale == 1 or not (_has_text(request) or request.melody):
+            return 1
+        return 3 if self.style is not None and request.melody and _has_text(request) else 2
+
+    def prefix_length(self, request: Request) -> int:
+        """How many positions the prefix takes."""
+        if self.spec.kind == "text":
+            return 0
+        tokens = self.text.encode(request.prompt).states.shape[0]
+        if self.style is not None:
+            return tokens + (self.style.positions if request.melody else 1)
+        return tokens + self.spec.chroma_length
+
+    def window_starts(self, request: Request) -> tuple[int, ...]:
+        """The frames at which the windows of a long clip begin; () for a clip of one window."""
+        frames = request.frames(self.spec.frame_rate)
+        if frames <= self.spec.max_frames:
+            return ()
+        stride = max(1, min(self.spec.max_frames - 1, round(request.stride_s * self.spec.frame_rate)))
+        last = -(-(frames - self.spec.max_frames) // stride)
+        return tuple(stride * window for window in range(last + 1))
+
+    def _prepare(self, request: Request) -> "PreparedRequest":
+        text = self.text.encode(request.prompt)
+        forced = None if request.continuation is None else torch.from_numpy(self.continuations.codes(request))
+        bins: dict[int, NDArray[np.int8]] = {}
+        style: Tensor | None = None
+        if request.melody is not None:
+            if self.melodies is not None:
+                bins = self._bins(request, self.window_starts(request))
+            elif self.style is not None:
+                style = self.style.encode(request)
+            else:
+                raise RowError("invalid", "this model takes no melody: use a preset that does, as musicgen-melody")
+        return PreparedRequest(self, request, text, forced, bins, style)
+
+    def _bins(self, request: Request, starts: Sequence[int]) -> dict[int, NDArray[np.int8]]:
+        assert self.melodies is not None
+        if not starts:
+            return {0: self.melodies.bins(request)[0]}
+        starts_s = [start / self.spec.frame_rate for start in starts]
+        return dict(zip(starts, self.melodies.bins(request, starts_s), strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRequest:
+    """A request whose slow conditioning is done (the engine's `Prepared`).
+
+    `bins` holds the melody's pitch classes int8 [chroma_length] by window start; `style` the excerpt's embeddings
+    [positions, hidden]; `forced` int16 [codebooks, frames].
+    """
+
+    owner: RequestConditioner
+    request: Request
+    text: TextStates
+    forced: Tensor | None
+    bins: dict[int, NDArray[np.int8]]
+    style: Tensor | None
+
+    def window(self, start: int, frames: int) -> Conditions:
+        """Conditions for the clip's frames [start, start + frames)."""
+        owner, request = self.owner, self.request
+        kind = owner.spec.kind
+        if kind == "text":
+            full, null = Branch(cross=None if self.text.empty else self.text.states), Branch()
+        else:
+            silent = self._prefix(None, with_text=False)
+            full, null = self._prefix(self._sound(start), with_text=True), silent
+        width = owner.width(request)
+        if width == 1:
+            # Without conditions the two branches are equal, and guidance between them is nothing.
+            return Conditions((full,))
+        if width == 3:
+            assert owner.style is not None
+            sound_only = self._prefix(self._sound(start), with_text=False)
+            return Conditions((full, sound_only, null), request.guidance_scale, owner.style.beta)
+        return Conditions((full, null), request.guidance_scale)
+
+    def _sound(self, start: int) -> Tensor | None:
+        """The melody's or the style's embeddings for the window that begins at `start`, [positions, hidden]."""
+        if self.style is not None:
+            return self.style
+        if self.request.melody is None:
+            return None
+        bins = self.bins.get(start)
+        if bins is None:  # an engine that lays its windows otherwise
+            bins = self.bins[start] = self.owner._bins(self.request, (start,))[start]
+        return self.owner.chroma_embeddings[torch.from_numpy(bins.astype(np.int64)).to(self.owner.device)]
+
+    def _prefix(self, sound: Tensor | None, with_text: bool) -> Branch:
+        """Sound, then text: [positions + tokens, hidden]; without, their null conditions of the same length."""
+        owner, text = self.owner, self.text.states
+        if sound is None:
+            if owner.style is not None:
+                positions = 1 if self.style is None else self.style.shape[0]
+                sound = text.new_zeros(positions, text.shape[1])
+            else:
+                sound = owner.chroma_embeddings[:1].expand(owner.spec.chroma_length, -1)
+        return Branch(prefix=torch.cat([sound, text if with_text else torch.zeros_like(text)]))
+
+
+def _has_text(request: Request) -> bool:
+    return bool(request.prompt.strip())

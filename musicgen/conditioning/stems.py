@@ -1,0 +1,49 @@
+"""Separation of a melody's recording into stems, to leave drums and bass out of its chroma (extra `stems`, off by default).
+
+audiocraft always separates with Demucs; transformers leaves it to the caller. The chroma of a plain tune hardly differs, that
+of a full mix does. Demucs is large and slow on a CPU, hence an extra: `pip install 'musicgen-batch[stems]'`.
+"""
+
+from collections.abc import Callable
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen.conditioning import chroma
+from musicgen.conditioning.decode import decode
+from musicgen.errors import ModelError
+
+Separate = Callable[[IO[bytes], float, str], NDArray[np.float32]]
+"""(file, seconds, name) -> the melody's stems, mono at 32 kHz, float32 [samples]."""
+
+STEMS = ("vocals", "other")
+
+
+def separator(model: str = "htdemucs", device: str = "cpu") -> Separate:
+    """A function that decodes a file and keeps what carries the tune: everything but drums and bass.
+
+    Loads Demucs' weights (downloaded by Demucs at first use). Raises ModelError if the extra is not installed.
+    """
+    try:
+        import torch
+        from demucs.apply import apply_model
+        from demucs.pretrained import get_model
+    except ImportError as error:
+        raise ModelError(
+            f"separating stems needs Demucs, which is not installed ({error}): pip install 'musicgen-batch[stems]', or leave stems off"
+        ) from error
+    import soxr
+
+    demucs = get_model(model).to(device).eval()
+    keep = [demucs.sources.index(stem) for stem in STEMS]
+
+    def separate(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:
+        audio = decode(file, rate=demucs.samplerate, seconds=seconds, channels=demucs.audio_channels, name=name)
+        with torch.inference_mode():
+            # shifts=0: Demucs would otherwise draw random shifts, and a row must sound the same each time.
+            stems = apply_model(demucs, torch.from_numpy(audio)[None].to(device), device=device, shifts=0)[0]
+        mix = stems[keep].sum(0).mean(0).cpu().numpy()  # [samples]
+        return soxr.resample(mix, demucs.samplerate, chroma.RATE_HZ, quality="HQ").astype(np.float32)
+
+    return separate

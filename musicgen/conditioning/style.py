@@ -1,0 +1,192 @@
+"""The style conditioner: a few seconds of music become a handful of embeddings (Rouard et al. 2024, "Audio Conditioning for
+Music Generation via Discrete Bottleneck Features").
+
+A self-supervised encoder (MERT, which is a HuBERT at 24 kHz), a small transformer, a batch norm and a residual quantizer,
+of which few levels are used, every 15th frame kept: style gets through, the tune does not. Defined as in audiocraft's
+`StyleConditioner`, except that the excerpt is the middle of the first 30 s where audiocraft draws it at random: a row must
+sound the same each time.
+
+`facebook/musicgen-style` is published in audiocraft's own format alone. Ours is a checkpoint of `model_type`
+`musicgen_style` whose decoder and text encoder are those of a melody checkpoint, with `conditioner` in its config.json (the
+fields of `StyleSettings`) and these tensors:
+
+    style.features.*                      transformers' HubertModel of the config `conditioner.features`
+    style.embed.{weight,bias}             [dim, features' width]
+    style.layers.N.{norm1,norm2}.{weight,bias}, .in_proj.weight [3 dim, dim], .out_proj.weight, .linear1.weight, .linear2.weight
+    style.norm.{mean,variance}            [dim], the batch norm's running statistics
+    style.codebooks                       [quantizers, bins, dim]
+    style.output.{weight,bias}            [hidden, dim]
+"""
+
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicgen.conditioning.chroma import CHUNK_S
+from musicgen.conditioning.decode import decode
+from musicgen.conditioning.fetch import fetch, shown
+from musicgen.conditioning.once import Once
+from musicgen.errors import ModelError
+from musicgen.model.loading import Model
+from musicgen.model.tensors import fill
+from musicgen.request import Request
+
+_REMEMBERED = 256
+
+
+class StyleSettings(BaseModel):
+    """`conditioner` of a style checkpoint's config.json. Defaults are audiocraft's for the published model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: dict[str, Any]  # a HubertConfig
+    sample_rate: int = 24_000  # Hz, of the feature encoder
+    dim: int = 512
+    layers: int = 8
+    heads: int = 8
+    quantizers: int = 6
+    used_quantizers: int = 3  # `eval_q`: more let more of the excerpt through
+    bins: int = 1024
+    downsample: int = 15
+    excerpt_s: float = 3.0  # trained with 1.5 to 4.5 s
+    guidance_beta: float = 5.0  # of the double guidance, for rows with text and style
+
+
+class _Layer(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.in_proj, self.out_proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.linear1, self.linear2 = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, dim]
+        q, k, v = self.in_proj(self.norm1(x)).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)  # [heads, T, head dim] each
+        weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
+        x = x + self.out_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
+        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+
+
+class _Norm(nn.Module):
+    """A batch norm without a gain, with the statistics of its training."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, dim]
+        return (x - self.mean) / torch.sqrt(self.variance + 1e-5)
+
+
+class StyleNetwork(nn.Module):
+    """Excerpt to embeddings. Parameter names are the tensors' names of this module's docstring."""
+
+    codebooks: Tensor
+
+    def __init__(self, settings: StyleSettings, hidden: int):
+        super().__init__()
+        from transformers import HubertConfig, HubertModel
+
+        config = HubertConfig(**settings.features)
+        dim = settings.dim
+        self.settings = settings
+        self.features = HubertModel(config)
+        self.embed = nn.Linear(config.hidden_size, dim)
+        self.layers = nn.ModuleList(_Layer(dim, settings.heads) for _ in range(settings.layers))
+        self.norm = _Norm(dim)
+        self.register_buffer("codebooks", torch.zeros(settings.quantizers, settings.bins, dim))
+        self.output = nn.Linear(dim, hidden)
+
+    @property
+    def samples(self) -> int:
+        """Length of the excerpt."""
+        return round(self.settings.excerpt_s * self.settings.sample_rate)
+
+    @property
+    def positions(self) -> int:
+        """How many embeddings an excerpt becomes."""
+        frames = int(self.features._get_feat_extract_output_lengths(torch.tensor(self.samples)))
+        return -(-frames // self.settings.downsample)
+
+    def forward(self, audio: Tensor) -> Tensor:  # [samples] -> [positions, hidden]
+        x = self.embed(self.features(audio[None]).last_hidden_state[0])  # [T, dim]
+        x = x + _sinusoids(len(x), x.shape[1], x.device)
+        for layer in self.layers:
+            x = layer(x)
+        x = _quantize(self.norm(x), self.codebooks[: self.settings.used_quantizers])
+        return self.output(x[:: self.settings.downsample])
+
+
+class StyleEncoder:
+    """A loaded style conditioner; each file's excerpt is encoded once. Safe to use from several threads."""
+
+    def __init__(self, network: StyleNetwork, device: torch.device):
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.device = device
+        self.positions = network.positions
+        self.beta = network.settings.guidance_beta
+        self._known: Once[str, Tensor] = Once(_REMEMBERED)
+
+    @classmethod
+    def load(cls, model: Model) -> "StyleEncoder":
+        """The style conditioner of a checkpoint. Raises ModelError: settings wrong, tensors missing or of another shape."""
+        folder = model.checkpoint.folder
+        network = StyleNetwork(_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
+        fill(network, model.tensors.read("style.", "cpu", torch.float32), f"{folder}: style")
+        return cls(network, model.device)
+
+    def encode(self, request: Request) -> Tensor:
+        """The embeddings [positions, hidden] of the excerpt in `request.melody`. Raises RowError("melody")."""
+        uri, sha256 = request.melody or "", request.melody_sha256
+        if sha256 is not None:
+            return self._known.get(sha256, lambda: self._fetch(uri, sha256))
+        with fetch(uri, what="style excerpt") as file:
+            return self._known.get(file.sha256, lambda: self._encode(file.file, uri))
+
+    def _fetch(self, uri: str, sha256: str) -> Tensor:
+        with fetch(uri, what="style excerpt", sha256=sha256) as file:
+            return self._encode(file.file, uri)
+
+    @torch.inference_mode()
+    def _encode(self, file: IO[bytes], uri: str) -> Tensor:
+        rate = self.network.settings.sample_rate
+        audio = decode(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=shown(uri))[0]
+        wanted = self.network.samples
+        start = max(0, (len(audio) - wanted) // 2)
+        excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated
+        return self.network(torch.from_numpy(excerpt).to(self.device)).clone()
+
+
+def _settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:
+    try:
+        return StyleSettings.model_validate(dict(conditioner))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ModelError(f"{where}/config.json: conditioner.{field}: {first['msg']}; see musicgen/conditioning/style.py") from None
+
+
+def _sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
+    """Positions as audiocraft embeds them: cos, then sin  # [length, dim]."""
+    half = dim // 2
+    positions = torch.arange(length, device=device, dtype=torch.float32)[:, None]
+    phase = positions / 10_000 ** (torch.arange(half, device=device, dtype=torch.float32) / (half - 1))
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def _quantize(x: Tensor, codebooks: Tensor) -> Tensor:
+    """Residual nearest neighbours: x [T, dim], codebooks [levels, bins, dim] -> [T, dim]."""
+    total = torch.zeros_like(x)
+    for codebook in codebooks:
+        nearest = torch.cdist(x - total, codebook).argmin(dim=1)
+        total = total + codebook[nearest]
+    return total
