@@ -1,0 +1,1 @@
+"""What runs when: the Prefect flow `synthesize` and the command line."""

@@ -1,0 +1,30 @@
+"""The command line `musicgen`. One module per command; each imports what is heavy only when it runs."""
+
+import sys
+
+import typer
+
+from flows.commands import models, plan, run, status, verify
+
+app = typer.Typer(
+    name="musicgen",
+    help="Datasets of music with MusicGen: from a manifest of prompts to audio and a Parquet index, in a folder or a bucket.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("status")(status.status)
+app.command("verify")(verify.verify)
+app.command("models")(models.models)
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()
