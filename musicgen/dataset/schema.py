@@ -62,19 +62,29 @@ FAILURES = pa.schema(
 )
 
 INDEX_COLUMNS = tuple(_INDEX.names)
+RESERVED = frozenset({*INDEX_COLUMNS, "codes"})
+"""Names that a carried column cannot have."""
+
 FAILURES_COLUMNS = tuple(FAILURES.names)
 
 
-def index_schema(layout: str = "files", carried: pa.Schema | None = None) -> pa.Schema:
-    """The index's schema: our columns in order, then the manifest's carried ones, already renamed by `carried_name`.
+CODES = pa.field("codes", pa.list_(pa.list_(pa.int16())))
+"""The codec's codes, [codebooks][frames], in datasets made with `audio.codes: true`."""
 
-    `layout: parquet` holds the audio itself, as Hugging Face's struct; the others hold its path in the dataset.
+
+def index_schema(layout: str = "files", carried: pa.Schema | None = None, codes: bool = False) -> pa.Schema:
+    """The index's schema: our columns in order, then `codes` if asked for, then the manifest's carried columns.
+
+    These are already renamed by `carried_name`. `layout: parquet` holds the audio itself, as Hugging Face's struct; the
+    others hold its path in the dataset.
     """
     schema = _INDEX
     if layout == "parquet":
         schema = schema.set(schema.get_field_index("audio"), pa.field("audio", AUDIO_STRUCT))
+    if codes:
+        schema = schema.append(CODES)
     for field in carried if carried is not None else ():
-        if field.name in INDEX_COLUMNS:
+        if field.name in RESERVED:
             raise ValueError(f"carried column {field.name!r} was not renamed")
         schema = schema.append(pa.field(field.name, field.type))
     return schema
@@ -82,6 +92,6 @@ def index_schema(layout: str = "files", carried: pa.Schema | None = None) -> pa.
 
 def carried_name(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
     """What a manifest's column is called in the index: itself, or with `manifest_` before it as often as needed."""
-    while name in INDEX_COLUMNS or name in taken:
+    while name in RESERVED or name in taken:
         name = f"manifest_{name}"
     return name

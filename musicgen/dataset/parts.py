@@ -1,0 +1,70 @@
+"""Index parts as files: written with a footer that says whose they are, and read back."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.storage import Store
+
+_FOOTER = b"musicgen"
+_HUGGINGFACE = b"huggingface"
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What an index part says of its shard: whose commit it is, and how the shard ended.
+
+    `rows` is what the plan asked for: `made` in this part, `failed` in the file `failures` (None if there are none).
+    """
+
+    run: str
+    shard: int
+    attempt: str
+    rows: int
+    made: int
+    failed: int
+    failures: str | None
+    audio_s: float
+    version: int = 1
+
+
+def schema_with(schema: pa.Schema, footer: Footer) -> pa.Schema:
+    """The schema with the footer as metadata, and where it holds audio, with what `datasets` needs to see it as such."""
+    metadata = {_FOOTER: json.dumps(asdict(footer)).encode()}
+    if pa.types.is_struct(schema.field("audio").type):
+        metadata[_HUGGINGFACE] = json.dumps({"info": {"features": {"audio": {"_type": "Audio"}}}}).encode()
+    return schema.with_metadata(metadata)
+
+
+def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write an index part: a row group for each batch; no batches give a part without rows."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.cast(schema), row_group_size=max(1, batch.num_rows))
+
+
+def read_footer(store: Store, path: str) -> Footer:
+    """The footer of an index part, without reading rows.
+
+    Raises `FileNotFoundError` if there is no part, `ValueError` if it is not one of ours.
+    """
+    with store.open(path) as file:
+        try:
+            metadata = pq.read_metadata(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{store.join(path)} is not a Parquet file: {error}") from None
+    return parse_footer(metadata.metadata, store.join(path))
+
+
+def parse_footer(metadata: dict[bytes, bytes] | None, where: str) -> Footer:
+    """The footer in a Parquet file's metadata. Raises `ValueError` if there is none."""
+    try:
+        document: dict[str, Any] = json.loads((metadata or {})[_FOOTER])
+        return Footer(**{name: document[name] for name in Footer.__dataclass_fields__})
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{where} has no musicgen footer; it is not an index part") from None

@@ -1,0 +1,253 @@
+"""One attempt at one shard, from clips to the commit.
+
+The order is the whole point. Audio first, so that a row in the index always has its audio; then the failures, under the
+attempt's own name; then one index part at the shard's fixed name, only if absent. Whoever puts it first has won; an
+attempt thought dead that comes back loses without harm, and a lost reply is settled by looking whose attempt the footer
+names.
+"""
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.audio import Encoded, encode
+from musicgen.clip import Clip
+from musicgen.dataset import paths
+from musicgen.dataset.layouts import Place, make_layout
+from musicgen.dataset.parts import Footer, read_footer, schema_with, write_part
+from musicgen.dataset.schema import FAILURES, index_schema
+from musicgen.errors import RowError, StoreError
+from musicgen.request import Request
+from musicgen.storage import Store
+
+_ROW_GROUP_BYTES = 64 << 20  # of audio: what a reader of `layout: parquet` holds at once
+
+
+class Rows(Protocol):
+    """A shard of the plan (`musicgen.plan.ShardRows`): requests with their keys and sources, and the carried columns."""
+
+    @property
+    def requests(self) -> list[Request]: ...
+    @property
+    def keys(self) -> list[str]: ...
+    @property
+    def sources(self) -> list[str]: ...
+    @property
+    def carried(self) -> pa.Table: ...
+
+
+class Model(Protocol):
+    """The checkpoint (`musicgen.plan.PlannedModel`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
+class AudioLike(Protocol):
+    """How audio is stored (`musicgen.job.AudioSettings`)."""
+
+    @property
+    def format(self) -> Any: ...
+    @property
+    def layout(self) -> Any: ...
+    @property
+    def loudness_lufs(self) -> float | None: ...
+    @property
+    def codes(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """How the shard ended. `won` is False if another attempt was first; the counts are those of what is committed."""
+
+    won: bool
+    made: int
+    failed: int
+    audio_s: float
+
+
+class ShardWriter:
+    """Writes one shard. `add` and `fail` may be called from many threads, each position once; then `commit`.
+
+    `attempt` must be unique among all attempts at the shard; `engine` is the engine's fingerprint. Storage faults come
+    as `StoreError`: then nothing is committed, and the call, or another attempt, may be made again. `commit` frees what
+    the attempt holds on disk; so do `close` and leaving a `with` block.
+    """
+
+    def __init__(self, store: Store, run: str, shard: int, attempt: str, rows: Rows, audio: AudioLike, model: Model, engine: str):
+        self.store, self.run, self.shard, self.attempt = store, run, shard, attempt
+        self._rows, self._audio, self._model, self._engine = rows, audio, model, engine
+        self._layout = make_layout(audio.layout, store, audio.format, run, shard, attempt)
+        self._schema = index_schema(audio.layout, rows.carried.schema, audio.codes)
+        self._made: dict[int, dict[str, Any]] = {}
+        self._failed: dict[int, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what the attempt holds on disk."""
+        self._layout.close()
+
+    def add(self, position: int, clip: Clip) -> None:
+        """Encode, measure and write one clip. Raises `RowError` if its waveform cannot be stored; then call `fail`."""
+        request, key = self._rows.requests[position], self._rows.keys[position]
+        encoded = encode(clip.audio, clip.sample_rate, self._audio.format, self._audio.loudness_lufs)
+        self._layout.add(position, key, encoded.data, encoded.sha256)
+        row = self._index_row(request, key, clip, encoded)
+        with self._lock:
+            self._failed.pop(position, None)
+            self._made[position] = row
+
+    def fail(self, position: int, error: RowError, attempts: int = 1) -> None:
+        """Record that a row could not be made."""
+        request = self._rows.requests[position]
+        row = {
+            "key": self._rows.keys[position],
+            "id": request.id,
+            "prompt": request.prompt,
+            "source": self._rows.sources[position],
+            "error_class": error.error_class,
+            "error": str(error),
+            "attempts": attempts,
+            "run": self.run,
+            "shard": self.shard,
+            "created_at": datetime.now(UTC),
+        }
+        with self._lock:
+            if position not in self._made:
+                self._failed[position] = row
+
+    def commit(self) -> Committed:
+        """Finish the audio, write the failures and put the index part, if absent.
+
+        Raises `RuntimeError` if a row was neither added nor failed: such a shard must not be committed.
+        """
+        self._check_complete()
+        positions = sorted(self._made)
+        places = self._layout.places(positions, {p: self._member(p) for p in positions})
+        failures = self._write_failures()
+        footer = Footer(
+            run=self.run,
+            shard=self.shard,
+            attempt=self.attempt,
+            rows=len(self._rows.keys),
+            made=len(positions),
+            failed=len(self._failed),
+            failures=failures,
+            audio_s=round(sum(self._made[p]["duration_s"] for p in positions), 6),
+        )
+        path = paths.index_part(self.run, self.shard)
+        with tempfile.TemporaryDirectory() as folder:
+            temp = Path(folder, "part.parquet")
+            write_part(temp, schema_with(self._schema, footer), self._batches(positions, places))
+            won = self.store.commit_if_absent(path, temp, lambda: read_footer(self.store, path).attempt == self.attempt)
+        if not won:
+            footer = read_footer(self.store, path)
+            self._discard(failures)
+        self.close()
+        return Committed(won, footer.made, footer.failed, footer.audio_s)
+
+    def _check_complete(self) -> None:
+        missing = [p for p in range(len(self._rows.keys)) if p not in self._made and p not in self._failed]
+        if missing:
+            raise RuntimeError(f"{self.run} shard {self.shard}: {len(missing)} rows neither made nor failed, first at {missing[0]}")
+
+    def _index_row(self, request: Request, key: str, clip: Clip, encoded: Encoded) -> dict[str, Any]:
+        codes = {"codes": clip.codes.tolist()} if self._audio.codes else {}
+        return {
+            "key": key,
+            "id": request.id,
+            "sample": request.sample,
+            "prompt": request.prompt,
+            "melody": request.melody,
+            "melody_sha256": request.melody_sha256,
+            "continuation": request.continuation,
+            "duration_s": encoded.duration_s,
+            "frames": clip.codes.shape[-1],
+            "sample_rate": encoded.sample_rate,
+            "channels": encoded.channels,
+            "seed": request.seed,
+            "temperature": request.temperature,
+            "top_k": request.top_k,
+            "top_p": request.top_p,
+            "guidance_scale": request.guidance_scale,
+            "model": self._model.name,
+            "model_revision": self._model.revision,
+            "audio_format": str(self._audio.format),
+            "audio_bytes": len(encoded.data),
+            "audio_sha256": encoded.sha256,
+            "pcm_sha256": encoded.pcm_sha256,
+            "peak_dbfs": encoded.peak_dbfs,
+            "loudness_lufs": encoded.loudness_lufs,
+            "clipped": encoded.clipped,
+            "silent": encoded.silent,
+            "engine": self._engine,
+            "run": self.run,
+            "shard": self.shard,
+            "created_at": datetime.now(UTC),
+            **codes,
+        }
+
+    def _member(self, position: int) -> dict[str, Any]:
+        """A row as a tar's member shows it: without the time, so that equal clips give equal tars."""
+        row = {name: value for name, value in self._made[position].items() if name not in ("created_at", "codes")}
+        return row | _carried(self._rows.carried, [position]).to_pylist()[0]
+
+    def _batches(self, positions: list[int], places: Iterator[Place]) -> Iterator[pa.RecordBatch]:
+        chunk: list[int] = []
+        values: list[dict[str, Any]] = []
+        size = 0
+        for position, place in zip(positions, places, strict=True):
+            chunk.append(position)
+            values.append(self._made[position] | {"audio": place.audio, "audio_offset": place.audio_offset})
+            size += self._made[position]["audio_bytes"] if self._audio.layout == "parquet" else 0
+            if size >= _ROW_GROUP_BYTES:
+                yield self._batch(chunk, values)
+                chunk, values, size = [], [], 0
+        if chunk:
+            yield self._batch(chunk, values)
+
+    def _batch(self, positions: list[int], values: list[dict[str, Any]]) -> pa.RecordBatch:
+        carried = _carried(self._rows.carried, positions)
+        ours = pa.schema([field for field in self._schema if field.name not in carried.column_names])
+        table = pa.Table.from_pylist(values, schema=ours)
+        for name in carried.column_names:
+            table = table.append_column(name, carried.column(name))
+        return table.combine_chunks().to_batches()[0]
+
+    def _write_failures(self) -> str | None:
+        if not self._failed:
+            return None
+        path = paths.failures_part(self.run, self.shard, self.attempt)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist([self._failed[p] for p in sorted(self._failed)], schema=FAILURES), sink, compression="zstd")
+        self.store.write(path, sink.getvalue().to_pybytes())
+        return path
+
+    def _discard(self, failures: str | None) -> None:
+        with contextlib.suppress(StoreError):  # tidiness only: what no index part names is not part of the dataset
+            self._layout.discard()
+            if failures is not None:
+                self.store.delete(failures)
+
+
+def _carried(table: pa.Table, positions: list[int]) -> pa.Table:
+    """Rows of the carried columns; without such columns, as many rows of none."""
+    if table.num_columns:
+        return table.take(pa.array(positions, pa.int64()))
+    return pa.table({"": pa.nulls(len(positions))}).select([])
