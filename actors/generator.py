@@ -106,6 +106,7 @@ class Generator:
             return attempt.commit()
         finally:
             del self._attempts[work]
+            attempt.close()
 
     @ray.method(concurrency_group="pulse")
     def pulse(self) -> Pulse:
@@ -168,7 +169,7 @@ class _Attempt:
             f"{settings.driver}-{work.attempt}",
             self._rows,
             settings.audio,
-            settings.plan.model,
+            {"name": settings.plan.model.name, "revision": settings.plan.model.revision},
             fingerprint,
         )
         self._lock = threading.Lock()
@@ -202,6 +203,10 @@ class _Attempt:
             return ShardReport(self.work, won=False)
         committed = self._writer.commit()
         return ShardReport(self.work, committed.won, committed.made, committed.failed, committed.audio_s)
+
+    def close(self) -> None:
+        """Free what the attempt holds on disk."""
+        self._writer.close()
 
     def _settle(self, position: int, outcome: Outcome) -> None:
         try:

@@ -11,7 +11,9 @@ import typer
 # The exit codes of contracts: what a script may rely on.
 OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-JobPath = Annotated[str | None, typer.Argument(metavar="[JOB.yaml]", help="The job file; flags and --set go on top of it.", show_default=False)]
+JobPath = Annotated[
+    str | None, typer.Argument(metavar="[JOB.yaml]", help="The job file; flags and --set go on top of it.", show_default=False)
+]
 Manifest = Annotated[str | None, typer.Option("--manifest", metavar="URI", help="Parquet, JSONL(.gz) or CSV(.gz): a file, folder or glob.")]
 Output = Annotated[str | None, typer.Option("--output", metavar="URI", help="The dataset: a folder or s3://bucket/prefix.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="A preset, hub name, folder, s3:// folder, or `embedded`.")]

@@ -16,15 +16,11 @@ def models(as_json: AsJson = False, verbose: Verbose = False) -> None:
         if as_json:
             typer.echo(json.dumps([preset.model_dump(mode="json") for preset in presets], indent=1))
             return
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("name", "size", "sound", "rows may ask for", "licence", "status"):
-            table.add_column(column, overflow="fold", no_wrap=column == "name")
+        width = max(len(preset.name) for preset in presets)
         for preset in presets:
             size = f"{preset.parameters / 1e6:.0f}M" if preset.parameters else ""
             sound = f"{preset.sample_rate / 1000:g} kHz {'stereo' if preset.channels == 2 else 'mono'}"
-            table.add_row(preset.name, size, sound, ", ".join(preset.controls), preset.license, preset.status)
-        Console(highlight=False).print(table)
+            typer.echo(f"{preset.name:<{width}} {size:>6}  {sound:<13}  {preset.license:<12}  {', '.join(preset.controls)}")
+            if not preset.works:
+                typer.echo(f"{'':<{width}} does not work yet: {preset.status}")
         typer.echo("Other checkpoints in the published format: model.name may be a hub name, a folder or an s3:// folder.")

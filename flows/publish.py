@@ -1,0 +1,80 @@
+"""The end of a run: its report, the dataset's card, and what to tell."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow.parquet as pq
+from musicgen.dataset.card import write_card
+
+from actors.pool import Result
+from flows.prepare import Ground
+from flows.summary import Summary
+from musicgen.dataset import Dataset
+from musicgen.dataset import open as open_dataset
+from musicgen.dataset.report import RunReport, Session, hardware, versions, write_report
+from musicgen.dataset.status import status
+from musicgen.plan import Plan
+
+_FAILURES_SHOWN = 20
+_FAILURES_TOLD = 10
+
+
+def publish_run(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> tuple[Summary, list[dict[str, Any]]]:
+    """Write report and card; the summary, and the run's first failures as rows of failures/."""
+    dataset = open_dataset(ground.job.output.uri).run(plan.run)
+    (now,) = status(dataset)
+    if result is not None:
+        write_report(ground.store, RunReport(plan.run, plan.job, asdict(plan.model), (_session(result),)))
+    write_card(ground.store)
+    failures = dataset.failures().slice(0, _FAILURES_SHOWN).to_pylist() if now.failed or now.invalid else []
+    return (
+        Summary(
+            dataset=ground.job.output.uri,
+            run=plan.run,
+            layout=ground.job.audio.layout,
+            rows=now.planned,
+            made=now.made,
+            failed=now.failed,
+            invalid=now.invalid,
+            audio_s=result.progress.audio_s if result else 0.0,
+            seconds=result.seconds if result else 0.0,
+            cluster=cluster,
+            crashes=result.progress.crashes if result else 0,
+            preemptions=result.progress.preemptions if result else 0,
+            given_up=result.given_up if result else {},
+            failures=tuple((row["source"], row["error_class"], row["error"]) for row in failures[:_FAILURES_TOLD]),
+            example=_example(dataset),
+        ),
+        failures,
+    )
+
+
+def _session(result: Result) -> Session:
+    end = datetime.now(UTC)
+    progress = result.progress
+    return Session(
+        started_at=(end - timedelta(seconds=result.seconds)).isoformat(timespec="milliseconds"),
+        finished_at=end.isoformat(timespec="milliseconds"),
+        made=progress.made,
+        failed=progress.failed,
+        audio_s=progress.audio_s,
+        wall_s=result.seconds,
+        actors=len(result.loaded),
+        timings_s={"load": max((actor.load_s for actor in result.loaded), default=0.0), "generate": progress.generating_s},
+        events={"crashes": progress.crashes, "preemptions": progress.preemptions, "given_up": len(result.given_up)},
+        versions=versions(),
+        hardware=hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
+        engines=tuple(sorted({actor.engine for actor in result.loaded})),
+    )
+
+
+def _example(dataset: Dataset) -> str:
+    """The first audio object of a run, inside the dataset."""
+    if dataset.pins.layout == "parquet":
+        return ""
+    for path, footer in dataset.footers():
+        if footer.made:
+            with dataset.store.open(path) as file:
+                return str(pq.ParquetFile(file).read_row_group(0, columns=["audio"])["audio"][0].as_py())
+    return ""

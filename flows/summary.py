@@ -1,0 +1,75 @@
+"""How a run ended, as values and as text for people."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flows.display import clock
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run. Rows are those the run planned; `invalid` were refused while planning."""
+
+    dataset: str
+    run: str
+    layout: str
+    rows: int
+    made: int
+    failed: int
+    invalid: int
+    audio_s: float  # of the clips that this call made
+    seconds: float
+    cluster: str = ""
+    crashes: int = 0
+    preemptions: int = 0
+    given_up: dict[int, str] = field(default_factory=dict)  # shard -> reason
+    failures: tuple[tuple[str, str, str], ...] = ()  # source, class, reason: the first few
+    example: str = ""  # an audio file of the run, inside the dataset
+
+    @property
+    def missing(self) -> int:
+        """Rows planned and neither made nor failed."""
+        return max(0, self.rows - self.made - self.failed)
+
+    @property
+    def all_made(self) -> bool:
+        """Nothing failed, nothing is missing."""
+        return not (self.failed or self.invalid or self.missing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "missing": self.missing}
+
+    def text(self) -> str:
+        """The end of `musicgen run`: what there is, where, and what to do with it."""
+        rate = f", {self.audio_s / self.seconds:.2f} audio-s/s" if self.seconds > 0 else ""
+        lines = [f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in {clock(self.seconds)}{rate} (run {self.run})"]
+        if self.crashes or self.preemptions:
+            lines.append(f"actors replaced: {self.crashes} crashed, {self.preemptions} preempted")
+        if self.failed or self.invalid:
+            lines.append(f"failed rows: {self.failed}, refused while planning: {self.invalid}")
+            lines += [f"  {source}: {kind}: {reason}" for source, kind, reason in self.failures]
+            hidden = self.failed + self.invalid - len(self.failures)
+            lines += [f"  ... and {hidden} more in {self.dataset}/failures/"] if hidden > 0 else []
+        for shard, reason in list(self.given_up.items())[:5]:
+            lines.append(f"shard {shard} was given up: {reason}")
+        if self.missing:
+            lines.append(f"{self.missing} rows are missing; run the same command again to go on")
+        return "\n".join([*lines, "", *self._how_to()])
+
+    def _how_to(self) -> list[str]:
+        dataset = self.dataset.rstrip("/")
+        remote = "://" in dataset
+        lines = [f"dataset  {dataset}"]
+        if self.example and self.layout == "files":
+            lines.append(
+                f"listen   {'aws s3 cp ' if dataset.startswith('s3://') else 'open '}{dataset}/{self.example}{' .' if remote else ''}"
+            )
+        else:
+            lines.append(f"listen   musicgen.dataset.open({dataset!r}).audio(key) gives (samples, rate)")
+        lines += [
+            f"load     datasets.load_dataset({dataset!r})" if not remote else f"load     musicgen.dataset.open({dataset!r}).to_arrow()",
+            f"query    duckdb -c \"select key, prompt, duration_s from '{dataset}/index/**/*.parquet' limit 5\"",
+            f"check    musicgen verify {dataset} --deep",
+        ]
+        return lines
