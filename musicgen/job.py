@@ -64,7 +64,6 @@ class ManifestSettings(Section):
     columns: dict[str, str] = Field(default_factory=dict)  # our name -> the manifest's name
     limit: PositiveInt | None = None  # only the first rows
     melody_roots: tuple[Place, ...] = ()  # local folders that melodies may come from, besides the manifest's own
-    melody_max_mb: Annotated[Number, Field(gt=0, le=4096)] = 200.0  # larger melody or continuation files are refused
 
     _uri = field_validator("uri")(_place)
 
@@ -166,7 +165,7 @@ class ClusterSettings(Section):
     actors: PositiveInt | ActorRange = 1
     gpus_per_actor: Annotated[Number, Field(ge=0)] | Auto = "auto"
     cpus_per_actor: Annotated[Number, Field(ge=0)] | Auto = "auto"
-    slots: PositiveInt | Auto = "auto"
+    slots: Annotated[Whole, Field(ge=1, le=4096)] | Auto = "auto"
     shard_rows: PositiveInt | Auto = "auto"  # auto: a few minutes of work
     attempts: PositiveInt = 3  # of a shard, before its rows are looked at one by one
     heartbeat_s: Annotated[Number, Field(gt=0)] = 5.0

@@ -57,8 +57,8 @@ class JobDocument:
             values = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            line = f":{mark.line + 1}" if mark else ""
-            raise JobError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from None
+            at = f":{mark.line + 1}" if mark else ""
+            raise JobError(f"{name}{at}: not valid YAML: {error.problem or error.context}") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise JobError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
         if node is None:

@@ -66,9 +66,12 @@ class Request:
         """
         if self.seed is not None and self.sample == 0:
             return self
+        return replace(self, seed=seed_of(_digest(self.seed_form(salt, frame_rate))))
+
+    def seed_form(self, salt: int, frame_rate: float) -> dict[str, Any]:
+        """What the effective seed is a hash of: what is heard, the sample, and the row's own seed or the salt."""
         origin = {"salt": salt} if self.seed is None else {"seed": self.seed}
-        digest = _digest({"v": KEY_VERSION, "heard": self.canonical(frame_rate), "sample": self.sample, **origin})
-        return replace(self, seed=int(digest[:16], 16) >> (64 - SEED_BITS))
+        return {"v": KEY_VERSION, "heard": self.canonical(frame_rate), "sample": self.sample, **origin}
 
     def key(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any]) -> str:
         """The clip's content key (sha256, hex). The request must be resolved.
@@ -77,18 +80,29 @@ class Request:
         """
         if self.seed is None:
             raise ValueError("a key belongs to a resolved request; call resolve() first")
-        return _digest(
-            {
-                "v": KEY_VERSION,
-                "heard": self.canonical(frame_rate),
-                "seed": self.seed,
-                "sample": self.sample,
-                "model": model_identity,
-                "audio": dict(encoding),
-            }
-        )
+        return _digest(self.key_form(frame_rate, model_identity, encoding))
+
+    def key_form(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any]) -> dict[str, Any]:
+        """What the key is a hash of."""
+        return {
+            "v": KEY_VERSION,
+            "heard": self.canonical(frame_rate),
+            "seed": self.seed,
+            "sample": self.sample,
+            "model": model_identity,
+            "audio": dict(encoding),
+        }
 
 
-def _digest(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def canonical_text(form: Mapping[str, Any]) -> str:
+    """The one JSON text of a form: keys sorted, no spaces, characters as they are."""
+    return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def seed_of(digest: str) -> int:
+    """The effective seed in a seed form's sha256 (hex): its first 63 bits."""
+    return int(digest[:16], 16) >> (64 - SEED_BITS)
+
+
+def _digest(form: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_text(form).encode("utf-8", "surrogatepass")).hexdigest()

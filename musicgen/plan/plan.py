@@ -19,9 +19,23 @@ class PlanPart:
     """One Parquet file of the run's normalised manifest; its row groups are shards."""
 
     path: str  # inside the dataset
-    row_groups: int
-    rows: int
-    audio_s: float
+    shard_rows: tuple[int, ...]  # of each row group
+    shard_audio_s: tuple[float, ...]
+
+    @property
+    def row_groups(self) -> int:
+        """How many shards it holds."""
+        return len(self.shard_rows)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return sum(self.shard_rows)
+
+    @property
+    def audio_s(self) -> float:
+        """How many seconds of audio they ask for."""
+        return sum(self.shard_audio_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +84,19 @@ class Plan:
             shard -= part.row_groups
         raise IndexError(f"run {self.run} has only {len(self.shards)} shards")
 
+    def shard_rows(self, shard: int) -> int:
+        """How many rows a shard holds."""
+        part, group = self.locate(shard)
+        return part.shard_rows[group]
+
+    def shard_audio_s(self, shard: int) -> float:
+        """How many seconds of audio a shard asks for."""
+        part, group = self.locate(shard)
+        return part.shard_audio_s[group]
+
     def to_json(self) -> str:
         """The plan as JSON text."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Plan":
@@ -82,7 +106,9 @@ class Plan:
             if data["version"] != PLAN_VERSION:
                 raise StoreError(f"the plan of run {data.get('run')} has version {data['version']}; this program writes {PLAN_VERSION}")
             data["model"] = PlannedModel(**data["model"])
-            data["parts"] = tuple(PlanPart(**part) for part in data["parts"])
+            data["parts"] = tuple(
+                PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"])) for part in data["parts"]
+            )
             return cls(**data)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew") from None
@@ -118,6 +144,7 @@ class PlanOutcome:
     audio_s: float
     duplicates: int = 0  # rows without id that equal an earlier row
     adopted: bool = False  # an unfinished run of the same job is continued
+    estimated_s: float = 0.0  # of work, a guess
     seconds: float = 0.0  # planning took
 
     @property

@@ -1,0 +1,106 @@
+"""The files of a manifest: which there are, what format they have, and how to open them."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, cast
+
+from musicgen.errors import ManifestError, StoreError
+from musicgen.storage import expand, open_store
+
+Format = Literal["parquet", "jsonl", "csv"]
+SUFFIXES: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+    ".ndjson.gz": "jsonl",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+}
+_GZIP = b"\x1f\x8b"
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file of a manifest: its full URI and its format."""
+
+    uri: str
+    format: Format
+
+    @property
+    def folder(self) -> str:
+        """The URI of the folder it lies in; its relative melody paths start there."""
+        return self.uri.rpartition("/")[0] or "/"
+
+    @property
+    def name(self) -> str:
+        """Its last path segment."""
+        return self.uri.rpartition("/")[2]
+
+
+def find_files(uri: str) -> list[ManifestFile]:
+    """The files that a manifest URI (file, folder or glob) means, in the order of their names.
+
+    In a folder, files of other kinds are passed over; named one by one or by a glob, they are an error. Raises
+    `ManifestError` if there is nothing, or more than one format; `StoreError` if the store cannot be used.
+    """
+    found = expand(uri)
+    if not found:
+        raise ManifestError(f"{uri}: there is no such manifest: no file, no folder with files, and no match as a glob")
+    known = [ManifestFile(info.path, kind) for info in found if (kind := _format(info.path))]
+    named = len(found) == 1 or any(mark in uri for mark in "*?[")
+    if len(known) < len(found) and (named or not known):
+        stranger = next(info.path for info in found if not _format(info.path))
+        raise ManifestError(f"{stranger}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
+    formats = sorted({file.format for file in known})
+    if len(formats) > 1:
+        raise ManifestError(f"{uri} mixes {' and '.join(formats)} files; name one kind by a glob, such as {uri.rstrip('/')}/*.{formats[0]}")
+    return known
+
+
+def _format(path: str) -> Format | None:
+    lower = path.lower()
+    return next((kind for suffix, kind in SUFFIXES.items() if lower.endswith(suffix)), None)
+
+
+@contextmanager
+def open_file(file: ManifestFile) -> Iterator[BinaryIO]:
+    """The file's bytes, seekable. Whatever goes wrong while it is read is a `ManifestError` that names it."""
+    try:
+        folder, _, name = file.uri.rpartition("/")
+        with open_store(folder or "/").open(name) as raw:
+            yield raw
+    except FileNotFoundError:
+        raise ManifestError(f"{file.uri}: the manifest file has gone") from None
+    except (StoreError, OSError) as error:
+        raise ManifestError(f"{file.uri}: the manifest cannot be read: {_line(error)}") from error
+
+
+@contextmanager
+def open_text(file: ManifestFile) -> Iterator[BinaryIO]:
+    """The file's bytes, buffered, unpacked if it is gzip, without the UTF-8 byte order mark. Raises `ManifestError`."""
+    with open_file(file) as raw:
+        buffered = io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER)
+        packed = buffered.peek(2)[:2] == _GZIP
+        if file.uri.lower().endswith(".gz") and not packed and buffered.peek(1):
+            raise ManifestError(f"{file.uri}: named .gz, but its content is not gzip")
+        text = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered)), _BUFFER) if packed else buffered
+        try:
+            start = text.peek(4)[:4]
+            if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise ManifestError(f"{file.uri}: UTF-16 text; save it as UTF-8")
+            if start[:3] == b"\xef\xbb\xbf":
+                text.read(3)
+            yield cast(BinaryIO, text)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ManifestError(f"{file.uri}: the gzip data is damaged or cut off ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,100 @@
+"""Parquet manifests: columns keep their types, rows are counted from 1."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.errors import ManifestError
+from musicgen.manifest.batch import BATCH_ROWS, BrokenRow, SourceBatch
+from musicgen.manifest.columns import ColumnMap
+from musicgen.manifest.files import ManifestFile, open_file
+
+NOT_UTF8 = "is not valid UTF-8"
+
+
+def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch]:
+    """The rows of a Parquet file in batches. Raises `ManifestError`: not Parquet, damaged, a missing column."""
+    with open_file(file) as raw:
+        try:
+            parquet = pq.ParquetFile(raw)
+            header = parquet.schema_arrow.names
+            columns.check(header, file.uri)
+            number = 1
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
+                yield _batch(file, columns, batch, number)
+                number += len(batch)
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0][:300]
+            raise ManifestError(f"{file.uri}: not a readable Parquet file: {reason}") from None
+
+
+def _batch(file: ManifestFile, columns: ColumnMap, batch: pa.RecordBatch, first: int) -> SourceBatch:
+    meaning = columns.fields()
+    table = pa.Table.from_batches([batch])
+    bad: set[int] = set()
+    fields = {meaning[name]: _values(table[name], bad) for name in table.column_names if name in meaning}
+    carried = {name: plain(table[name]) for name in table.column_names if name not in meaning}
+    for column in carried.values():
+        _find_bad(column, bad)
+    numbers: Any = range(first, first + len(batch))
+    broken = [BrokenRow(first + i, NOT_UTF8) for i in sorted(bad)]
+    rest = pa.table(carried)
+    if bad:
+        keep = [i for i in range(len(batch)) if i not in bad]
+        numbers = [first + i for i in keep]
+        fields = {name: [column[i] for i in keep] for name, column in fields.items()}
+        rest = rest.take(pa.array(keep, pa.int64())) if carried else rest
+    return SourceBatch(file, numbers, fields, rest, broken)
+
+
+def _values(column: pa.ChunkedArray, bad: set[int]) -> list[Any]:
+    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
+        # 0.9 stored as float32 is meant as 0.9, not as 0.8999999761581421: its shortest spelling.
+        return [None if value is None else float(str(value)) for value in _narrow(column)]
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        values: list[Any] = []
+        for i, scalar in enumerate(column):
+            try:
+                values.append(scalar.as_py())
+            except UnicodeDecodeError:
+                bad.add(i)
+                values.append(None)
+        return values
+
+
+def _narrow(column: pa.ChunkedArray) -> list[Any]:
+    kind = np.float16 if pa.types.is_float16(column.type) else np.float32
+    return [None if value is None else kind(value) for value in column.to_pylist()]
+
+
+def _find_bad(column: pa.ChunkedArray, bad: set[int]) -> None:
+    """Arrow takes a file's word that its strings are UTF-8; look, before somebody downstream trips over them."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        _values(column, bad)
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column in the type that any writer of the same data would give it: no dictionaries, no `large_` offsets."""
+    return column.cast(plain_type(column.type)) if plain_type(column.type) != column.type else column
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """`plain` of a type. A column of nulls alone counts as text."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, plain_type(field.type)) for field in kind])
+    return kind

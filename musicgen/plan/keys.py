@@ -1,0 +1,92 @@
+"""Keys and effective seeds by the million: `Request.resolve` and `.key`, with the work that rows share done once.
+
+Rows of a manifest differ in prompt, id, seed and melody; the rest of a key's canonical text is one of a few. So that
+text is taken from `Request` itself, with marks where the rows differ, and filled in per row.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from json.encoder import encode_basestring
+from typing import Any
+
+from musicgen.request import Request, canonical_text, seed_of
+
+# In the order in which sorted keys put them: "heard" (these four), then "seed".
+_MARKS = {
+    "continuation_sha256": "\ue000continuation\ue001",
+    "id": "\ue000id\ue001",
+    "melody_sha256": "\ue000melody\ue001",
+    "prompt": "\ue000prompt\ue001",
+}
+_SEED_MARK = 1 << 62 | 0x5EED5EED5EED
+_CACHED = 4096
+
+
+class Keyer:
+    """Keys for one model, encoding and salt. `Request.key` is the definition; the tests hold this to it."""
+
+    def __init__(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any], salt: int):
+        self.frame_rate = frame_rate
+        self.model_identity = model_identity
+        self.encoding = dict(encoding)
+        self.salt = salt
+        self._templates: dict[Any, tuple[str, str]] = {}
+
+    def shape(self, parameters: Any, request: Request) -> Any:
+        """The name of a request's template: its parameters (anything hashable) and which fields it has."""
+        return (
+            parameters,
+            request.sample,
+            bool(request.prompt),
+            request.id is None,
+            request.melody_sha256 is None,
+            request.continuation_sha256 is None,
+            request.seed is None,
+        )
+
+    def key(self, request: Request, parameters: Any) -> tuple[bytes, int]:
+        """The key (32 bytes) and the effective seed of an unresolved request.
+
+        `parameters` must tell apart whatever differs in the fields that a mark does not stand for.
+        """
+        shape = self.shape(parameters, request)
+        template = self._templates.get(shape)
+        if template is None:
+            if len(self._templates) >= _CACHED:
+                self._templates.clear()
+            template = self._templates[shape] = self._template(request)
+        values = []
+        if request.continuation_sha256 is not None:
+            values.append(request.continuation_sha256)
+        if request.id is not None:
+            values.append(encode_basestring(request.id))
+        if request.melody_sha256 is not None:
+            values.append(request.melody_sha256)
+        if request.prompt:
+            values.append(encode_basestring(request.prompt))
+        seed_text, key_text = template
+        seed = request.seed
+        if seed is None:
+            seed = seed_of(hashlib.sha256((seed_text % tuple(values)).encode("utf-8", "surrogatepass")).hexdigest())
+        elif request.sample != 0:
+            seed = seed_of(hashlib.sha256((seed_text % (*values, seed)).encode("utf-8", "surrogatepass")).hexdigest())
+        return hashlib.sha256((key_text % (*values, seed)).encode("utf-8", "surrogatepass")).digest(), seed
+
+    def _template(self, request: Request) -> tuple[str, str]:
+        """The texts of the seed's and the key's form with `%s` where rows differ."""
+        marked = {name: mark for name, mark in _MARKS.items() if getattr(request, name) not in (None, "")}
+        own_seed = request.seed is not None
+        sample = replace(request, **marked, seed=_SEED_MARK if own_seed else None)  # type: ignore[arg-type]
+        seed_text = canonical_text(sample.seed_form(self.salt, self.frame_rate))
+        resolved = replace(sample, seed=_SEED_MARK)
+        key_text = canonical_text(resolved.key_form(self.frame_rate, self.model_identity, self.encoding))
+        return _open(seed_text), _open(key_text)
+
+
+def _open(text: str) -> str:
+    text = text.replace("%", "%%").replace(str(_SEED_MARK), "%s")
+    for name, mark in _MARKS.items():
+        # Hashes are hex and go between the quotes; texts bring their own.
+        text = text.replace(mark, "%s") if name.endswith("sha256") else text.replace(f'"{mark}"', "%s")
+    return text
