@@ -72,7 +72,7 @@ class _Spool:
     """Bytes by position in an anonymous temporary file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115: closed by close()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
         self._lock = threading.Lock()
         self._spans: dict[int, tuple[int, int]] = {}
 

@@ -3,7 +3,6 @@
 Nothing here is needed to read one: the index is plain Parquet, and its `audio` column says where the sound is.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -57,13 +56,6 @@ class Dataset:
         if run not in self.runs():
             raise KeyError(f"{self.uri} has no run {run!r}; it has {', '.join(self.runs()) or 'none'}")
         return Dataset(self.store, self.pins, run)
-
-    def plan(self, run: str) -> dict[str, Any]:
-        """A run's `plan.json`; empty if there is none."""
-        try:
-            return json.loads(self.store.read(paths.plan(run)))
-        except FileNotFoundError:
-            return {}
 
     def parts(self) -> Iterator[str]:
         """The paths of the index parts, in order."""
