@@ -23,7 +23,7 @@ ROW_FIELDS = (
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean `x`?" for a name close to a known one, else nothing."""
+    """ "; did you mean `x`?" for a name close to a known one, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
 

@@ -1,8 +1,8 @@
 """Plans: which rows are missing, cut into shards and frozen in the store before any work starts.
 
-    outcome = make_plan(job, checkpoint, store)
-    for shard in pending_shards(store, outcome.plan):
-        rows = read_shard(store, outcome.plan, shard)
+outcome = make_plan(job, checkpoint, store)
+for shard in pending_shards(store, outcome.plan):
+    rows = read_shard(store, outcome.plan, shard)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 
@@ -40,20 +41,18 @@ class Ledger:
         self._db.close()
 
     def _one(self, sql: str, *values: Any) -> tuple[Any, ...]:
-        row = self._db.execute(sql, values).fetchone()
-        assert row is not None
-        return row
+        return self._db.execute(sql, values).fetchall()[0]
 
     def repeated_id(self) -> tuple[int, int] | None:
         """The places of two rows with one (id, sample), the earliest such pair; None if all are different."""
-        row = self._db.execute(
+        rows = self._db.execute(
             """
             SELECT min(place), min(place, 2)[2] FROM read_parquet(?)
             WHERE i1 IS NOT NULL GROUP BY i1, i2 HAVING count(*) > 1 ORDER BY 1 LIMIT 1
             """,
             [self._file("ledger.parquet")],
-        ).fetchone()
-        return (row[0], row[1]) if row else None
+        ).fetchall()
+        return rows[0] if rows else None
 
     def distinct(self) -> tuple[int, str]:
         """Keep the first of equal rows. Returns how many are left, and a fingerprint of them in whatever order."""
@@ -95,7 +94,9 @@ class Ledger:
 
     def todo(self) -> Iterator[NDArray[np.int64]]:
         """The places of the rows to make, in the manifest's order, in pieces."""
-        for batch in self._db.sql("SELECT place FROM todo ORDER BY place").to_arrow_reader(1 << 16):
+        path = self._file("todo.parquet")
+        self._db.execute("COPY (SELECT place FROM todo ORDER BY place) TO '%s' (FORMAT parquet)" % path.replace("'", "''"))
+        for batch in pq.ParquetFile(path).iter_batches(1 << 16):
             yield batch.column(0).to_numpy()
 
     def unknown_refusals(self) -> int:

@@ -278,9 +278,7 @@ class _Planning:
                 values["error"] = values.pop("reason")
                 fixed = {"attempts": 0, "run": plan.run, "created_at": created_at}
                 columns = [
-                    values[field.name]
-                    if field.name in values
-                    else pa.repeat(pa.scalar(fixed.get(field.name), field.type), batch.num_rows)
+                    values[field.name] if field.name in values else pa.repeat(pa.scalar(fixed.get(field.name), field.type), batch.num_rows)
                     for field in FAILURES
                 ]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=FAILURES))

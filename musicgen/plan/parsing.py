@@ -172,4 +172,3 @@ def _readable(value: Any) -> str | None:
     if value is None:
         return None
     return str(value)[:_SHOWN_PROMPT].encode("utf-8", "replace").decode()
-

@@ -25,9 +25,7 @@ def with_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
     return table
 
 
-def write_parts(
-    store: Store, run: str, attempt: str, tables: Iterable[pa.Table], limits: ShardLimits, folder: Path
-) -> Iterator[PlanPart]:
+def write_parts(store: Store, run: str, attempt: str, tables: Iterable[pa.Table], limits: ShardLimits, folder: Path) -> Iterator[PlanPart]:
     """Write rows as shards under the attempt's own prefix; each file is complete on local disk before it is sent."""
     shards = shard_tables(tables, limits)
     shard = next(shards, None)

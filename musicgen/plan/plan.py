@@ -106,9 +106,7 @@ class Plan:
             if data["version"] != PLAN_VERSION:
                 raise StoreError(f"the plan of run {data.get('run')} has version {data['version']}; this program writes {PLAN_VERSION}")
             data["model"] = PlannedModel(**data["model"])
-            data["parts"] = tuple(
-                PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"])) for part in data["parts"]
-            )
+            data["parts"] = tuple(PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"])) for part in data["parts"])
             return cls(**data)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew") from None
