@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -54,12 +53,10 @@ def _run(job: Any, retry_failed: list[str], as_json: bool, verbose: bool) -> int
     try:
         planned = plan_job(ground, retry_failed=retry_failed)
         if planned.plan is None:
-            server.abandon()
             return _nothing(planned, job.output.uri, as_json)
         return _generate(job, planned, server, as_json, verbose)
-    except BaseException:
-        _quickly(server.abandon)
-        raise
+    finally:
+        server.stop()
 
 
 def _nothing(planned: Any, dataset: str, as_json: bool) -> int:
@@ -89,10 +86,10 @@ def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool)
         try:
             with join(job.cluster, verbose) as cluster, listening(display):
                 display.say(f"on {cluster.description}")
-                server.wait()
-                from flows.synthesize import synthesize
+                with server.connected():
+                    from flows.synthesize import synthesize
 
-                summary = synthesize(job, run=plan.run, verbose=verbose)
+                    summary = synthesize(job, run=plan.run, verbose=verbose)
         except KeyboardInterrupt:
             display.stop()
             display.say(f"stopped; what is committed is safe in {job.output.uri}. Run the same command again to go on.")
@@ -103,9 +100,3 @@ def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool)
         return WRONG
     return OK if summary.all_made else SOME_FAILED
 
-
-def _quickly(function: Callable[[], None]) -> None:
-    try:
-        function()
-    except Exception as error:  # on the way out with another error, which matters more
-        print(f"musicgen: {error}", file=sys.stderr)
