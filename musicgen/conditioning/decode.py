@@ -52,7 +52,7 @@ def decode(
             announced = None if kind == "mp3" else sound.frames
             return _read(sound, rate, min(seconds, MAX_S), channels, announced, refuse)
     except soundfile.LibsndfileError as error:
-        raise refuse(f"cannot be decoded as {kind}: {error.error_string or 'its data is damaged or cut short'}") from error
+        raise refuse(f"cannot be decoded as {kind}, it is damaged or cut short (libsndfile: {error.error_string.rstrip('.')})") from error
 
 
 def _check_header(sound: Any, kind: Kind, extent: Extent, refuse: Refuse) -> None:
@@ -68,7 +68,7 @@ def _check_header(sound: Any, kind: Kind, extent: Extent, refuse: Refuse) -> Non
         raise refuse("holds no samples")
     if seconds > MAX_S:
         raise refuse(f"is {_duration(seconds)} long, and at most {_duration(MAX_S)} are allowed: cut it")
-    if kind == "mp3" and sound.frames < 0.99 * seconds * sound.samplerate:  # libsndfile would stop at its guess
+    if kind == "mp3" and sound.frames < (0.99 * seconds - 0.2) * sound.samplerate:  # libsndfile would stop at its guess
         raise refuse("is an mp3 of varying bit rate without a header that tells its length: write it again")
     if kind == "ogg" and "lacks an end-of-stream bit" in sound.extra_info:
         raise refuse("is cut short: its last page does not end the stream")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from musicgen.storage import Store
 
 MAX_BYTES = 200_000_000  # 19 minutes of 16-bit stereo at 44.1 kHz, uncompressed; `manifest.melody_max_mb` says otherwise
+PLANNED_MAX_BYTES = 4_096_000_000  # what `melody_max_mb` may allow at most: a planned file's size was judged by the planner
 REMOTE_SCHEMES = frozenset({"s3"})
 
 _CHUNK = 1 << 20
@@ -68,16 +69,19 @@ def fetch(
     what: str = "melody",
     roots: Sequence[str | os.PathLike[str]] | None = None,
     sha256: str | None = None,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> Fetched:
-    """Copy the file at `uri`, at most `max_bytes`, to a temporary file that nobody else can change.
+    """Copy the file at `uri`, of at most `max_bytes`, to a temporary file that nobody else can change.
 
     `what` names the column in messages. `roots` are the folders a local file may lie in (None: anywhere, for the Python
-    API, where the caller is the owner of the files). With `sha256` the content must still be what was planned.
+    API, where the caller is the owner of the files). With `sha256` the content must still be what was planned. `max_bytes` is
+    `MAX_BYTES` where it is not given, and wider for a file that was planned.
     Raises RowError("melody") for a place that is not allowed, a missing, unreadable, empty, too large or changed file.
     """
     copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - handed to the caller
     try:
+        if max_bytes is None:
+            max_bytes = MAX_BYTES if sha256 is None else PLANNED_MAX_BYTES
         digest = _read(uri, what, roots, max_bytes, copy)
         if sha256 is not None and digest.sha256 != sha256:
             raise RowError(

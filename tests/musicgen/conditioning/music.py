@@ -7,6 +7,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from musicgen.conditioning.decode import decode
+
 TUNE = (60, 62, 64, 65, 67, 69, 71, 72, 67, 64, 60, 55)  # MIDI notes
 
 
@@ -31,6 +33,11 @@ def encoded(audio: NDArray[np.float32], rate: int = 32_000, kind: str = "WAV", s
     file = io.BytesIO()
     soundfile.write(file, audio, rate, format=kind, subtype=subtype)
     return file.getvalue()
+
+
+def heard(data: bytes, **options) -> NDArray[np.float32]:
+    """What we decode of a file's bytes: by default 30 s in mono at 32 kHz, float32 [channels, samples]."""
+    return decode(io.BytesIO(data), **{"rate": 32_000, "seconds": 30.0, "name": "a.wav", **options})
 
 
 def write(path: Path, audio: NDArray[np.float32], rate: int = 32_000) -> Path:

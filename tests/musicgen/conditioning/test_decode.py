@@ -1,0 +1,174 @@
+"""Audio of any allowed kind decodes; anything hostile is refused with its reason, in bounded time and memory."""
+
+import io
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from musicgen.conditioning.container import _mpeg_frame
+from musicgen.conditioning.decode import decode
+from musicgen.errors import RowError
+from tests.musicgen.conditioning.music import encoded, heard, tune
+
+RATE = 32_000
+
+
+def reason(data: bytes, **options) -> str:
+    started = time.monotonic()
+    with pytest.raises(RowError) as caught:
+        heard(data, **options)
+    assert caught.value.error_class == "melody"
+    assert time.monotonic() - started < 5
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("WAV", 1e-4), ("FLAC", 1e-4), ("OGG", 0.1), ("MP3", 0.1)])
+def test_every_kind_gives_the_sound_that_went_in(kind: str, tolerance: float) -> None:
+    audio = tune(2.0)
+    found = heard(encoded(audio, kind=kind))
+    assert found.shape == (1, len(audio))
+    assert found.dtype == np.float32
+    assert np.abs(found[0] - audio).max() < tolerance
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_rates_are_converted(rate: int) -> None:
+    time_in, time_out = np.arange(rate * 2) / rate, np.arange(RATE * 2) / RATE
+    found = heard(encoded((0.5 * np.sin(2 * np.pi * 440 * time_in)).astype(np.float32), rate))
+    assert abs(found.shape[1] - 2 * RATE) <= 1
+    middle = slice(RATE // 2, 3 * RATE // 2)  # away from the filter's ends
+    assert np.abs(found[0, middle] - 0.5 * np.sin(2 * np.pi * 440 * time_out[middle])).max() < 2e-3
+
+
+def test_channels() -> None:
+    left, right = tune(1.0), tune(1.0, notes=(48, 50))
+    both = encoded(np.stack([left, right], axis=1), subtype="FLOAT")
+    assert np.allclose(heard(both)[0], (left + right) / 2, atol=1e-6)
+    assert np.array_equal(heard(both, channels=2), np.stack([left, right]))
+    assert np.array_equal(heard(encoded(left, subtype="FLOAT"), channels=2), np.stack([left, left]))
+
+
+def test_a_long_file_is_cut_to_what_is_needed() -> None:
+    audio = tune(20.0, rate=16_000)
+    data = encoded(audio, 16_000, "FLAC")
+    short, long = heard(data, seconds=3.0), heard(data, seconds=19.0)
+    assert short.shape == (1, 3 * RATE)
+    assert np.allclose(short[0, : 2 * RATE], long[0, : 2 * RATE], atol=1e-6)
+
+
+def test_only_what_is_needed_is_decoded() -> None:
+    class Counting(io.BytesIO):
+        read_bytes = 0
+
+        def readinto(self, buffer):
+            count = super().readinto(buffer)
+            self.read_bytes += count
+            return count
+
+    file = Counting(encoded(np.random.default_rng(0).uniform(-1, 1, 1_500_000).astype(np.float32)))
+    decode(file, rate=RATE, seconds=1.0)
+    assert file.read_bytes < 500_000
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("share", [0.6, 0.001])
+def test_truncated_files(kind: str, share: float) -> None:
+    data = encoded(tune(10.0), kind=kind)
+    message = reason(data[: max(20, int(share * len(data)))])
+    assert "cut short" in message or "cannot be decoded" in message or "not a wav" in message
+
+
+def test_a_truncated_mp3_is_noticed_even_where_the_sound_would_suffice() -> None:
+    data = encoded(tune(20.0), kind="MP3")
+    assert "cut short: its header announces" in reason(data[: len(data) * 3 // 4], seconds=5.0)
+    # Without the header that tells the size, by the last frame.
+    frame = _mpeg_frame(data[:4])
+    assert frame is not None
+    assert "its last MPEG frame is not whole" in reason(data[frame.size : len(data) * 3 // 4], seconds=5.0)
+
+
+def test_an_mp3_with_tags_around_it() -> None:
+    data = encoded(tune(2.0), kind="MP3")
+    tagged = b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + data + b"TAG" + bytes(125)
+    assert heard(tagged).shape == heard(data).shape
+
+
+def test_an_mp3_whose_length_cannot_be_told() -> None:
+    data = encoded(tune(10.0), kind="MP3")
+    frame = _mpeg_frame(data[:4])
+    assert frame is not None
+    assert "varying bit rate without a header" in reason(data[frame.size :])
+
+
+def test_files_that_are_not_audio() -> None:
+    assert "is not a wav, flac, mp3 or ogg file" in reason(b"once upon a time\n" * 1000)
+    assert "is not a wav" in reason(b"")
+    assert "is not a wav" in reason(b"PK\x03\x04" + bytes(1000))
+    assert "is not a wav" in reason(encoded(tune(0.5), kind="AIFF"))
+    assert "cannot be decoded as flac" in reason(b"fLaC" + np.random.default_rng(0).bytes(10_000))
+    assert "cannot be decoded as ogg" in reason(b"OggS" + np.random.default_rng(1).bytes(10_000))
+    assert "wav" in reason(b"RIFF\x24\0\0\0WAVE" + np.random.default_rng(2).bytes(10_000))
+
+
+def test_odd_shapes() -> None:
+    assert "8 channels" in reason(encoded(np.zeros((1000, 8), np.float32), 192_000))
+    assert "sample rate of 400000 Hz" in reason(encoded(np.zeros(1000, np.float32), 400_000))
+    assert "sample rate of 100 Hz" in reason(encoded(np.zeros(1000, np.float32), 100))
+    assert "no samples" in reason(encoded(np.zeros(0, np.float32)))
+    for bad in (np.nan, np.inf):
+        assert "not finite" in reason(encoded(np.array([0, bad, 0], np.float32), subtype="FLOAT"))
+    forged = bytearray(encoded(tune(0.5)))
+    forged[22:24] = struct.pack("<H", 60_000)
+    assert "cannot be decoded" in reason(bytes(forged))
+
+
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    """Ten hours of silence: 230 times smaller than its samples."""
+    block = np.zeros(8000 * 1200, np.int16)
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", 8000, 1, format="FLAC") as sound:
+        for _ in range(30):
+            sound.write(block)
+    return file.getvalue()
+
+
+def forge_length(flac: bytes, frames: int) -> bytes:
+    """The STREAMINFO block's total (36 bits) changed; RFC 9639, section 8.2."""
+    data = bytearray(flac)
+    data[21] = data[21] & 0xF0 | frames >> 32
+    data[22:26] = struct.pack(">I", frames & 0xFFFFFFFF)
+    return bytes(data)
+
+
+def test_ten_hours_and_bombs(bomb: bytes) -> None:
+    assert len(bomb) < 5_000_000
+    assert "is 10.0 h long, and at most 30 min are allowed" in reason(bomb)
+    assert "does not say how long it is" in reason(forge_length(bomb, 0))
+    # A header that claims less than there is gets what it claims, no more.
+    assert heard(forge_length(bomb, 8000 * 20), seconds=30).shape == (1, 20 * RATE)
+    assert "damaged or cut short" in reason(forge_length(encoded(tune(2.0, 8000), 8000, "FLAC"), 8000 * 20))
+
+
+def test_memory_is_bounded(bomb: bytes, tmp_path: Path) -> None:
+    """In a process of its own: ten hours that claim half an hour, decoded to the last allowed sample."""
+    path = tmp_path / "bomb.flac"
+    path.write_bytes(forge_length(bomb, 8000 * 1799))
+    code = """
+import resource, sys
+from musicgen.conditioning.decode import decode
+with open(sys.argv[1], "rb") as file:
+    decode(file, rate=32000, seconds=1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    audio = decode(file, rate=32000, seconds=60.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, audio.nbytes // 1024)
+"""
+    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
+    grown, result = map(int, out)
+    assert grown < 3 * result + 10_000  # KB
