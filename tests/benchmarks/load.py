@@ -60,7 +60,10 @@ def busiest(seconds: float = 1.0, count: int = 3) -> str:
         _percent(process)
     time.sleep(seconds)
     loads = sorted(((_percent(process), process) for process in seen), key=lambda pair: -pair[0])[:count]
-    return ", ".join(f"{process.info['name']} (pid {process.pid}) {load:.0f} %" for load, process in loads if load > 2) or "nobody visible here"
+    return (
+        ", ".join(f"{process.info['name']} (pid {process.pid}) {load:.0f} %" for load, process in loads if load > 2)
+        or "nobody visible here"
+    )
 
 
 def _percent(process: psutil.Process) -> float:

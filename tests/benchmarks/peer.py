@@ -33,6 +33,7 @@ class Timing:
     codec_s: float = 0.0
     steps: int = 0
     step_ms: list[float] = field(default_factory=list)
+    works: list[dict[str, int]] = field(default_factory=list)  # our side: what each step had to do
     peak_rss_mb: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
 

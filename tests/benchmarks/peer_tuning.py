@@ -108,8 +108,6 @@ def _step_s(peer: Peer, batch: int, position: int, cache: str, repeats: int = 3)
         times = []
         for _ in range(repeats + 1):  # the first computes the cross-attention's keys and values
             begin = time.perf_counter()
-            decoder(
-                input_ids=codes, encoder_hidden_states=text, encoder_attention_mask=mask, past_key_values=past, use_cache=True
-            )
+            decoder(input_ids=codes, encoder_hidden_states=text, encoder_attention_mask=mask, past_key_values=past, use_cache=True)
             times.append(time.perf_counter() - begin)
     return min(times[1:])
