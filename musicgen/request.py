@@ -80,7 +80,7 @@ class Request:
         """
         if self.seed is None:
             raise ValueError("a key belongs to a resolved request; call resolve() first")
-        return _digest(self.key_form(frame_rate, model_identity, encoding))
+        return _digest(self.key_form(frame_rate, model_identity, encoding)).hex()
 
     def key_form(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any]) -> dict[str, Any]:
         """What the key is a hash of."""
@@ -99,10 +99,10 @@ def canonical_text(form: Mapping[str, Any]) -> str:
     return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def seed_of(digest: str) -> int:
-    """The effective seed in a seed form's sha256 (hex): its first 63 bits."""
-    return int(digest[:16], 16) >> (64 - SEED_BITS)
+def seed_of(digest: bytes) -> int:
+    """The effective seed in a seed form's sha256: its first 63 bits."""
+    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
 
 
-def _digest(form: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_text(form).encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(form: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(canonical_text(form).encode("utf-8", "surrogatepass")).digest()

@@ -22,9 +22,12 @@ PARAMETERS = ("duration_s", "samples", "temperature", "top_k", "top_p", "guidanc
 _DEFAULTS = Request()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
-    """What a row says about how to generate, checked, with the job's defaults filled in."""
+    """What a row says about how to generate, checked, with the job's defaults filled in.
+
+    Rows that say the same share one object; it is compared by identity, which is cheap for a million rows.
+    """
 
     duration_s: float
     frames: int
@@ -169,10 +172,17 @@ class RowReader:
             melody_sha256=melody.sha256 if melody else None,
             continuation=continuation.uri if continuation else None,
             continuation_sha256=continuation.sha256 if continuation else None,
-            # Without effect they must not make another clip of the same sound.
-            keep_continuation=self.settings.keep_continuation if continuation else _DEFAULTS.keep_continuation,
-            stride_s=self.settings.stride_s if parameters.long or continuation else _DEFAULTS.stride_s,
+            keep_continuation=self.keeps(continuation is not None),
+            stride_s=self.stride(parameters, continuation is not None),
         )
+
+    def keeps(self, continued: bool) -> bool:
+        """`keep_continuation` of a row. Without effect it must not make another clip of the same sound."""
+        return self.settings.keep_continuation if continued else _DEFAULTS.keep_continuation
+
+    def stride(self, parameters: Parameters, continued: bool) -> float:
+        """`stride_s` of a row, likewise."""
+        return self.settings.stride_s if parameters.long or continued else _DEFAULTS.stride_s
 
     def _who_can(self, control: str) -> str:
         from musicgen.presets import presets_with

@@ -4,9 +4,9 @@ Rows of a manifest differ in prompt, id, seed and melody; the rest of a key's ca
 text is taken from `Request` itself, with marks where the rows differ, and filled in per row.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -33,45 +33,41 @@ class Keyer:
         self.salt = salt
         self._templates: dict[Any, tuple[str, str]] = {}
 
-    def shape(self, parameters: Any, request: Request) -> Any:
-        """The name of a request's template: its parameters (anything hashable) and which fields it has."""
-        return (
-            parameters,
-            request.sample,
-            bool(request.prompt),
-            request.id is None,
-            request.melody_sha256 is None,
-            request.continuation_sha256 is None,
-            request.seed is None,
-        )
-
-    def key(self, request: Request, parameters: Any) -> tuple[bytes, int]:
+    def key(
+        self,
+        parameters: Hashable,
+        prompt: str,
+        id: str | None,
+        sample: int,
+        seed: int | None,
+        melody_sha256: str | None,
+        continuation_sha256: str | None,
+        request: Callable[[], Request],
+    ) -> tuple[bytes, int]:
         """The key (32 bytes) and the effective seed of an unresolved request.
 
-        `parameters` must tell apart whatever differs in the fields that a mark does not stand for.
+        `request` gives the request itself, when its like has not been seen; `parameters` must tell apart whatever
+        differs in its other fields.
         """
-        shape = self.shape(parameters, request)
+        shape = (parameters, sample, not prompt, id is None, seed is None, melody_sha256 is None, continuation_sha256 is None)
         template = self._templates.get(shape)
         if template is None:
             if len(self._templates) >= _CACHED:
                 self._templates.clear()
-            template = self._templates[shape] = self._template(request)
-        values = []
-        if request.continuation_sha256 is not None:
-            values.append(request.continuation_sha256)
-        if request.id is not None:
-            values.append(encode_basestring(request.id))
-        if request.melody_sha256 is not None:
-            values.append(request.melody_sha256)
-        if request.prompt:
-            values.append(encode_basestring(request.prompt))
+            template = self._templates[shape] = self._template(request())
+        values: tuple[str, ...] = (encode_basestring(prompt),) if prompt else ()
+        if melody_sha256 is not None:
+            values = (melody_sha256, *values)
+        if id is not None:
+            values = (encode_basestring(id), *values)
+        if continuation_sha256 is not None:
+            values = (continuation_sha256, *values)
         seed_text, key_text = template
-        seed = request.seed
         if seed is None:
-            seed = seed_of(hashlib.sha256((seed_text % tuple(values)).encode("utf-8", "surrogatepass")).hexdigest())
-        elif request.sample != 0:
-            seed = seed_of(hashlib.sha256((seed_text % (*values, seed)).encode("utf-8", "surrogatepass")).hexdigest())
-        return hashlib.sha256((key_text % (*values, seed)).encode("utf-8", "surrogatepass")).digest(), seed
+            seed = seed_of(sha256((seed_text % values).encode("utf-8", "surrogatepass")).digest())
+        elif sample != 0:
+            seed = seed_of(sha256((seed_text % (*values, seed)).encode("utf-8", "surrogatepass")).digest())
+        return sha256((key_text % (*values, seed)).encode("utf-8", "surrogatepass")).digest(), seed
 
     def _template(self, request: Request) -> tuple[str, str]:
         """The texts of the seed's and the key's form with `%s` where rows differ."""

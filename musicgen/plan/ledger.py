@@ -95,7 +95,8 @@ class Ledger:
     def todo(self) -> Iterator[NDArray[np.int64]]:
         """The places of the rows to make, in the manifest's order, in pieces."""
         path = self._file("todo.parquet")
-        self._db.execute("COPY (SELECT place FROM todo ORDER BY place) TO '%s' (FORMAT parquet)" % path.replace("'", "''"))
+        quoted = path.replace("'", "''")  # COPY takes no parameters
+        self._db.execute(f"COPY (SELECT place FROM todo ORDER BY place) TO '{quoted}' (FORMAT parquet)")
         for batch in pq.ParquetFile(path).iter_batches(1 << 16):
             yield batch.column(0).to_numpy()
 

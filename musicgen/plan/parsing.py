@@ -1,6 +1,7 @@
 """From a batch as it stands in the manifest to keyed rows, and to rows refused with a reason."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -74,31 +75,52 @@ class Parser:
         refused = [Refused(row.number, batch.source(row.number), None, None, "invalid", f"the row {row.reason}") for row in batch.broken]
         checked = self._check(batch, refused)
         found = self._conditions(batch, checked)
-        columns: list[list[Any]] = [[] for _ in ROWS]
-        keys: list[bytes] = []
-        positions: list[int] = []
-        appends = [column.append for column in columns]
+        kept = _Kept()
+        key, settings = self.keyer.key, self.reader.request
         for position, parameters, prompt, id, seed, melody, continuation in checked:
-            number = batch.numbers[position]
-            source = batch.source(number)
             tune = past = None
             if melody is not None or continuation is not None:
                 both = [found[wanted] if wanted else None for wanted in (melody, continuation)]
                 error = next((item for item in both if isinstance(item, RowError)), None)
                 if error is not None:
-                    refused.append(Refused(number, source, id, prompt[:_SHOWN_PROMPT], error.error_class, str(error)))
+                    number = batch.numbers[position]
+                    shown = prompt[:_SHOWN_PROMPT]
+                    refused.append(Refused(number, batch.source(number), id, shown, error.error_class, str(error)))
                     continue
                 tune, past = (item if isinstance(item, Condition) else None for item in both)
             for sample in range(parameters.samples):
-                request = self.reader.request(parameters, prompt, id, sample, seed, tune, past)
-                key, effective = self.keyer.key(request, parameters)
-                keys.append(key)
-                positions.append(position)
-                for append, value in zip(appends, _row(request, parameters.frames, key, effective, source), strict=True):
-                    append(value)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
+                request = partial(settings, parameters, prompt, id, sample, seed, tune, past)
+                hashes = tune.sha256 if tune else None, past.sha256 if past else None
+                digest, effective = key(parameters, prompt, id, sample, seed, *hashes, request)
+                kept.rows.append((position, parameters, prompt, id, sample, tune, past))
+                kept.keys.append(digest)
+                kept.seeds.append(effective)
         refused.sort(key=lambda row: row.number)
-        return ParsedBatch(pa.Table.from_arrays(arrays, schema=ROWS), keys, positions, refused)
+        return ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], refused)
+
+    def _table(self, batch: SourceBatch, kept: "_Kept") -> pa.Table:
+        """The kept rows as ROWS, column by column."""
+        if not kept.rows:
+            return ROWS.empty_table()
+        positions, parameters, prompts, ids, samples, tunes, pasts = zip(*kept.rows, strict=True)
+        reader, numbers, source = self.reader, batch.numbers, batch.source
+        columns: dict[str, Any] = {
+            "key": [key.hex() for key in kept.keys],
+            "id": ids,
+            "sample": samples,
+            "prompt": prompts,
+            "melody": [tune and tune.uri for tune in tunes],
+            "melody_sha256": [tune and tune.sha256 for tune in tunes],
+            "continuation": [past and past.uri for past in pasts],
+            "continuation_sha256": [past and past.sha256 for past in pasts],
+            "seed": kept.seeds,
+            "keep_continuation": [reader.keeps(past is not None) for past in pasts],
+            "stride_s": [reader.stride(p, past is not None) for p, past in zip(parameters, pasts, strict=True)],
+            "source": [source(numbers[position]) for position in positions],
+        }
+        for name in ("duration_s", "frames", "temperature", "top_k", "top_p", "guidance_scale"):
+            columns[name] = [getattr(p, name) for p in parameters]
+        return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in ROWS], schema=ROWS)
 
     def _check(self, batch: SourceBatch, refused: list[Refused]) -> list[tuple]:
         reader, fields, rows = self.reader, batch.fields, len(batch)
@@ -137,28 +159,13 @@ class Parser:
         return self.conditions.look_up(wanted for row in checked for wanted in row[5:] if wanted is not None)
 
 
-def _row(request: Request, frames: int, key: bytes, seed: int, source: str) -> tuple[Any, ...]:
-    """The values of ROWS, in order."""
-    return (
-        key.hex(),
-        request.id,
-        request.sample,
-        request.prompt,
-        request.melody,
-        request.melody_sha256,
-        request.continuation,
-        request.continuation_sha256,
-        request.duration_s,
-        frames,
-        seed,
-        request.temperature,
-        request.top_k,
-        request.top_p,
-        request.guidance_scale,
-        request.keep_continuation,
-        request.stride_s,
-        source,
-    )
+class _Kept:
+    """Rows of a batch that are to be: (position, parameters, prompt, id, sample, melody, continuation), keys and seeds."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple] = []
+        self.keys: list[bytes] = []
+        self.seeds: list[int] = []
 
 
 def requests(rows: pa.Table) -> list[Request]:

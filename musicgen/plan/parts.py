@@ -35,7 +35,8 @@ def write_parts(store: Store, run: str, attempt: str, tables: Iterable[pa.Table]
         temp = folder / f"part-{number:05d}.parquet"
         rows: list[int] = []
         seconds: list[float] = []
-        with pq.ParquetWriter(temp, shard.schema, compression="zstd") as writer:
+        # Row groups are small and always read whole: statistics and dictionaries would only cost.
+        with pq.ParquetWriter(temp, shard.schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer:
             while shard is not None and len(rows) < SHARDS_PER_FILE:
                 writer.write_table(shard, row_group_size=shard.num_rows)
                 rows.append(shard.num_rows)
