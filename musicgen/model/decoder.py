@@ -62,7 +62,7 @@ class Cache:
         return self.past[0][0].shape[2]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Tokens:
     """Where a step's tokens go. The first `crossed` tokens have text to attend to, and their row is its row."""
 
@@ -70,6 +70,7 @@ class Tokens:
     lengths: Tensor  # int32 [tokens]: position + 1
     crossed: int
     crossed_lengths: Tensor  # int32 [crossed]: text states to attend to
+    longest: int  # of the lengths, known without asking the device
 
 
 class Decoder:
@@ -170,11 +171,13 @@ class Decoder:
             h = ops.norm(x, delta, layer.norm.weight, layer.norm.bias)
             qkv = ops.linear(h, layer.qkv)
             ops.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], tokens.rows, tokens.lengths, cache.past[i])
-            delta = ops.linear(ops.attend(qkv[:, :hidden], tokens.rows, tokens.lengths, cache.past[i]), layer.out)
+            delta = ops.linear(ops.attend(qkv[:, :hidden], tokens.rows, tokens.lengths, cache.past[i], tokens.longest), layer.out)
             if layer.cross_norm is not None and crossed:  # null rows attend to zeros, which adds exactly nothing: skipped
                 h = ops.norm(x, delta, layer.cross_norm.weight, layer.cross_norm.bias)
                 q = ops.linear(h[:crossed], layer.cross_q)
-                delta = ops.linear(ops.attend(q, tokens.rows[:crossed], tokens.crossed_lengths, cache.text[i]), layer.cross_out)
+                text = cache.text[i]
+                heard = ops.attend(q, tokens.rows[:crossed], tokens.crossed_lengths, text, text[0].shape[2])
+                delta = ops.linear(heard, layer.cross_out)
             h = ops.norm(x, delta, layer.ffn_norm.weight, layer.ffn_norm.bias)
             delta = ops.linear(ops.linear(h, layer.up), layer.down, activate=True)
         return ops.norm(x, delta, self.final_norm.weight, self.final_norm.bias)

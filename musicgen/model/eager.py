@@ -54,15 +54,18 @@ class EagerOps:
             heads, dim = store.shape[1], store.shape[3]
             store[rows.long(), :, lengths.long() - 1] = values.reshape(-1, heads, dim).to(self.dtype)
 
-    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
-        """Token i's query against the first lengths[i] positions of row rows[i] -> [tokens, hidden]. Length 0 gives zeros."""
+    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor], longest: int) -> Tensor:
+        """Token i's query against the first lengths[i] (at most `longest`) positions of row rows[i] -> [tokens, hidden].
+
+        Length 0 gives zeros.
+        """
         keys, values = cache
         heads, dim = keys.shape[1], keys.shape[3]
         q = q.reshape(-1, heads, dim, 1).float() * dim**-0.5
         top = torch.full((q.shape[0], heads, 1), -torch.inf, device=q.device)
         total = torch.zeros_like(top)
         out = torch.zeros(q.shape[0], heads, dim, device=q.device)
-        where, longest = rows.long(), int(lengths.max())
+        where = rows.long()
         for start in range(0, longest, BLOCK):
             k = keys[where, :, start : start + BLOCK].float()  # [tokens, heads, BLOCK, dim]
             v = values[where, :, start : start + BLOCK].float()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,7 +165,7 @@ class NativeOps:
             heads, dim, capacity, self.threads,
         )  # fmt: skip
 
-    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor], longest: int) -> Tensor:
         """Token i's query against the first lengths[i] positions of row rows[i] -> [tokens, hidden]."""
         keys, values = cache
         _, heads, capacity, dim = keys.shape
@@ -174,3 +175,9 @@ class NativeOps:
             capacity, out.data_ptr(), self.threads,
         )  # fmt: skip
         return out
+
+    def sample(self, logits: Tensor, choices: np.ndarray, steps: Tensor, codes: Tensor) -> None:
+        """Where codes int32 [clips, codebooks] are negative, draw them from logits [rows, codebooks, size] (see engine/sampling.py)."""
+        self.library.sample_fp32(
+            logits.data_ptr(), choices.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:], codes.data_ptr(), self.threads,
+        )  # fmt: skip

@@ -1,0 +1,50 @@
+"""Work beside the step: conditions are prepared before a clip's turn, and its codes become sound after it.
+
+Each worker computes with one thread, always: what a library sums in which order may depend on the number of threads, and
+must not depend on the machine or on whose thread asks. On CUDA a worker has a stream of its own.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from threading import local
+from typing import Any, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+class Beside:
+    """A few threads for conditioning and codec."""
+
+    def __init__(self, device: torch.device, workers: int):
+        self._device = device
+        self._own = local()
+        before = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="beside", initializer=self._begin)
+        # Start all workers now: set_num_threads is also the default of threads to come, which is put right after.
+        for waiting in [self._pool.submit(torch.get_num_threads) for _ in range(workers)]:
+            waiting.result()
+        torch.set_num_threads(before)
+
+    def _begin(self) -> None:
+        torch.set_num_threads(1)
+        if self._device.type == "cuda":
+            self._own.stream = torch.cuda.Stream(self._device)
+
+    def submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Begin `work`; its result, or what it raises, is in the future."""
+        return self._pool.submit(self._run, work, *arguments)
+
+    def _run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        stream: AbstractContextManager[Any] = torch.cuda.stream(self._own.stream) if self._device.type == "cuda" else nullcontext()
+        with stream:
+            result = work(*arguments)
+            if self._device.type == "cuda":
+                self._own.stream.synchronize()  # the result is read by another stream
+            return result
+
+    def close(self) -> None:
+        """Give up what waits, and stop once what runs is done."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

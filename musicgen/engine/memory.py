@@ -1,0 +1,75 @@
+"""How many slots fit: planned from free memory before anything is allocated."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from musicgen.engine.stepper import PREFILL, TEXT_CAPACITY
+from musicgen.model.decoder import Decoder
+
+# The share of what is free that slots may take. The rest is for the codec, prompts, writers, and what else runs.
+_SHARE = {"cuda": 0.85, "cpu": 0.5}
+# More slots than this gain nothing: the products have reached their best rate. A static shape pays for idle slots too.
+_MOST = {"cuda": 128, "cpu": 32, "cpu-static": 8}
+_MARGIN = 1.05  # allocators round up
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """`slots` slots of `capacity` positions take `nbytes`, out of `free`."""
+
+    slots: int
+    capacity: int
+    nbytes: int
+    free: int
+
+
+def slot_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
+    """What `Stepper(decoder, slots, width, capacity)` allocates and keeps, in bytes."""
+    spec = decoder.spec
+    kept = decoder.cache_bytes(slots * width, capacity, slots, TEXT_CAPACITY)
+    return kept + slots * (spec.codebooks * (capacity + 1) * 8 + 8) + slots * 4  # sequences, positions, text lengths
+
+
+def step_bytes(decoder: Decoder, slots: int, width: int) -> int:
+    """What a step or a piece of prefill allocates for a moment, in bytes: the widest layer, the logits, the sorted copy."""
+    spec, tokens = decoder.spec, max(slots * width, PREFILL)
+    widest = max(spec.ffn, 3 * spec.hidden)
+    states = tokens * (6 * spec.hidden + 2 * widest)
+    logits = 4 * tokens * spec.codebooks * spec.codebook_size
+    noise = slots * spec.codebooks * spec.codebook_size * 10 * 2 if decoder.ops.static_shapes else 0  # int64 words and float64
+    return 4 * (states + logits + noise)
+
+
+def plan(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:
+    """As many slots as fit into `free` bytes (None: what the device has), at least one, at most what gains anything."""
+    device = decoder.device
+    free = free_bytes(device) if free is None else free
+    kind = "cpu-static" if device.type == "cpu" and decoder.ops.static_shapes else device.type
+    budget = free * _SHARE[device.type]
+    for slots in range(_MOST[kind], 0, -1):
+        nbytes = round(_MARGIN * (slot_bytes(decoder, slots, width, capacity) + step_bytes(decoder, slots, width)))
+        if nbytes <= budget or slots == 1:
+            return MemoryPlan(slots, capacity, nbytes, free)
+    raise AssertionError("one slot is always planned")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device: of the GPU, or of the machine within this process's control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_group_free()])
+
+
+def _group_free() -> list[int]:
+    """What the control group (a container's limit) leaves; empty where there is none."""
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            top = Path("/sys/fs/cgroup", limit).read_text(encoding="ascii").strip()
+            if top != "max":
+                return [max(0, int(top) - int(Path("/sys/fs/cgroup", used).read_text(encoding="ascii")))]
+        except (OSError, ValueError):
+            continue
+    return []

@@ -1,0 +1,210 @@
+"""The slots on the device: sequences, positions and cache, and the step that moves every live slot by one.
+
+Slot s has `width` rows of the cache, s, slots + s, ...: one per branch. Which slots live changes only at events (a clip
+ends, another begins), and then the step's plan is made: which tokens it runs, in which order, and what each clip samples
+by. A step itself is a fixed run of device operations, without a loop over rows and without reading anything back.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from musicgen.engine.conditions import Conditions
+from musicgen.engine.sampling import CHOICE, Choices, sample
+from musicgen.engine.track import Window
+from musicgen.model.decoder import Cache, Decoder, Tokens
+from musicgen.request import Request
+
+PREFILL = 128  # tokens at a time of a prefix or a forced context
+TEXT_CAPACITY = 64  # text states to begin with
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """What the coming steps run. Tokens with text come first, so that the others skip cross-attention as one block."""
+
+    slots: Tensor  # int64 [clips]
+    clip: Tensor  # int64 [tokens]: which of the clips
+    tokens: Tokens  # lengths are moved along in place
+    choices: Choices
+    moving: Tensor  # int64 [clips]: 1, or 0 for a slot that only fills a static shape
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """What is the same for all steps of a window."""
+
+    offset: int  # positions in front of the start token
+    step: int  # when it was placed
+    texts: list[int]  # text states by branch
+    choice: np.void  # of CHOICE, rows filled in by the plan
+
+
+class Stepper:
+    """The state of `slots` slots with up to `width` branches. Placing and clearing are events; `step` is the step."""
+
+    def __init__(self, decoder: Decoder, slots: int, width: int, capacity: int):
+        self.decoder, self.slots, self.width = decoder, slots, width
+        spec = decoder.spec
+        self.device = decoder.device
+        self.static = decoder.ops.static_shapes
+        self.cache: Cache = decoder.cache(slots * width, capacity, slots, TEXT_CAPACITY)
+        decoder.reserve(self.cache.capacity)
+        self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
+        self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
+        self._placed: dict[int, _Slot] = {}
+        self._longest = 0
+        self._plan: _Plan | None = None
+
+    # ------------------------------------------------------------ events
+
+    @torch.inference_mode()
+    def place(self, slot: int, window: Window, conditions: Conditions, request: Request) -> None:
+        """Put a window into a slot: text, prefix and known steps go into the cache, in as many tokens as they have."""
+        spec, offset, length = self.decoder.spec, conditions.prefix_length, window.sequence.shape[1]
+        texts = [0 if b.cross is None else b.cross.shape[0] for b in conditions.branches]
+        if any(texts[1:]):
+            raise ValueError("only a window's first branch attends to text")
+        self._grow(offset + length, max(texts))
+        self.sequence[slot].zero_()
+        self.sequence[slot, :, :length] = torch.from_numpy(window.sequence).to(self.device)
+        known = self.sequence[slot, :, : window.known - 1].T  # the last known step is the first one that `step` runs
+        embedded = self.decoder.embed(known) if window.known > 1 else torch.empty(0, spec.hidden, device=self.device)
+        for branch, what in enumerate(conditions.branches):
+            row = branch * self.slots + slot
+            if branch == 0:
+                self.decoder.hear(self.cache, slot, what.cross)
+            prefix = [] if what.prefix is None else [what.prefix.to(self.device, torch.float32)]
+            self._prefill(torch.cat([*prefix, embedded]), row, texts[branch])
+        self.at[slot] = window.known - 1
+        self._placed[slot] = _Slot(offset, window.known - 1, texts, _choice(request, conditions, window.index))
+        self._plan = None
+
+    def take(self, slot: int, steps: int) -> np.ndarray:
+        """The finished sequence int32 [codebooks, steps] of a slot."""
+        return self.sequence[slot, :, :steps].to(torch.int32).cpu().numpy()
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        del self._placed[slot]
+        self._plan = None
+
+    def _prefill(self, x: Tensor, row: int, text: int) -> None:
+        """Run embeddings x [tokens, hidden] as the first positions of a row, for the sake of the cache alone."""
+        for start in range(0, x.shape[0], PREFILL):
+            part = x[start : start + PREFILL]
+            lengths = torch.arange(start + 1, start + part.shape[0] + 1, dtype=torch.int32, device=self.device)
+            if self.static and part.shape[0] < PREFILL:  # the last token again and again: it writes the same to the same place
+                fill = PREFILL - part.shape[0]
+                part, lengths = torch.cat([part, part[-1:].expand(fill, -1)]), torch.cat([lengths, lengths[-1:].expand(fill)])
+            count = part.shape[0]
+            rows = torch.full((count,), row, dtype=torch.int32, device=self.device)
+            crossed = count if text else 0
+            tokens = Tokens(rows, lengths, crossed, torch.full((crossed,), text, dtype=torch.int32, device=self.device), start + count)
+            self.decoder.forward(part, tokens, self.cache)
+
+    def _grow(self, positions: int, texts: int) -> None:
+        """Make room for longer windows or prompts than any before; what is in the cache stays."""
+        old = self.cache
+        text_capacity = old.text[0][0].shape[2] if old.text else 0
+        if positions <= min(old.capacity, self.sequence.shape[2] - 1) and (texts <= text_capacity or not old.text):
+            return
+        capacity = max(old.capacity, self.decoder.ops.round_capacity(positions))
+        new = self.decoder.cache(self.slots * self.width, capacity, self.slots, max(text_capacity, -(-texts // 64) * 64))
+        for before, after in zip(old.past + old.text, new.past + new.text, strict=True):
+            for a, b in zip(before, after, strict=True):
+                b.flatten(2)[..., : a[0, 0].numel()] = a.flatten(2)
+        new.text_lengths.copy_(old.text_lengths)
+        self.cache = new
+        self.decoder.reserve(capacity)
+        wider = torch.zeros(*self.sequence.shape[:2], capacity + 1, dtype=torch.int64, device=self.device)
+        wider[..., : self.sequence.shape[2]] = self.sequence
+        self.sequence = wider
+        self._plan = None
+
+    # ------------------------------------------------------------ the step
+
+    @torch.inference_mode()
+    def step(self, count: int = 1) -> None:
+        """Move every placed slot by `count` steps. None may be beyond its last."""
+        plan = self._plan = self._plan or self._make_plan()
+        for _ in range(count):
+            self._step(plan)
+            for slot in self._placed.values():
+                slot.step += 1
+
+    def _step(self, plan: _Plan) -> None:
+        decoder, at = self.decoder, self.at[plan.slots]
+        codes = self.sequence[plan.slots, :, at]  # [clips, codebooks]
+        states = decoder.forward(decoder.embed(codes)[plan.clip], plan.tokens, self.cache)
+        self._draw(decoder.logits(states), plan, at + 1)
+        self.at[plan.slots] += plan.moving
+        plan.tokens.lengths.add_(plan.moving.to(torch.int32)[plan.clip])
+        plan.tokens.longest += 1
+
+    def _draw(self, logits: Tensor, plan: _Plan, at: Tensor) -> None:
+        """Fill the codes of step `at` [clips] that are to be drawn."""
+        given = self.sequence[plan.slots, :, at]
+        if not self.static:
+            drawn = given.to(torch.int32)
+            self.decoder.ops.sample(logits, plan.choices.table, at.to(torch.int32), drawn)
+            self.sequence[plan.slots, :, at] = drawn.long()
+        else:
+            drawn = sample(logits, plan.choices, at)
+            self.sequence[plan.slots, :, at] = torch.where(given < 0, drawn, given)
+
+    def _make_plan(self) -> _Plan:
+        """Native: the live slots' branches alone. Static shapes: every row of every slot, idle ones with nothing to say."""
+        placed = {s: self._placed.get(s) for s in range(self.slots)} if self.static else dict(sorted(self._placed.items()))
+        slots = list(placed)
+        clip, rows, lengths, texts = [], [], [], []
+        for branch in range(self.width):
+            for i, (slot, what) in enumerate(placed.items()):
+                there = what is not None and branch < len(what.texts)
+                if there or self.static:
+                    clip.append(i)
+                    rows.append(branch * self.slots + slot)
+                    lengths.append(what.offset + what.step + 1 if what is not None and there else 1)
+                    texts.append(what.texts[branch] if what is not None and there else 0)
+        if self.static:
+            crossed, order = (self.slots if self.cache.text else 0), list(range(len(rows)))
+        else:
+            crossed = sum(text > 0 for text in texts)
+            order = sorted(range(len(rows)), key=lambda token: texts[token] == 0)
+        place = {rows[token]: position for position, token in enumerate(order)}
+
+        table = np.zeros(len(slots), CHOICE)
+        for i, (slot, what) in enumerate(placed.items()):
+            if what is not None:
+                table[i] = what.choice
+                first, last = place[slot], place[(len(what.texts) - 1) * self.slots + slot]
+                middle = place[self.slots + slot] if len(what.texts) == 3 else first
+                table[i]["cond"], table[i]["other"], table[i]["null"] = first, middle, last
+
+        def tensor(values: list[int], kind: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=kind, device=self.device)
+
+        return _Plan(
+            slots=tensor(slots, torch.int64),
+            clip=tensor([clip[token] for token in order], torch.int64),
+            tokens=Tokens(
+                tensor([rows[token] for token in order], torch.int32),
+                tensor([lengths[token] for token in order], torch.int32),
+                crossed,
+                tensor([texts[token] for token in order[:crossed]], torch.int32),
+                max(lengths, default=0),
+            ),
+            choices=Choices.of(table, self.device),
+            moving=tensor([int(what is not None) for what in placed.values()], torch.int64),
+        )
+
+
+def _choice(request: Request, conditions: Conditions, window: int) -> np.void:
+    choice = np.zeros(1, CHOICE)
+    assert request.seed is not None
+    choice["scale"], choice["beta"] = conditions.scale, conditions.beta
+    choice["temperature"], choice["top_p"], choice["top_k"] = request.temperature, request.top_p, request.top_k
+    choice["window"], choice["seed"] = window, request.seed
+    return choice[0]
