@@ -21,6 +21,7 @@ from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
 from musicgen.engine.conditions import Branch, Conditions
+from musicgen.engine.track import window_starts
 from musicgen.errors import RowError
 from musicgen.model.loading import Model
 from musicgen.model.text import TextStates
@@ -100,15 +101,6 @@ class RequestConditioner:
             return tokens + (self.style.positions if request.melody else 1)
         return tokens + self.spec.chroma_length
 
-    def window_starts(self, request: Request) -> tuple[int, ...]:
-        """The frames at which the windows of a long clip begin; () for a clip of one window."""
-        frames = request.frames(self.spec.frame_rate)
-        if frames <= self.spec.max_frames:
-            return ()
-        stride = max(1, min(self.spec.max_frames - 1, round(request.stride_s * self.spec.frame_rate)))
-        last = -(-(frames - self.spec.max_frames) // stride)
-        return tuple(stride * window for window in range(last + 1))
-
     def _prepare(self, request: Request) -> "PreparedRequest":
         text = self.text.encode(request.prompt)
         forced = None if request.continuation is None else torch.from_numpy(self.continuations.codes(request))
@@ -116,7 +108,7 @@ class RequestConditioner:
         style: Tensor | None = None
         if request.melody is not None:
             if self.melodies is not None:
-                bins = self._bins(request, self.window_starts(request))
+                bins = self._bins(request, window_starts(request, self.spec))
             elif self.style is not None:
                 style = self.style.encode(request)
             else:
@@ -125,7 +117,7 @@ class RequestConditioner:
 
     def _bins(self, request: Request, starts: Sequence[int]) -> dict[int, NDArray[np.int8]]:
         assert self.melodies is not None
-        if not starts:
+        if len(starts) == 1 and starts[0] == 0:  # a clip of one window
             return {0: self.melodies.bins(request)[0]}
         starts_s = [start / self.spec.frame_rate for start in starts]
         return dict(zip(starts, self.melodies.bins(request, starts_s), strict=True))

@@ -1,0 +1,208 @@
+"""Requests become the embeddings that transformers' melody model hears, alone or in any company."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from musicgen.conditioning import chroma
+from musicgen.conditioning.conditioner import RequestConditioner
+from musicgen.conditioning.fetch import digest
+from musicgen.engine.conditions import Conditions
+from musicgen.errors import RowError
+from musicgen.model import load_model
+from musicgen.request import Request
+from tests.musicgen.conditioning.music import heard, tune, write
+
+
+def ready(conditioner: RequestConditioner, request: Request):
+    (prepared,) = conditioner.prepare([request])
+    if isinstance(prepared, Exception):
+        raise prepared
+    return prepared
+
+
+def window(conditioner: RequestConditioner, request: Request, start: int = 0) -> Conditions:
+    frames = min(request.frames(50) - start, conditioner.spec.max_frames)
+    return ready(conditioner, request).window(start, frames)
+
+
+def prefixes(conditions: Conditions) -> torch.Tensor:
+    return torch.stack([branch.prefix for branch in conditions.branches])
+
+
+def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidance: float) -> torch.Tensor:
+    """What transformers puts in front of the decoder: [branches, positions, hidden]; chroma by its definition, one-hot."""
+    ids = melody_model.text.embedder.tokenizer([prompt], return_tensors="pt")
+    kwargs = {"attention_mask": ids["attention_mask"]}
+    if audio is not None:
+        kwargs["input_features"] = torch.eye(12)[torch.from_numpy(chroma.bins(audio[: 30 * chroma.RATE_HZ]).astype(np.int64))][None]
+    config = oracle.generation_config
+    config.guidance_scale, config.output_attentions, config.output_hidden_states = guidance, False, False
+    with torch.no_grad():
+        return oracle._prepare_encoder_hidden_states_kwargs_for_generation(ids["input_ids"], kwargs, "input_ids", config)[
+            "encoder_hidden_states"
+        ]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "b.flac", "long.ogg", None])
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+def test_the_prefix_is_transformers(conditioner, melody_model, oracle, melodies: Path, name: str | None, guidance: float) -> None:
+    audio = None if name is None else heard((melodies / name).read_bytes())[0]
+    request = Request("warm piano", melody=None if name is None else str(melodies / name), guidance_scale=guidance)
+    conditions = window(conditioner, request)
+    reference = expected(oracle, melody_model, "warm piano", audio, guidance)
+    found = prefixes(conditions)
+    assert found.shape == reference.shape == (2 if guidance > 1 else 1, conditioner.prefix_length(request), melody_model.spec.hidden)
+    assert torch.allclose(found, reference, atol=1e-6)
+    assert len(conditions.branches) == conditioner.width(request)
+
+
+def test_no_melody_is_not_zeros(conditioner) -> None:
+    silent = window(conditioner, Request("warm piano"))
+    null = prefixes(silent)[1]
+    sound, text = null[: conditioner.spec.chroma_length], null[conditioner.spec.chroma_length :]
+    assert torch.equal(sound, conditioner.chroma_embeddings[:1].expand_as(sound))
+    assert sound.abs().sum() > 0
+    assert not text.any()
+
+
+def test_silence_is_no_melody(conditioner, tmp_path: Path) -> None:
+    path = write(tmp_path / "silence.wav", np.zeros(64_000, np.float32))
+    assert torch.equal(
+        prefixes(window(conditioner, Request("warm piano", melody=str(path)))), prefixes(window(conditioner, Request("warm piano")))
+    )
+
+
+def test_unconditional_rows_need_one_branch(conditioner) -> None:
+    request = Request("", guidance_scale=3.0)
+    conditions = window(conditioner, request)
+    assert len(conditions.branches) == conditioner.width(request) == 1
+    assert conditions.prefix_length == conditioner.prefix_length(request)
+
+
+def test_a_melody_alone_is_a_condition(conditioner, melodies: Path) -> None:
+    request = Request("", melody=str(melodies / "a.wav"))
+    full, null = prefixes(window(conditioner, request))
+    assert not torch.equal(full, null)
+    assert len(full) == conditioner.prefix_length(request)
+
+
+def test_a_changed_melody_changes_what_is_heard(conditioner, melodies: Path) -> None:
+    one, other = (prefixes(window(conditioner, Request("piano", melody=str(melodies / name)))) for name in ("a.wav", "b.flac"))
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+def test_one_melody_of_a_thousand_rows_is_analysed_once(conditioner, melodies: Path) -> None:
+    path = str(melodies / "b.flac")
+    request = Request("piano", melody=path, melody_sha256=digest(path).sha256)
+    rows = [replace(request, prompt=f"piano {i % 7}", seed=i) for i in range(1000)]
+    for row in rows[:500]:
+        conditioner.expect(row)  # some of them beside each other
+    for prepared in conditioner.prepare(rows):
+        assert not isinstance(prepared, Exception)
+    assert conditioner.melodies.analysed == 1
+
+
+def test_windows_of_a_long_clip_hear_the_melody_go_on(conditioner, melodies: Path) -> None:
+    request = Request("piano", melody=str(melodies / "long.ogg"), duration_s=80.0, stride_s=18.0)
+    prepared = ready(conditioner, request)
+    audio = heard((melodies / "long.ogg").read_bytes(), seconds=100)[0]
+    for start in (0, 900, 1800, 2700):
+        positions = np.arange(start * 640, start * 640 + 960_000) % len(audio)
+        wanted = chroma.bins(audio[positions])
+        found = prepared.window(start, 1500).branches[0].prefix[:235]
+        assert torch.equal(found, conditioner.chroma_embeddings[torch.from_numpy(wanted.astype(np.int64))])
+    assert conditioner.melodies.analysed == 1
+    # An engine that lays its windows elsewhere is answered all the same.
+    assert prepared.window(450, 1500).prefix_length == prepared.window(0, 1500).prefix_length
+
+
+def test_conditions_do_not_depend_on_company(conditioner, melody_model, melodies: Path) -> None:
+    rows = [
+        Request("piano", melody=str(melodies / "a.wav")),
+        Request("a long prompt about drums and strings, slow, warm"),
+        Request("", melody=str(melodies / "b.flac"), duration_s=2),
+        Request("", duration_s=2),
+        Request("piano", melody=str(melodies / "long.ogg"), duration_s=40),
+        Request("flute", continuation=str(melodies / "a.wav")),
+    ]
+    for row in reversed(rows):
+        conditioner.expect(row)
+    together = conditioner.prepare(rows)
+    alone = RequestConditioner(melody_model)
+    for row, prepared in zip(rows, together, strict=True):
+        assert torch.equal(prefixes(prepared.window(0, 100)), prefixes(window(alone, row)))
+
+
+def test_bad_rows_fail_alone(conditioner, melodies: Path, tmp_path: Path) -> None:
+    path = str(melodies / "a.wav")
+    (tmp_path / "text.wav").write_text("la la la")
+    rows = [
+        Request("piano", melody=path),
+        Request("piano", melody=str(tmp_path / "absent.wav")),
+        Request("piano", melody=str(tmp_path / "text.wav")),
+        Request("piano", melody=path, melody_sha256=hashlib.sha256(b"another").hexdigest()),
+        Request("piano", continuation=str(tmp_path / "text.wav")),
+        Request("piano", melody=path),
+    ]
+    for row in rows[1:3]:
+        conditioner.expect(row)
+    outcomes = conditioner.prepare(rows)
+    assert [isinstance(outcome, RowError) for outcome in outcomes] == [False, True, True, True, True, False]
+    assert all(outcome.error_class == "melody" for outcome in outcomes[1:5])
+    assert [word in str(o) for word, o in zip(("does not exist", "not a wav", "has changed", "not a wav"), outcomes[1:5], strict=True)] == [
+        True
+    ] * 4
+
+
+def test_continuation_codes_are_the_codecs(conditioner, melody_model, melodies: Path) -> None:
+    path = melodies / "a.wav"
+    request = Request("piano", continuation=str(path), duration_s=10.0)
+    forced = ready(conditioner, request).forced
+    audio = heard(path.read_bytes())
+    assert forced.dtype == torch.int16
+    assert np.array_equal(forced.numpy(), melody_model.codec.encode(audio[:, : 350 * 640]))
+    assert forced.shape == (4, 350)
+
+
+def test_a_continuation_must_leave_something_to_generate(conditioner, melodies: Path, tmp_path: Path) -> None:
+    for duration in (7.0, 3.0):
+        with pytest.raises(RowError, match="leaves nothing to generate"):
+            ready(conditioner, Request("piano", continuation=str(melodies / "a.wav"), duration_s=duration))
+    assert ready(conditioner, Request("piano", continuation=str(melodies / "a.wav"), duration_s=7.02)).forced.shape[1] == 350
+    short = write(tmp_path / "short.wav", tune(0.01))
+    with pytest.raises(RowError, match="shorter than one frame"):
+        ready(conditioner, Request("piano", continuation=str(short)))
+
+
+def test_what_was_expected_in_vain_can_be_forgotten(conditioner, melodies: Path) -> None:
+    request = Request("piano", melody=str(melodies / "a.wav"))
+    conditioner.expect(request)
+    conditioner.forget(request)
+    conditioner.forget(request)
+    assert ready(conditioner, request).window(0, 50).branches
+
+
+def test_stereo_and_text_models(text_checkpoint: Path, stereo_checkpoint: Path, melodies: Path) -> None:
+    text = RequestConditioner(load_model(text_checkpoint, "cpu", "float32"))
+    full, null = window(text, Request("warm piano")).branches
+    assert full.cross.shape[1] == text.spec.hidden
+    assert full.prefix is null.prefix is null.cross is None
+    assert window(text, Request("")).branches[0].cross is None
+    with pytest.raises(RowError, match="takes no melody") as caught:
+        ready(text, Request("piano", melody=str(melodies / "a.wav")))
+    assert caught.value.error_class == "invalid"
+    stereo = RequestConditioner(load_model(stereo_checkpoint, "cpu", "float32"))
+    left, right = tune(2.0), tune(2.0, notes=(50, 53))
+    path = melodies / "both.wav"
+    write(path, np.stack([left, right], axis=1))
+    forced = ready(stereo, Request("piano", continuation=str(path))).forced
+    swapped = melodies / "swapped.wav"
+    write(swapped, np.stack([right, left], axis=1))
+    assert forced.shape == (8, 100)
+    assert torch.equal(forced[0::2], ready(stereo, Request("piano", continuation=str(swapped))).forced[1::2])
