@@ -1,5 +1,6 @@
 """The other side: transformers' `MusicgenForConditionalGeneration.generate`, timed per step from outside."""
 
+import itertools
 import resource
 import time
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ class Peer:
             timing.codec_s += codec_s
             timing.steps += len(stamps)
             if first == 0:
-                timing.step_ms = [1000 * (after - before) for before, after in zip(stamps, stamps[1:], strict=False)]
+                timing.step_ms = [1000 * (after - before) for before, after in itertools.pairwise(stamps)]
         timing.wall_s = time.perf_counter() - begin
         timing.peak_rss_mb = peak_rss_mb()
         timing.details = {"setup": asdict(self.setup)}

@@ -203,6 +203,7 @@ def allocations(
         torch.full((rows,), position, dtype=torch.int32),
         clips,
         torch.full((clips,), text, dtype=torch.int32),
+        position,
     )
     x = torch.randn(rows, decoder.spec.hidden)
     found = {}

@@ -11,16 +11,16 @@ SEED = 2306
 _FORMS = (
     "{mood} {genre} with {first} and {second}, {tempo} bpm, {place}",
     "a {mood} {genre} track for {place}: {first} over a steady {second} line, around {tempo} bpm and slightly {other}",
-    "{first} solo, {mood} and {other}, {tempo} bpm, recorded as for {place}, with a distant {second} that answers every phrase of the melody",
+    "{first} solo, {mood} and {other}, {tempo} bpm, as if for {place}, with a distant {second} that answers every phrase of the melody",
 )
 _WORDS = {
-    "mood": "warm bright dark dreamy tense hopeful solemn playful nostalgic driving".split(),
-    "other": "distorted clean vintage mellow syncopated muted orchestral ambient".split(),
-    "genre": "jazz rock techno folk reggae house waltz blues soul lofi".split(),
-    "first": "piano guitar violin saxophone flute synthesizer marimba cello trumpet harp".split(),
-    "second": "bass drum organ choir strings banjo clarinet percussion".split(),
-    "place": "film city night festival morning ocean forest game trailer advert".split(),
-    "tempo": "70 84 96 110 120 128 140 168".split(),
+    "mood": ["warm", "bright", "dark", "dreamy", "tense", "hopeful", "solemn", "playful", "nostalgic", "driving"],
+    "other": ["distorted", "clean", "vintage", "mellow", "syncopated", "muted", "orchestral", "ambient"],
+    "genre": ["jazz", "rock", "techno", "folk", "reggae", "house", "waltz", "blues", "soul", "lofi"],
+    "first": ["piano", "guitar", "violin", "saxophone", "flute", "synthesizer", "marimba", "cello", "trumpet", "harp"],
+    "second": ["bass", "drum", "organ", "choir", "strings", "banjo", "clarinet", "percussion"],
+    "place": ["film", "city", "night", "festival", "morning", "ocean", "forest", "game", "trailer", "advert"],
+    "tempo": ["70", "84", "96", "110", "120", "128", "140", "168"],
 }
 
 
