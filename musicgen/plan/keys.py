@@ -31,7 +31,7 @@ class Keyer:
         self.model_identity = model_identity
         self.encoding = dict(encoding)
         self.salt = salt
-        self._templates: dict[Any, tuple[str, str]] = {}
+        self._templates: dict[Any, tuple[bytes, bytes]] = {}
 
     def key(
         self,
@@ -55,22 +55,22 @@ class Keyer:
             if len(self._templates) >= _CACHED:
                 self._templates.clear()
             template = self._templates[shape] = self._template(request())
-        values: tuple[str, ...] = (encode_basestring(prompt),) if prompt else ()
+        values: tuple[bytes | int, ...] = (encode_basestring(prompt).encode("utf-8", "surrogatepass"),) if prompt else ()
         if melody_sha256 is not None:
-            values = (melody_sha256, *values)
+            values = (melody_sha256.encode(), *values)
         if id is not None:
-            values = (encode_basestring(id), *values)
+            values = (encode_basestring(id).encode("utf-8", "surrogatepass"), *values)
         if continuation_sha256 is not None:
-            values = (continuation_sha256, *values)
+            values = (continuation_sha256.encode(), *values)
         seed_text, key_text = template
         if seed is None:
-            seed = seed_of(sha256((seed_text % values).encode("utf-8", "surrogatepass")).digest())
+            seed = seed_of(sha256(seed_text % values).digest())
         elif sample != 0:
-            seed = seed_of(sha256((seed_text % (*values, seed)).encode("utf-8", "surrogatepass")).digest())
-        return sha256((key_text % (*values, seed)).encode("utf-8", "surrogatepass")).digest(), seed
+            seed = seed_of(sha256(seed_text % (*values, seed)).digest())
+        return sha256(key_text % (*values, seed)).digest(), seed
 
-    def _template(self, request: Request) -> tuple[str, str]:
-        """The texts of the seed's and the key's form with `%s` where rows differ."""
+    def _template(self, request: Request) -> tuple[bytes, bytes]:
+        """The texts of the seed's and the key's form, open where rows differ."""
         marked = {name: mark for name, mark in _MARKS.items() if getattr(request, name) not in (None, "")}
         own_seed = request.seed is not None
         sample = replace(request, **marked, seed=_SEED_MARK if own_seed else None)  # type: ignore[arg-type]
@@ -80,9 +80,9 @@ class Keyer:
         return _open(seed_text), _open(key_text)
 
 
-def _open(text: str) -> str:
-    text = text.replace("%", "%%").replace(str(_SEED_MARK), "%s")
+def _open(text: str) -> bytes:
+    text = text.replace("%", "%%").replace(str(_SEED_MARK), "%d")
     for name, mark in _MARKS.items():
         # Hashes are hex and go between the quotes; texts bring their own.
-        text = text.replace(mark, "%s") if name.endswith("sha256") else text.replace(f'"{mark}"', "%s")
-    return text
+        text = text.replace(mark if name.endswith("sha256") else f'"{mark}"', "%b")
+    return text.encode("utf-8", "surrogatepass")
