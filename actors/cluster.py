@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,36 +56,35 @@ def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
 
     A Ray that this process already uses is used as it is. Raises `JobError` if the cluster cannot be joined.
     """
-    import ray
-
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning on machines without GPU
     address = os.environ.get("RAY_ADDRESS") if settings.address == "auto" else settings.address
     ours = not address or address == "local"
+    if ours and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # Ray reads this when it is imported
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    # Ray prints every worker's death to the driver's stderr, whatever it is told; the summary counts them.
+    ray._private.worker._worker_logs_enabled = verbose
     was_up = ray.is_initialized()
-    token = secrets.token_hex(32)
     # Ray puts a SIGTERM handler of its own in place; who stops this process is for the caller to say.
     in_main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM) if in_main else None
     try:
         if not was_up:
-            _start(settings, token, verbose) if ours else _connect(str(address), verbose)
+            _start(settings, verbose) if ours else _connect(str(address), verbose)
         if on_sigterm is not None:
             signal.signal(signal.SIGTERM, on_sigterm)
         yield _describe(settings, str(address or "local"), ours)
     finally:
         if not was_up:
             ray.shutdown()
-            for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN") if os.environ.get("RAY_AUTH_TOKEN") == token else ():
-                del os.environ[name]
 
 
-def _start(settings: ClusterSettings, token: str, verbose: bool) -> None:
+def _start(settings: ClusterSettings, verbose: bool) -> None:
     import ray
 
     cpus = os.cpu_count() or 1
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     wanted = settings.min_actors * (1 if settings.cpus_per_actor == "auto" else settings.cpus_per_actor)
     ray.init(
         address="local",

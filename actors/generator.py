@@ -169,7 +169,7 @@ class _Attempt:
             f"{settings.driver}-{work.attempt}",
             self._rows,
             settings.audio,
-            {"name": settings.plan.model.name, "revision": settings.plan.model.revision},
+            settings.plan.model,
             fingerprint,
         )
         self._lock = threading.Lock()

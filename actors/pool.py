@@ -13,25 +13,14 @@ from actors.cluster import Cluster
 from actors.dispatcher import Assign, Dispatcher, Kill, Limits, Start, Stop
 from actors.generator import EngineFactory, Generator, Settings, load_engine
 from actors.versions import versions
-from actors.work import Death, EngineFailed, Loaded, Progress, Pulse, ShardReport, Work
+from actors.work import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Work
 from musicgen.errors import UserError
 from musicgen.job import Job
-from musicgen.plan import Plan, read_shard
+from musicgen.plan import Plan
 from musicgen.storage import Store
 
 _TICK_S = 0.25
 _FAREWELL_S = 1.5  # for commits in flight when the run is stopped
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a pool's work came to."""
-
-    progress: Progress
-    given_up: dict[int, str]  # shard -> reason
-    loaded: tuple[Loaded, ...]  # every actor that worked
-    seconds: float
-    peak_rss_mb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +58,8 @@ class Pool:
             threads=cluster.threads,
             driver=driver,
             token=f"runs/{plan.run}/drivers/{driver}",
-            versions=versions(),
+            # On a local cluster actors import the driver's own files; whoever edits these meanwhile knows what they do.
+            versions={name: value for name, value in versions().items() if name != "code" or not cluster.ours},
         )
         self._make_engine = make_engine
         self._limits = limits or Limits(
@@ -91,7 +81,9 @@ class Pool:
         started = time.monotonic()
         self._first_ready = 0.0
         self._progress = Progress(rows, len(shards))
-        self._dispatcher = Dispatcher(shards, self._rows_of, self._job.cluster.min_actors, self._job.cluster.max_actors, self._limits)
+        self._dispatcher = Dispatcher(
+            shards, self._plan.shard_rows, self._job.cluster.min_actors, self._job.cluster.max_actors, self._limits
+        )
         self._store.write(self._settings.token, b"the driver was here")
         try:
             while not self._dispatcher.finished:
@@ -125,15 +117,14 @@ class Pool:
                 self._pulse_due[actor] = float("inf")
 
     def _start(self, actor: int, now: float) -> None:
-        in_hand = self._limits.in_flight
-        remote = ray.remote(Generator).options(
+        remote = ray.remote(
             num_cpus=self._cluster.cpus_per_actor,
             num_gpus=self._cluster.gpus_per_actor,
             max_restarts=0,  # the dispatcher replaces actors: it knows what they held
             max_task_retries=0,
-            concurrency_groups={"make": in_hand + 1, "pulse": 1},
+            concurrency_groups={"make": self._limits.in_flight + 1, "pulse": 1},
             scheduling_strategy="SPREAD",
-        )
+        )(Generator)
         self._actors[actor] = remote.remote(self._settings, self._make_engine)
         self._calls[self._actors[actor].load.remote()] = _Call("load", actor)
 
@@ -222,9 +213,6 @@ class Pool:
     def _lost(self, actor: int, death: Death, reason: str, now: float) -> None:
         self._end(actor)
         self._dispatcher.died(actor, death, reason, now)
-
-    def _rows_of(self, shard: int) -> int:
-        return len(read_shard(self._store, self._plan, shard))
 
     def _report(self) -> Progress:
         return replace(

@@ -113,4 +113,15 @@ class Progress:
         return (self.rows - self.settled) * self.generating_s / self.settled if self.settled else None
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a pool's work came to."""
+
+    progress: Progress
+    given_up: dict[int, str]  # shard -> reason
+    loaded: tuple[Loaded, ...]  # every actor that worked
+    seconds: float
+    peak_rss_mb: float
+
+
 Death = Literal["crash", "engine", "preempted", "silent"]

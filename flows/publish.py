@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow.parquet as pq
-from musicgen.dataset.card import write_card
 
-from actors.pool import Result
+from actors.work import Result
 from flows.prepare import Ground
 from flows.summary import Summary
 from musicgen.dataset import Dataset
 from musicgen.dataset import open as open_dataset
+from musicgen.dataset.card import publish_card
 from musicgen.dataset.report import RunReport, Session, hardware, versions, write_report
 from musicgen.dataset.status import status
 from musicgen.plan import Plan
@@ -22,11 +22,12 @@ _FAILURES_TOLD = 10
 
 def publish_run(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> tuple[Summary, list[dict[str, Any]]]:
     """Write report and card; the summary, and the run's first failures as rows of failures/."""
-    dataset = open_dataset(ground.job.output.uri).run(plan.run)
+    whole = open_dataset(ground.job.output.uri)
+    dataset = whole.run(plan.run)
     (now,) = status(dataset)
     if result is not None:
         write_report(ground.store, RunReport(plan.run, plan.job, asdict(plan.model), (_session(result),)))
-    write_card(ground.store)
+    publish_card(whole)
     failures = dataset.failures().slice(0, _FAILURES_SHOWN).to_pylist() if now.failed or now.invalid else []
     return (
         Summary(

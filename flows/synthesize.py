@@ -14,8 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from actors.cluster import join
-from actors.pool import Pool, Result
-from actors.work import Progress
+from actors.work import Result
 from flows.artifacts import ProgressArtifact, both, publish_summary
 from flows.prepare import Ground, adopt, plan_job, survey
 from flows.progress import listener
@@ -56,6 +55,8 @@ def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | N
     artifact = ProgressArtifact(plan.run)
     with join(ground.job.cluster, verbose) as cluster:
         get_run_logger().info("generating %s shards on %s", len(shards), cluster.description)
+        from actors.pool import Pool  # imports Ray, which must not come before `join`
+
         pool = Pool(ground.job, plan, ground.store, cluster)
         return pool.run(shards, rows, both(listener(), artifact)), cluster.description
 
@@ -86,6 +87,3 @@ def synthesize(job: Job, run: str | None = None, retry_failed: list[str] | None 
     with suppress(Exception):
         get_run_logger().info("generated in %.0f s", time.monotonic() - started)
     return publish_task(ground, plan, result, cluster)
-
-
-__all__ = ["Progress", "synthesize"]

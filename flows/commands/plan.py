@@ -31,9 +31,6 @@ def plan(
 
 
 def _describe(job: Any, ground: Any, planned: Any) -> dict[str, Any]:
-    from musicgen.plan.shards import expected_speed
-
-    seconds = planned.audio_s / (expected_speed(job, ground.checkpoint.spec) * job.cluster.min_actors)
     return {
         "manifest": job.manifest.uri,
         "dataset": job.output.uri,
@@ -50,7 +47,7 @@ def _describe(job: Any, ground: Any, planned: Any) -> dict[str, Any]:
         "invalid_rows": [{"source": source, "reason": reason} for source, reason in planned.invalid],
         "shards": planned.shards,
         "audio_hours": round(planned.audio_s / 3600, 6),
-        "estimated_s": round(seconds, 1),
+        "estimated_s": round(planned.estimated_s, 1),
     }
 
 
@@ -67,9 +64,10 @@ def _text(found: dict[str, Any]) -> str:
     lines = [f"{name:<14} {count:>9}{f'   {note}' if note and count else ''}" for name, count, note in rows]
     lines += [f"  {row['source']}: {row['reason']}" for row in found["invalid_rows"]]
     if found["new"] + found["retried"]:
+        clips = found["new"] + found["retried"]
         lines.append(
-            f"A run would make {found['new'] + found['retried']} clips, {found['audio_hours']:.2f} hours of audio in {found['shards']} shards: "
-            f"roughly {clock(found['estimated_s'])} (a guess from the model's size)."
+            f"A run would make {clips} clips, {found['audio_hours']:.2f} hours of audio in {found['shards']} shards, "
+            f"in roughly {clock(found['estimated_s'])} (a guess from the model's size)."
         )
         if found["adopted"]:
             lines.append(f"It would go on with the unfinished run {found['run']}.")

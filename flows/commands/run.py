@@ -99,4 +99,3 @@ def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool)
     if summary.missing:
         return WRONG
     return OK if summary.all_made else SOME_FAILED
-

@@ -19,7 +19,7 @@ def verify(
     """Check that every object of the index is there and is what the index says."""
     with outcome(verbose):
         from musicgen.dataset import open as open_dataset
-        from musicgen.dataset import verify as verify_dataset
+        from musicgen.dataset.verify import verify as verify_dataset
 
         report = verify_dataset(open_dataset(dataset), deep=deep)
         if as_json:
@@ -30,9 +30,8 @@ def verify(
             if report.fault_count > _SHOWN:
                 typer.echo(f"... and {report.fault_count - _SHOWN} more (--json names them)")
             found = "sound" if report.sound else f"NOT sound: {report.fault_count} faults"
-            typer.echo(
-                f"{dataset}: {found}; {report.rows} rows, {report.audio_s:.1f} s of audio in {report.parts} parts, {report.failed} failed rows"
-            )
+            size = f"{report.rows} rows, {report.audio_s:.1f} s of audio in {report.parts} parts, {report.failed} failed rows"
+            typer.echo(f"{dataset}: {found}; {size}")
             if report.orphans:
                 typer.echo(f"{report.orphans} audio objects belong to no row (left by interrupted attempts); they do no harm")
         raise typer.Exit(OK if report.sound else UNSOUND)
