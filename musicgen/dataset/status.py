@@ -51,7 +51,7 @@ def _run_status(dataset: Dataset, run: str) -> RunStatus:
         failed=failed,
         missing=max(0, planned - made - failed),
         invalid=int(plan.get("invalid", 0)),
-        shards=sum(int(part["row_groups"]) for part in plan.get("parts", [])) or len(footers),
+        shards=sum(len(part["shard_rows"]) for part in plan.get("parts", [])) or len(footers),
         committed=len(footers),
         audio_s=round(sum(f.audio_s for f in footers), 6),
         model=(plan.get("model") or {}).get("name"),
