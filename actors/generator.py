@@ -64,7 +64,7 @@ def load_engine(settings: Settings) -> Engine:
             f"{planned.name} on {platform.node()} is another checkpoint ({checkpoint.identity[:12]}) than the one planned "
             f"({planned.identity[:12]}); give all workers the same files, or name a hub revision or s3:// folder"
         )
-    return SlotEngine(load_model(checkpoint, settings.device, settings.dtype), slots=settings.slots)
+    return SlotEngine(load_model(checkpoint, settings.device, settings.dtype), slots=settings.slots, threads=settings.threads)
 
 
 class Generator:

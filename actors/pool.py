@@ -1,5 +1,6 @@
 """The Ray side of the dispatcher: starts and ends actors, carries works to them and news back."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -228,7 +229,9 @@ class Pool:
 
 
 def _why(error: Exception) -> str:
-    """The telling line of Ray's long message about a death."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "exit" in line.lower() or "killed" in line.lower() or "memory" in line.lower()]
-    return (telling or lines or [type(error).__name__])[-1][:300]
+    """The telling part of Ray's long message about a death."""
+    text = " ".join(str(error).split())
+    told = re.search(r"Worker exit type: (\w+) Worker exit detail: (.+?)(?:\. |$)", text)
+    if told:
+        return f"its process ended ({told[1]}: {told[2][:200]})"
+    return f"its process ended ({(text or type(error).__name__)[:200]})"
