@@ -13,11 +13,12 @@ from tests.musicgen.conditioning.music import tune, write
 
 @pytest.fixture(scope="session")
 def melodies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tunes: `a.wav` (7 s), `b.flac` (12 s, another one), `long.ogg` (45 s)."""
+    """A folder with tunes: `a.wav` (7 s), `b.flac` (12 s, another one), `long.ogg` (45 s), `short.wav` (1 s)."""
     folder = tmp_path_factory.mktemp("melodies")
     write(folder / "a.wav", tune(7.0))
     write(folder / "b.flac", tune(12.0, 44_100, notes=(57, 61, 64, 68), note_s=0.7), 44_100)
     write(folder / "long.ogg", tune(45.0, note_s=1.1))
+    write(folder / "short.wav", tune(1.0))
     return folder
 
 
