@@ -87,9 +87,11 @@ def _write(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
     import soundfile
 
     container, coding = FORMATS[format]
+    # libsndfile 1.2.2 garbles stereo MP3 written as int16; the lossless formats are exact only from int16
+    samples = pcm if coding == "PCM_16" else pcm.astype(np.float32) / np.float32(32768)
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", samplerate=rate, channels=pcm.shape[1], format=container, subtype=coding) as file:
         for start in range(0, len(pcm), _BLOCK):
-            file.write(pcm[start : start + _BLOCK])
+            file.write(samples[start : start + _BLOCK])
     data = buffer.getvalue()
     return set_serial(data, 0) if format == "ogg" else data

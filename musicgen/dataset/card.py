@@ -84,7 +84,7 @@ The columns are those of `index/**/*.parquet`, one row per clip, which any Parqu
 SELECT prompt, duration_s, loudness_lufs, audio FROM read_parquet('index/**/*.parquet') WHERE NOT silent ORDER BY peak_dbfs DESC LIMIT 10;
 ```
 
-- `key` names a clip by its content: prompt, conditions, parameters, seed, checkpoint, encoding. The same request has the same key everywhere.
+- `key` is the clip's content hash: prompt, conditions, parameters, seed, checkpoint, encoding. Equal requests have equal keys.
 - `seed` given back in a manifest gives the same sound; `engine` says which versions and devices made it.
 - `audio_sha256` is the file's, `pcm_sha256` that of the samples before encoding (little-endian int16, interleaved).
 - `clipped`: the model's waveform exceeded full scale and the clip was scaled down to fit. `silent`: its peak is below -60 dBFS.

@@ -146,7 +146,11 @@ def _check_part(dataset: Dataset, path: str, part: pq.ParquetFile, report: Repor
         report.add(Fault("index", path, f"it is the part of run {footer.run}, shard {footer.shard}"))
     if footer.made != part.metadata.num_rows or footer.made + footer.failed != footer.rows:
         report.add(
-            Fault("index", path, f"it has {part.metadata.num_rows} rows; its footer says {footer.made} of {footer.rows}, {footer.failed} failed")
+            Fault(
+                "index",
+                path,
+                f"it has {part.metadata.num_rows} rows; its footer says {footer.made} of {footer.rows}, {footer.failed} failed",
+            )
         )
     if (fault := _check_failures(dataset, footer)) is not None:
         report.add(fault)

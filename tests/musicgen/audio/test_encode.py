@@ -1,0 +1,113 @@
+"""Encoding: the same bytes every time, and the samples that went in come out."""
+
+import hashlib
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from musicgen.audio import FORMATS, decode, encode
+from musicgen.audio.ogg import set_serial
+from musicgen.errors import RowError
+
+RATE = 32000
+
+
+def music(seconds: float = 1.0, channels: int = 1, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * RATE)) / RATE
+    tones = sum(0.2 * np.sin(2 * np.pi * hz * time + rng.uniform(0, 6, (channels, 1))) for hz in (220, 277.2, 329.6))
+    return (tones + rng.normal(0, 0.01, (channels, time.size))).astype(np.float32)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("format", ["flac", "wav"])
+def test_lossless_formats_give_the_samples_back(format: str, channels: int):
+    audio = music(channels=channels)
+    encoded = encode(audio, RATE, format)
+    back, rate = decode(encoded.data)
+    assert rate == RATE
+    assert back.shape == audio.shape
+    assert np.abs(back - audio).max() <= 0.5 / 32768 + 1e-7
+    samples, _ = soundfile.read(io.BytesIO(encoded.data), dtype="int16", always_2d=True)
+    assert hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest() == encoded.pcm_sha256
+    assert hashlib.sha256(encoded.data).hexdigest() == encoded.sha256
+    assert (encoded.channels, encoded.samples, encoded.duration_s) == (channels, RATE, 1.0)
+
+
+@pytest.mark.parametrize("format", ["ogg", "mp3"])
+def test_lossy_formats_sound_alike(format: str):
+    audio = music(2.0, channels=2)
+    encoded = encode(audio, RATE, format)
+    back, rate = decode(encoded.data)
+    assert rate == RATE
+    assert back.shape[0] == 2
+    assert abs(back.shape[1] - audio.shape[1]) / RATE < 0.1
+    for channel in (0, 1):  # libsndfile's int16 path garbles stereo MP3
+        assert np.corrcoef(back[channel, :60000], audio[channel, :60000])[0, 1] > 0.99
+    assert encoded.pcm_sha256 == encode(audio, RATE, "flac").pcm_sha256  # of the samples before encoding
+
+
+def test_equal_waveforms_give_equal_bytes_in_another_process_too():
+    # Ogg's serial number comes from the clock; a process of its own, a second later, shows it
+    here = [encode(music(0.5, channels=2), RATE, format).sha256 for format in FORMATS]
+    code = (
+        "import sys, time, numpy as np; time.sleep(1.1); from musicgen.audio import FORMATS, encode;"
+        "audio = np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(2, -1);"
+        f"print(*[encode(audio, {RATE}, format).sha256 for format in FORMATS])"
+    )
+    there = subprocess.run([sys.executable, "-c", code], input=music(0.5, channels=2).tobytes(), capture_output=True, check=True)
+    assert there.stdout.decode().split() == here
+
+
+def test_ogg_pages_keep_valid_checksums():
+    data = encode(music(3.0), RATE, "ogg").data
+    other = set_serial(data, 12345)
+    assert other != data
+    assert set_serial(other, 0) == data
+    assert decode(other)[0].shape == (1, 3 * RATE)  # libogg drops pages whose checksum is wrong
+    broken = bytearray(data)
+    broken[len(data) // 2] ^= 0xFF
+    assert set_serial(bytes(broken), 0) != bytes(broken)  # the checksum covers every byte
+    with pytest.raises(ValueError, match="no Ogg page"):
+        set_serial(b"RIFF" + data, 0)
+
+
+def test_long_vorbis_does_not_crash_libsndfile():
+    encoded = encode(music(60.0), RATE, "ogg")
+    assert decode(encoded.data)[0].shape[1] == 60 * RATE
+
+
+def test_over_full_scale_is_scaled_and_remembered():
+    encoded = encode(music() * 4, RATE)
+    back, _ = decode(encoded.data)
+    assert encoded.clipped
+    assert encoded.peak_dbfs == pytest.approx(0.0, abs=0.01)
+    assert np.count_nonzero(np.abs(back) >= 32767 / 32768) <= 2  # one peak, not a plateau
+    assert not encode(music(), RATE).clipped
+
+
+def test_full_scale_does_not_wrap():
+    square = np.where(np.arange(RATE) % 64 < 32, 1.0, -1.0).astype(np.float32)[None]
+    back, _ = decode(encode(square, RATE, "wav").data)
+    assert np.array_equal(np.sign(back), np.sign(square))
+
+
+def test_loudness_is_normalised_on_request():
+    assert encode(music(), RATE, "flac", -20.0).loudness_lufs == pytest.approx(-20.0, abs=0.1)
+
+
+@pytest.mark.parametrize("audio", [np.full((1, 100), np.nan), np.full((1, 100), np.inf), np.zeros((1, 0)), np.zeros(100)])
+def test_what_is_no_waveform_is_a_failed_row(audio: np.ndarray):
+    with pytest.raises(RowError) as caught:
+        encode(audio.astype(np.float32), RATE)
+    assert caught.value.error_class == "generation"
+
+
+@pytest.mark.parametrize("data", [b"", b"not audio at all", encode(music(), RATE).data[:20]])
+def test_bytes_that_are_no_audio(data: bytes):
+    with pytest.raises(ValueError, match="not decodable"):
+        decode(data)

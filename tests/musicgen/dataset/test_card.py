@@ -1,0 +1,156 @@
+"""The card, and what Hugging Face's loader makes of the folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import musicgen.dataset
+from musicgen.audio import decode
+from musicgen.dataset.card import publish_card, render_card
+from musicgen.errors import RowError
+from musicgen.storage import open_store
+
+from .conftest import Maker, clip_of, shard_of
+
+STAND_IN = Path(__file__).with_name("torchcodec_stand_in")
+
+LOAD = """
+import json, sys
+import numpy as np
+from datasets import Audio, load_dataset
+out = sys.argv[1]
+for layout in ("files", "parquet", "webdataset"):
+    column = "flac" if layout == "webdataset" else "audio"
+    clips = load_dataset(f"{out}/{layout}", split="train", cache_dir=out + "/cache")
+    assert isinstance(clips.features[column], Audio), clips.features
+    rows, sounds = {}, {}
+    for clip in clips:
+        about = clip["json"] if layout == "webdataset" else clip
+        samples = clip[column].get_all_samples()
+        sounds[about["key"]] = samples.data.numpy()
+        rows[about["key"]] = [samples.sample_rate, about["prompt"], about["caption_id"], about["tags"]]
+    np.savez(f"{out}/{layout}.npz", **sounds)
+    with open(f"{out}/{layout}.json", "w") as file:
+        json.dump(rows, file)
+"""
+
+
+def planned(make: Maker, model: str = "facebook/musicgen-small", run: str = "r1-1", rows: int = 9) -> Maker:
+    plan = {"run": run, "rows": rows, "invalid": 2, "parts": [], "model": {"name": model, "revision": "0123abc"}}
+    make.store.write(f"runs/{run}/plan.json", json.dumps(plan).encode())
+    return make
+
+
+def a_dataset(make: Maker) -> Maker:
+    """Five clips of three shards, one of them without any, and leavings of attempts that died."""
+    make.shard(failing={1: RowError("generation", "no")})
+    make.shard(shard=1)
+    make.shard(shard=2, failing=dict.fromkeys(range(3), RowError("generation", "no")))
+    if make.audio.layout == "webdataset":
+        tar = next(make.store.list("audio")).path
+        make.store.write("audio/r1-1/part-00000-dead.tar", make.store.read(tar))
+    elif make.audio.layout == "files":
+        make.store.write("audio/ab/orphan.flac", make.store.read(next(make.store.list("audio")).path))
+    return planned(make)
+
+
+def expected() -> dict[str, np.ndarray]:
+    return {
+        key: clip_of(request).audio
+        for shard in (0, 1)
+        for position, (key, request) in enumerate(zip(shard_of("r1-1", shard).keys, shard_of("r1-1", shard).requests, strict=True))
+        if (shard, position) != (0, 1)
+    }
+
+
+def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path):
+    """With a stand-in for torchcodec's two classes, as they need FFmpeg; `datasets` does all the rest."""
+    layouts = ("files", "parquet", "webdataset")
+    for layout in layouts:
+        make = a_dataset(Maker(open_store(str(tmp_path / layout))).settings(layout=layout))
+        publish_card(musicgen.dataset.open(make.store.uri))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(STAND_IN)}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], cwd=elsewhere, env=environment, check=True, timeout=200)
+    for layout in layouts:
+        rows, sounds = json.loads((tmp_path / f"{layout}.json").read_text()), np.load(tmp_path / f"{layout}.npz")
+        assert rows.keys() == expected().keys(), layout
+        assert all(np.abs(sounds[key] - audio).max() < 1e-4 for key, audio in expected().items()), layout
+        assert rows[shard_of("r1-1", 0).keys[0]] == [32000, "prompt 0", 0, ["a", "b"]], layout
+
+
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
+def test_to_huggingface_needs_no_torchcodec(make_anywhere: Maker, layout: str):
+    import datasets
+
+    make = a_dataset(make_anywhere.settings(layout=layout))
+    clips = musicgen.dataset.open(make.store.uri).to_huggingface()
+    assert isinstance(clips.features["audio"], datasets.Audio)
+    raw = clips.cast_column("audio", datasets.Audio(decode=False))
+    assert raw.num_rows == 5
+    for row in raw:
+        data = row["audio"]["bytes"] or Path(row["audio"]["path"]).read_bytes()
+        assert np.abs(decode(data)[0] - expected()[row["key"]]).max() < 1e-4
+
+
+def test_parquet_loads_without_torchcodec(make: Maker, tmp_path: Path):
+    import datasets
+
+    make = a_dataset(make.settings(layout="parquet"))
+    publish_card(musicgen.dataset.open(make.store.uri))
+    clips = datasets.load_dataset(make.store.uri, split="train", cache_dir=str(tmp_path))
+    assert isinstance(clips.features["audio"], datasets.Audio)
+    raw = clips.cast_column("audio", datasets.Audio(decode=False))
+    assert all(np.abs(decode(row["audio"]["bytes"])[0] - expected()[row["key"]]).max() < 1e-4 for row in raw)
+
+
+def matter(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_card_names_the_checkpoint_and_its_licence(make: Maker):
+    card = publish_card(musicgen.dataset.open(a_dataset(make).store.uri), title="Night music")
+    assert make.store.read("README.md").decode() == card
+    assert matter(card)["license"] == "cc-by-nc-4.0"
+    assert matter(card)["size_categories"] == ["n<1K"]
+    assert "`facebook/musicgen-small` at revision `0123abc` (licence of the weights: CC-BY-NC-4.0)" in card
+    assert "# Night music" in card
+    assert "5 clips, 2 s" in card
+    assert "| `r1-1` | 9 | 5 | 4 | 0 |" in card
+
+
+@pytest.mark.parametrize(
+    ("models", "license"),
+    [
+        (["musicgen-small", "facebook/musicgen-large"], "cc-by-nc-4.0"),
+        (["embedded"], "apache-2.0"),
+        (["embedded", "musicgen-small"], "cc-by-nc-4.0"),
+        (["/home/someone/secret-place/my-model"], "other"),
+        ([], "other"),
+    ],
+)
+def test_the_licence_is_the_strictest_of_the_weights(make: Maker, models: list[str], license: str):
+    make.shard()
+    for number, model in enumerate(models):
+        planned(make, model, f"r1-{number + 1}")
+    card = render_card(musicgen.dataset.open(make.store.uri))
+    assert matter(card)["license"] == license
+    assert "/home/someone" not in card
+    assert make.store.uri not in card
+
+
+def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(make: Maker):
+    make = make.settings(layout="webdataset")
+    make.shard()
+    paths = matter(render_card(musicgen.dataset.open(make.store.uri)))["configs"][0]["data_files"][0]["path"]
+    assert paths == ["audio/*/*.tar"]
+    make.store.write("audio/r1-1/part-00000-dead.tar", b"")
+    paths = matter(render_card(musicgen.dataset.open(make.store.uri)))["configs"][0]["data_files"][0]["path"]
+    assert paths == ["audio/r1-1/part-00000-a0.tar"]

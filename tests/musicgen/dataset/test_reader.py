@@ -1,0 +1,89 @@
+"""Reading: our reader, and everybody else's."""
+
+import io
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import musicgen.dataset
+from musicgen.dataset.schema import FAILURES
+from musicgen.errors import RowError, StoreError
+
+from .conftest import Maker, shard_of
+
+LAYOUTS = ["files", "parquet", "webdataset"]
+
+
+def two_runs(make: Maker) -> Maker:
+    """Two runs: five clips and a failure, then two clips; one shard made nothing."""
+    make.shard("r1-1", 0, failing={1: RowError("generation", "no")})
+    make.shard("r1-1", 1)
+    make.shard("r1-1", 2, failing=dict.fromkeys(range(3), RowError("crash", "no")))
+    make.shard("r2-1", 0, rows_of=shard_of("r2-1", 0, 2, first=100))
+    return make
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_parquet_reader_is_a_client(make: Maker, layout: str):
+    folder = two_runs(make.settings(layout=layout)).store.uri
+    keys = set(musicgen.dataset.open(folder).to_arrow(["key"]).column("key").to_pylist())
+    assert len(keys) == 7
+    query = f"SELECT key, caption_id, duration_s FROM read_parquet('{folder}/index/**/*.parquet')"
+    assert {row[0] for row in duckdb.sql(query).fetchall()} == keys
+    assert set(pd.read_parquet(f"{folder}/index")["key"]) == keys
+    assert set(pads.dataset(f"{folder}/index").to_table(["key"]).column("key").to_pylist()) == keys
+
+
+def test_duckdb_and_soundfile_alone_find_the_sound(make: Maker):
+    folder = two_runs(make.settings(layout="webdataset")).store.uri
+    path, offset, size = duckdb.sql(f"SELECT audio, audio_offset, audio_bytes FROM '{folder}/index/**/*.parquet' LIMIT 1").fetchall()[0]
+    with Path(folder, path).open("rb") as tar:
+        tar.seek(offset)
+        assert soundfile.info(io.BytesIO(tar.read(size))).duration == 0.5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_reader(make_anywhere: Maker, layout: str):
+    dataset = musicgen.dataset.open(two_runs(make_anywhere.settings(layout=layout)).store.uri)
+    assert dataset.runs() == ["r1-1", "r2-1"]
+    assert len(dataset) == dataset.to_arrow().num_rows == sum(b.num_rows for b in dataset.batches(["key"])) == 7
+    assert dataset.run("r2-1").to_arrow(["prompt"]).column("prompt").to_pylist() == ["prompt 100", "prompt 101"]
+    assert dataset.failures().num_rows == 4
+    assert dataset.run("r2-1").failures().num_rows == 0
+    key = dataset.to_arrow(["key"]).column("key")[6].as_py()
+    audio, rate = dataset.audio(key)
+    assert (audio.shape, audio.dtype, rate) == ((1, 16000), np.float32, 32000)
+    with pytest.raises(KeyError):
+        dataset.audio("0" * 64)
+    with pytest.raises(KeyError, match="r1-1, r2-1"):
+        dataset.run("r9-1")
+
+
+def test_rows_refused_while_planning_are_among_the_failures(make: Maker):
+    make.shard()
+    sink = pa.BufferOutputStream()
+    refused = {"key": None, "source": "prompts.csv:7", "error_class": "invalid", "error": "no prompt", "run": "r1-1"}
+    pq.write_table(pa.Table.from_pylist([refused], schema=FAILURES), sink)
+    make.store.write("failures/r1-1/plan.parquet", sink.getvalue().to_pybytes())
+    assert musicgen.dataset.open(make.store.uri).failures().column("source").to_pylist() == ["prompts.csv:7"]
+
+
+def test_a_dataset_without_rows_has_its_columns(make: Maker):
+    make.writer().close()
+    dataset = musicgen.dataset.open(make.store.uri)
+    table = dataset.to_arrow()
+    assert table.num_rows == 0
+    assert {"key", "caption_id"} <= set(table.column_names)
+    assert dataset.failures().num_rows == len(dataset) == 0
+
+
+def test_a_folder_that_is_no_dataset_is_said_to_be_none(tmp_path):
+    with pytest.raises(StoreError, match=r"is not a dataset .*dataset\.json"):
+        musicgen.dataset.open(str(tmp_path))

@@ -1,0 +1,239 @@
+"""The commit: whatever stops a shard half way, the dataset is sound, and the shard can be made again."""
+
+import io
+import multiprocessing
+import os
+import signal
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import musicgen.dataset
+from musicgen.dataset.parts import read_footer
+from musicgen.dataset.schema import FAILURES, index_schema
+from musicgen.dataset.verify import verify
+from musicgen.errors import RowError, StoreError
+from musicgen.storage import Store, open_store
+
+from .conftest import CARRIED, FRAME_RATE, Maker, clip_of, shard_of
+
+LAYOUTS = ["files", "parquet", "webdataset"]
+PART = "index/r1-1/part-00000.parquet"
+
+
+def is_sound(make: Maker) -> bool:
+    report = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    assert report.faults == []
+    return report.sound
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_shard_becomes_index_rows_with_their_audio(make_anywhere: Maker, layout: str):
+    make = make_anywhere.settings(layout=layout)
+    rows = shard_of("r1-1", 0, 4)
+    committed = make.shard(rows_of=rows, failing={2: RowError("melody", "0 bytes")}, channels=2)
+    assert (committed.won, committed.made, committed.failed, committed.audio_s) == (True, 3, 1, 1.5)
+
+    dataset = musicgen.dataset.open(make.store.uri)
+    table = dataset.to_arrow()
+    assert table.schema == index_schema(layout, CARRIED)
+    assert table.column("key").to_pylist() == [rows.keys[0], rows.keys[1], rows.keys[3]]
+    assert table.column("caption_id").to_pylist() == [0, 1, 3]
+    row = table.slice(1, 1).to_pylist()[0]
+    wanted = {"id": "id1", "prompt": "prompt 1", "seed": 1, "frames": 25, "duration_s": 0.5, "sample_rate": 32000, "channels": 2}
+    wanted |= {"top_p": 0.5, "top_k": 250, "model": "musicgen-small", "model_revision": "abc123", "run": "r1-1", "shard": 0, "sample": 0}
+    wanted |= {"audio_format": "flac", "clipped": False, "silent": False, "tags": None, "manifest_model": "theirs"}
+    assert {name: row[name] for name in wanted} == wanted
+    for key, request in zip(table.column("key").to_pylist(), [rows.requests[i] for i in (0, 1, 3)], strict=True):
+        audio, rate = dataset.audio(key)
+        assert rate == 32000
+        assert np.abs(audio - clip_of(request, 2).audio).max() < 1e-4
+
+    failures = dataset.failures()
+    assert failures.schema == FAILURES
+    failed = failures.to_pylist()[0]
+    assert (failed["key"], failed["source"], failed["error_class"]) == (rows.keys[2], "prompts.csv:4", "melody")
+    assert (failed["error"], failed["attempts"], failed["shard"]) == ("0 bytes", 2, 0)
+    assert is_sound(make)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_shard_where_every_row_failed_commits_an_empty_typed_part(make: Maker, layout: str):
+    make = make.settings(layout=layout)
+    make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
+    assert pq.read_table(make.store.join(PART)).schema.remove_metadata() == index_schema(layout, CARRIED)
+    assert read_footer(make.store, PART).failed == 3
+    assert [f.path for f in make.store.list("audio")] == []
+    make.shard(shard=1)
+    assert musicgen.dataset.open(make.store.uri).to_arrow().num_rows == 3
+    assert is_sound(make)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_clips_are_equal_bytes_in_any_order_and_thread(tmp_path: Path, layout: str):
+    digests = []
+    for name, order in (("one", [0, 1, 2, 3]), ("two", [3, 1, 0, 2])):
+        here = Maker(open_store(str(tmp_path / name))).settings(layout=layout)
+        rows = shard_of("r1-1", 0, 4)
+        with here.writer(attempt="a", rows=rows) as writer, ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda p, w=writer, r=rows: w.add(p, clip_of(r.requests[p])), order))
+            writer.commit()
+        columns = ["key", "audio", "audio_sha256", "audio_offset"]
+        audio = [(f.path, here.store.sha256(f.path)) for f in here.store.list("audio")]
+        digests.append((musicgen.dataset.open(here.store.uri).to_arrow(columns).to_pylist(), audio))
+    assert digests[0] == digests[1]
+
+
+def test_a_webdataset_tar_is_one(make: Maker):
+    make.settings(layout="webdataset").shard(attempt="a7")
+    rows = musicgen.dataset.open(make.store.uri).to_arrow().to_pylist()
+    data = make.store.read("audio/r1-1/part-00000-a7.tar")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == [f"{row['key']}.{kind}" for row in rows for kind in ("flac", "json")]
+    for row in rows:
+        assert data[row["audio_offset"] :][:4] == b"fLaC"
+
+
+def test_large_shards_of_cells_are_split_into_row_groups(make: Maker, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("musicgen.dataset.writer._ROW_GROUP_BYTES", 30_000)
+    make.settings(layout="parquet").shard(rows=6)
+    assert pq.read_metadata(make.store.join(PART)).num_row_groups == 3
+    assert is_sound(make)
+
+
+def test_codes_are_kept_on_request(make: Maker):
+    rows = shard_of("r1-1", 0, 2)
+    make.settings(codes=True).shard(rows_of=rows)
+    codes = musicgen.dataset.open(make.store.uri).to_arrow(["codes"]).column("codes").to_pylist()
+    assert np.array_equal(np.array(codes[1], np.int16), clip_of(rows.requests[1]).codes)
+    assert len(codes[1][0]) == rows.requests[1].frames(FRAME_RATE)
+
+
+def test_a_row_that_nobody_settled_stops_the_commit(make: Maker):
+    writer = make.writer()
+    writer.add(0, clip_of(shard_of("r1-1", 0).requests[0]))
+    with pytest.raises(RuntimeError, match="2 rows neither made nor failed, first at 1"):
+        writer.commit()
+    assert not make.store.exists(PART)
+
+
+def test_a_clip_that_cannot_be_stored_is_a_failed_row(make: Maker):
+    rows = shard_of("r1-1", 0, 1)
+    with make.writer(rows=rows) as writer:
+        clip = clip_of(rows.requests[0])
+        clip.audio[0, 5] = np.nan
+        with pytest.raises(RowError, match="NaN") as caught:
+            writer.add(0, clip)
+        writer.fail(0, caught.value)
+        assert writer.commit().failed == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_zombie_loses_without_harm(make_anywhere: Maker, layout: str):
+    make = make_anywhere.settings(layout=layout)
+    rows = shard_of("r1-1", 0)
+    zombie = make.writer(attempt="zombie", rows=rows)
+    zombie.add(0, clip_of(rows.requests[0]))
+    zombie.add(1, clip_of(rows.requests[1]))
+    zombie.fail(2, RowError("generation", "it thought so"))
+    assert make.shard(attempt="heir", rows_of=rows).won
+    before = musicgen.dataset.open(make.store.uri).to_arrow()
+
+    lost = zombie.commit()
+    assert (lost.won, lost.made, lost.failed, lost.audio_s) == (False, 3, 0, 1.5)  # the winner's figures
+    assert musicgen.dataset.open(make.store.uri).to_arrow().equals(before)
+    assert not any("zombie" in f.path for f in make.store.list())
+    assert is_sound(make)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_racing_attempts_commit_one_part(make: Maker, layout: str):
+    make = make.settings(layout=layout)
+    rows = shard_of("r1-1", 0)
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(lambda i: make.shard(attempt=f"a{i}", rows_of=rows), range(6)))
+    assert sum(outcome.won for outcome in outcomes) == 1
+    winner = next(i for i, outcome in enumerate(outcomes) if outcome.won)
+    assert read_footer(make.store, PART).attempt == f"a{winner}"
+    assert is_sound(make)
+
+
+def test_a_lost_reply_to_the_commit_is_settled_by_whose_it_is(make_anywhere: Maker, monkeypatch: pytest.MonkeyPatch):
+    make = make_anywhere
+    rows = shard_of("r1-1", 0)
+    kind = type(make.store)
+    real = kind.put_if_absent
+
+    def put_and_lose_the_reply(self: Store, path: str, data) -> bool:
+        won = real(self, path, data)
+        if path == PART:
+            raise StoreError("no answer in time")
+        return won
+
+    writers = [make.writer(attempt=name, rows=rows) for name in ("first", "second")]
+    for writer in writers:
+        for position, request in enumerate(rows.requests):
+            writer.add(position, clip_of(request))
+    monkeypatch.setattr(kind, "put_if_absent", put_and_lose_the_reply)
+    assert writers[0].commit().won
+    assert not writers[1].commit().won
+    assert is_sound(make)
+
+
+def _make_and_die(uri: str, layout: str, when: str) -> None:
+    """In a process of its own: make a shard and be killed at a given moment."""
+    make = Maker(open_store(uri)).settings(layout=layout)
+    rows = shard_of("r1-1", 0)
+    kind = type(make.store)
+    real = kind.put_if_absent
+
+    def die(self, path, data):
+        if path == PART:
+            if when == "after the commit":
+                real(self, path, data)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, path, data)
+
+    kind.put_if_absent = die  # type: ignore[method-assign]
+    with make.writer(attempt="killed", rows=rows) as writer:
+        for position, request in enumerate(rows.requests):
+            if when == "between clips" and position == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if position == 1:
+                writer.fail(position, RowError("generation", "no"))
+            else:
+                writer.add(position, clip_of(request))
+        writer.commit()
+
+
+@pytest.mark.parametrize(
+    ("layout", "when", "committed", "orphans"),
+    [
+        ("files", "between clips", False, 1),
+        ("files", "before the commit", False, 2),
+        ("webdataset", "before the commit", False, 1),
+        ("files", "after the commit", True, 0),
+    ],
+)
+def test_killed_at_any_moment_the_dataset_verifies_and_goes_on(make: Maker, layout: str, when: str, committed: bool, orphans: int):
+    process = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(make.store.uri, layout, when))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -9
+    make = make.settings(layout=layout)
+    assert make.store.exists(PART) is committed
+    before = verify(musicgen.dataset.open(make.store.uri))
+    assert before.sound
+    assert before.rows == (2 if committed else 0)
+    assert before.orphans == orphans
+
+    again = make.shard(attempt="next", failing={1: RowError("generation", "no")})
+    assert again.won is not committed
+    assert (again.made, again.failed) == (2, 1)
+    after = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    assert (after.sound, after.rows, after.failed) == (True, 2, 1)
+    assert after.orphans == (1 if layout == "webdataset" else 0)  # the same clips took the same names
