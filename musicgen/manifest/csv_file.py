@@ -64,7 +64,7 @@ def _header(reader: Iterator[list[str]], file: ManifestFile) -> list[str]:
     try:
         names = next((row for row in reader if row), [])
     except csv.Error as error:
-        raise ManifestError(f"{file.uri}:1: the header is broken: {error}") from None
+        raise ManifestError(f"{file.uri}:1: the header {_fault(error, file, 1)}") from None
     try:
         "".join(names).encode()
     except UnicodeEncodeError:

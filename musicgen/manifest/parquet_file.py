@@ -94,7 +94,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()
     if pa.types.is_large_list(kind) or pa.types.is_list(kind):
-        return pa.list_(plain_type(kind.value_type))
+        return pa.list_(pa.field("element", plain_type(kind.value_type)))  # as Parquet itself calls it
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, plain_type(field.type)) for field in kind])
     return kind

@@ -1,0 +1,93 @@
+"""Melodies and continuations of rows: allowed places, hashes taken once, reasons for the rest."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from musicgen.conditioning import fetch
+from musicgen.errors import RowError
+from musicgen.manifest import conditions as module
+from musicgen.manifest.conditions import Condition, Conditions, Wanted
+
+
+def look_up(uri: str, folder: Path | str, roots: tuple[str, ...] = (), cache: Path | None = None) -> Condition | RowError:
+    with Conditions(roots, cache) as conditions:
+        wanted = Wanted(uri, "melody", str(folder))
+        return conditions.look_up([wanted])[wanted]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    manifest = tmp_path / "manifest"
+    (manifest / "tunes").mkdir(parents=True)
+    (manifest / "tunes" / "a.wav").write_bytes(b"sound")
+    (manifest / "empty.wav").write_bytes(b"")
+    (tmp_path / "secret.wav").write_bytes(b"outside")
+    (manifest / "link.wav").symlink_to(tmp_path / "secret.wav")
+    return manifest
+
+
+def test_a_melody_beside_the_manifest(folder: Path) -> None:
+    expected = Condition(f"{folder}/tunes/a.wav", hashlib.sha256(b"sound").hexdigest())
+    for uri in ("tunes/a.wav", "./tunes/../tunes/a.wav", f"{folder}/tunes/a.wav", f"file://{folder}/tunes/a.wav"):
+        assert look_up(uri, folder) == expected
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["../secret.wav", "file:///etc/passwd", "/etc/passwd", "link.wav", "http://169.254.169.254/x.wav", "https://example.org/a.wav"]
+    + ["none.wav", "empty.wav", "tunes", "ftp://x/y.wav", "file://host/x.wav", "s3://", "\0", "x" * 5000],
+    ids=range(14),
+)
+def test_hostile_places_are_one_clear_refusal(folder: Path, uri: str) -> None:
+    found = look_up(uri, folder)
+    assert isinstance(found, RowError)
+    assert found.error_class == "melody"
+    assert "\n" not in str(found)
+    assert len(str(found)) < 600
+
+
+def test_roots_allow_more_folders(folder: Path, tmp_path: Path) -> None:
+    outside = f"{tmp_path}/secret.wav"
+    assert isinstance(look_up(outside, folder), RowError)
+    assert isinstance(look_up(outside, folder, (str(tmp_path),)), Condition)
+
+
+def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    monkeypatch.setattr(module, "digest", lambda uri, **options: reads.append(uri) or fetch.digest(uri, **options))
+    wanted = [Wanted("tunes/a.wav", "melody", str(folder))] * 100
+    for _ in range(2):
+        with Conditions((), tmp_path / "cache") as conditions:
+            for _ in range(3):
+                conditions.look_up(wanted)
+    assert len(reads) == 1
+    (folder / "tunes" / "a.wav").write_bytes(b"other")
+    found = look_up("tunes/a.wav", folder, cache=tmp_path / "cache")
+    assert isinstance(found, Condition)
+    assert found.sha256 == hashlib.sha256(b"other").hexdigest()
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert isinstance(look_up("tunes/a.wav", folder, cache=tmp_path / "file"), Condition)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "conditions.sqlite").write_bytes(b"not a database" * 100)
+    assert isinstance(look_up("tunes/a.wav", folder, cache=tmp_path / "broken"), Condition)
+
+
+def test_melodies_in_a_bucket(folder: Path, tmp_path: Path, s3, monkeypatch: pytest.MonkeyPatch) -> None:
+    from musicgen.storage import open_store
+
+    open_store(s3.uri).write("in/a.wav", b"sound")
+    sha256 = hashlib.sha256(b"sound").hexdigest()
+    expected = Condition(f"{s3.uri}/in/a.wav", sha256)
+    reads: list[str] = []
+    monkeypatch.setattr(module, "digest", lambda uri, **options: reads.append(uri) or fetch.digest(uri, **options))
+    cache = tmp_path / "cache"
+    assert look_up(f"{s3.uri}/in/a.wav", folder, cache=cache) == expected
+    assert look_up("a.wav", f"{s3.uri}/in", cache=cache) == expected  # relative to a manifest in the bucket
+    assert len(reads) == 1
+    for uri in (f"{s3.uri}/in/none.wav", "../in/a.wav", f"{folder}/tunes/a.wav", "s3://no-such-bucket-here/a.wav"):
+        assert isinstance(look_up(uri, f"{s3.uri}/in"), RowError)

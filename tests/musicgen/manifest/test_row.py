@@ -1,0 +1,134 @@
+"""Rows: what a cell may say, and the reason when it may not."""
+
+import math
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from musicgen.errors import RowError
+from musicgen.job import GenerationSettings
+from musicgen.manifest.conditions import Condition
+from musicgen.manifest.row import RowReader
+from musicgen.model.spec import ModelSpec
+
+
+def reader(spec: ModelSpec, **settings: Any) -> RowReader:
+    return RowReader(GenerationSettings(**settings), spec, "facebook/musicgen-small")
+
+
+def refusal(function: Any, *arguments: Any) -> str:
+    with pytest.raises(RowError) as caught:
+        function(*arguments)
+    assert caught.value.error_class == "invalid"
+    assert len(str(caught.value)) < 300
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("duration_s", 0, "more than 0"),
+        ("duration_s", "-3", "'-3'; it must be more than 0"),
+        ("duration_s", "ten", "not a number: 'ten'"),
+        ("duration_s", math.nan, "finite"),
+        ("duration_s", "inf", "finite"),
+        ("duration_s", 10**400, "finite"),
+        ("duration_s", 8000, "at most 600 (generation.max_duration_s)"),
+        ("duration_s", [8], "not a number"),
+        ("duration_s", True, "not a number"),
+        ("duration_s", "1_0", "not a number"),
+        ("duration_s", "x" * 100_000, "not a number"),
+        ("temperature", -0.1, "at least 0"),
+        ("top_k", 2.5, "not a whole number"),
+        ("top_k", "-1", "between"),
+        ("top_p", 1.01, "at most 1"),
+        ("guidance_scale", "3,5", "not a number"),
+        ("samples", 0, "between 1"),
+        ("samples", 10**9, "between 1"),
+    ],
+)
+def test_bad_parameters_are_named_with_their_value(spec: ModelSpec, name: str, value: Any, says: str) -> None:
+    message = refusal(reader(spec).parameters, (value,), (name,))
+    assert message.startswith(name)
+    assert says in message
+
+
+def test_true_is_not_one_even_after_one_was_seen(spec: ModelSpec) -> None:
+    rows = reader(spec)
+    assert rows.parameters((1,), ("samples",)).samples == 1
+    refusal(rows.parameters, (True,), ("samples",))
+
+
+@given(value=st.integers(1, 600) | st.floats(0.01, 600).map(lambda x: round(x, 3)))
+def test_a_number_is_the_same_however_it_is_written(spec: ModelSpec, value: float) -> None:
+    rows = reader(spec)
+    spellings = [value, float(value), str(value), f" {value} ", f"{float(value)!r}", Decimal(str(value))]
+    assert {rows.parameters((spelling,), ("duration_s",)).duration_s for spelling in spellings} == {float(value)}
+
+
+def test_empty_cells_are_the_jobs_defaults(spec: ModelSpec) -> None:
+    rows = reader(spec, duration_s=7, top_k=5, samples=2, guidance_scale=1.5)
+    names = ("duration_s", "top_k", "samples", "guidance_scale")
+    for empty in (None, "", "  "):
+        found = rows.parameters((empty,) * 4, names)
+        assert (found.duration_s, found.top_k, found.samples, found.guidance_scale) == (7, 5, 2, 1.5)
+
+
+def test_ids_and_seeds_of_any_type_are_the_same(spec: ModelSpec) -> None:
+    rows = reader(spec)
+    assert rows.id(7) == rows.id("7") == rows.id(7.0) == "7"
+    assert rows.id("007") == "007"
+    assert rows.id("") is rows.id(None) is None
+    assert rows.seed(5) == rows.seed("5") == rows.seed(5.0) == 5
+    assert rows.seed(str(2**63 - 1)) == 2**63 - 1
+    assert "rounded" in refusal(rows.seed, float(2**62))
+    for bad in (-1, 2**63, 1.5, "x", True):
+        refusal(rows.seed, bad)
+    for bad in (True, 1.5, ["a"], {"a": 1}, "x" * 2000, "\udcff"):
+        refusal(rows.id, bad)
+
+
+def test_prompts(spec: ModelSpec) -> None:
+    rows = reader(spec)
+    assert rows.prompt("  kept as it is\n") == "  kept as it is\n"
+    assert rows.prompt(None) == rows.prompt("") == rows.prompt(" \n\t") == ""
+    for bad in (5, ["x"], {"a": 1}, "x" * 9000, "half \udcff"):
+        refusal(rows.prompt, bad)
+
+
+def test_a_row_without_anything_needs_permission(spec: ModelSpec) -> None:
+    assert "allow_unconditional" in refusal(reader(spec).check_conditions, "", None)
+    reader(spec, allow_unconditional=True).check_conditions("", None)
+    reader(spec).check_conditions("", "melody.wav")
+
+
+def test_what_the_model_cannot_names_who_could(spec: ModelSpec) -> None:
+    message = refusal(reader(spec).uri, "tune.wav", "melody")
+    assert "facebook/musicgen-small takes no melody; musicgen-melody or musicgen-melody-large could" in message
+    stereo = replace(spec, channels=2, codebooks=8)
+    assert "musicgen-stereo-melody" in refusal(reader(stereo).uri, "tune.wav", "melody")
+    assert reader(replace(spec, kind="melody")).uri("tune.wav", "melody") == "tune.wav"
+
+
+def test_settings_without_effect_do_not_change_a_request(spec: ModelSpec) -> None:
+    one, other = reader(spec), reader(spec, stride_s=10, keep_continuation=False)
+    past = Condition("s3://b/x.wav", "ab" * 32)
+    for duration, same in ((10, True), (30, True), (31, False)):
+        requests = [rows.request(rows.parameters((duration,), ("duration_s",)), "x") for rows in (one, other)]
+        assert (requests[0] == requests[1]) is same
+    continued = [rows.request(rows.parameters((), ()), "x", continuation=past) for rows in (one, other)]
+    assert continued[0] != continued[1]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3))
+def test_any_cell_gives_a_value_or_a_refusal(spec: ModelSpec, value: Any) -> None:
+    rows = reader(spec)
+    for check in (rows.prompt, rows.id, rows.seed, lambda cell: rows.parameters((cell, cell), ("duration_s", "samples"))):
+        try:
+            check(value)
+        except RowError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,334 @@
+"""Planning: what is new, what is there, what failed, what is refused; and plans that survive races and restarts."""
+
+import json
+import random
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from musicgen.dataset import paths
+from musicgen.errors import JobError, ManifestError, RowError, StoreError
+from musicgen.plan import Plan, PlanOutcome, pending_shards, read_shard
+from musicgen.storage import open_store
+from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard
+
+ROWS = "prompt,id,genre\none,a,rock\ntwo,b,jazz\nthree,c,\n"
+
+
+def make_all(outcome: PlanOutcome, output: str | Path, failing: dict[str, RowError] | None = None) -> None:
+    assert outcome.plan is not None
+    store = open_store(str(output))
+    for shard in pending_shards(store, outcome.plan):
+        assert make_shard(store, outcome.plan, shard, failing).won
+
+
+def keys(outcome: PlanOutcome, output: str | Path) -> list[str]:
+    assert outcome.plan is not None
+    store = open_store(str(output))
+    return [key for shard in outcome.plan.shards for key in read_shard(store, outcome.plan, shard).keys]
+
+
+def failures(output: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(output.glob("failures/*/plan.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_a_plan_holds_what_the_rows_say(submit, tmp_path: Path) -> None:
+    outcome = submit(ROWS, "generation.duration_s=4", "generation.samples=2", "cluster.shard_rows=4")
+    store = open_store(str(tmp_path / "out"))
+    assert (outcome.new, outcome.made, outcome.shards, outcome.audio_s) == (6, 0, 2, 24.0)
+    plan = Plan.from_json(store.read(paths.plan(outcome.plan.run)))
+    assert plan == outcome.plan
+    assert [plan.shard_rows(shard) for shard in plan.shards] == [4, 2]
+    first, second = (read_shard(store, plan, shard) for shard in plan.shards)
+    assert [(request.id, request.sample) for request in first.requests] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert first.sources[0] == f"{tmp_path}/m.csv:2"
+    assert second.carried.to_pylist() == [{"genre": None}, {"genre": None}]
+    for request, key in zip(first.requests, first.keys, strict=True):
+        assert request.key(50.0, "0" * 64, {}) == key
+    with pytest.raises(IndexError):
+        read_shard(store, plan, 2)
+
+
+def test_nothing_is_made_twice(submit, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_all(submit(ROWS), out)
+    again = submit(ROWS)
+    assert (again.plan, again.new, again.made) == (None, 0, 3)
+    grown = submit("prompt,id,genre\nfour,d,pop\n" + ROWS.partition("\n")[2])
+    assert (grown.new, grown.made) == (1, 3)
+    assert [request.prompt for request in read_shard(open_store(str(out)), grown.plan, 0).requests] == ["four"]
+    assert grown.plan.run.endswith("-1")
+
+
+def test_an_unfinished_run_is_adopted_whatever_the_cluster(submit, tmp_path: Path) -> None:
+    first = submit(ROWS, "cluster.shard_rows=1")
+    store = open_store(str(tmp_path / "out"))
+    make_shard(store, first.plan, 1)
+    again = submit(ROWS, "cluster.shard_rows=3", "cluster.actors=4")
+    assert again.adopted
+    assert again.plan == first.plan
+    assert (again.new, again.made, again.shards, again.audio_s) == (2, 1, 2, 20.0)
+    assert pending_shards(store, again.plan) == [0, 2]
+
+
+def test_failed_rows_are_tried_again_and_crashes_only_when_asked(submit, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    broken = {"one": RowError("crash", "killed its process"), "two": RowError("generation", "not finite")}
+    first = submit(ROWS)
+    make_all(first, out, broken)
+    second = submit(ROWS)
+    assert (second.new, second.made, second.failed_before, second.retried) == (0, 1, 2, 1)
+    assert second.plan.run == first.plan.run[:-1] + "2"
+    make_all(second, out, broken)
+    third = submit(ROWS, retry_failed=("crash",))
+    assert (third.failed_before, third.retried) == (2, 2)
+    make_all(third, out, {"two": RowError("crash", "killed its process")})
+    fourth = submit(ROWS)  # what counts is how a row failed last
+    assert (fourth.plan, fourth.made, fourth.failed_before) == (None, 2, 1)
+
+
+def test_rows_equal_in_content_are_one_and_repeated_ids_stop(submit, tmp_path: Path) -> None:
+    outcome = submit("prompt,duration_s\nx,5\nx,5.0\ny,5\nx,5.001\n")
+    assert (outcome.new, outcome.duplicates) == (2, 2)
+    with pytest.raises(ManifestError, match=r"m\.csv:4: repeats the id 'a' of .*m\.csv:2;"):
+        submit("prompt,id\nx,a\nz,b\ny,a\n", output=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+    same = submit("prompt,id\nx,a\nx,b\nx,\n", output=str(tmp_path / "third"))
+    assert same.new == 3
+
+
+def test_a_dry_run_writes_nothing_and_says_the_same(submit, tmp_path: Path) -> None:
+    said = submit(ROWS + ",d,\n", "cluster.shard_rows=2", dry_run=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.csv"]
+    real = submit(ROWS + ",d,\n", "cluster.shard_rows=2")
+    for name in ("new", "made", "failed_before", "retried", "invalid_count", "invalid", "shards", "audio_s", "estimated_s"):
+        assert getattr(said, name) == getattr(real, name), name
+    assert said.plan is None
+    assert submit(ROWS + ",d,\n", dry_run=True).adopted
+
+
+def test_ten_kinds_of_bad_rows_are_named_and_the_good_ones_planned(submit, tmp_path: Path) -> None:
+    bad = {
+        3: (",b1,,,", "prompt is empty"),
+        4: ("x,b2,-1,,", "duration_s is '-1'"),
+        5: ("x,b3,abc,,", "duration_s is not a number"),
+        6: ("x,b4,nan,,", "finite"),
+        7: ("x,b5,9999,,", "at most 600"),
+        8: ("x,b6,,two,", "samples is not a number"),
+        9: ("x,b7,,,1.5", "seed is not a whole number"),
+        10: ("x,b8,,", "4 cells, but the header has 5"),
+        11: ('"x"y,b9,,,', "broken CSV"),
+        12: ("x" * 9000 + ",b10,,,", "9000 characters"),
+        13: ("\udcff,b11,,,", "UTF-8"),
+    }
+    lines = ["prompt,id,duration_s,samples,seed", "good,g1,,,", *(line for line, _ in bad.values()), "fine,g2,,,"]
+    path = tmp_path / "m.csv"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    outcome = submit(path)
+    assert (outcome.new, outcome.invalid_count) == (2, len(bad))
+    assert [source for source, _ in outcome.invalid] == [f"{path}:{line}" for line in bad]
+    for (_, reason), (_, says) in zip(outcome.invalid, bad.values(), strict=True):
+        assert says in reason
+    recorded = failures(tmp_path / "out")
+    assert [row["source"] for row in recorded] == [source for source, _ in outcome.invalid]
+    assert {row["error_class"] for row in recorded} == {"invalid"}
+    assert {row["run"] for row in recorded} == {outcome.plan.run}
+    assert recorded[1]["id"] == "b2"
+
+
+def test_the_same_bad_rows_make_no_run_after_run(submit, tmp_path: Path) -> None:
+    bad = "prompt,id\n,a\n,b\n"
+    first = submit(bad)
+    assert (first.new, first.invalid_count, first.shards) == (0, 2, 0)
+    assert len(failures(tmp_path / "out")) == 2
+    assert submit(bad).plan is None
+    another = submit(bad + ",c\n")
+    assert another.plan is not None
+    assert another.plan.run != first.plan.run
+    assert submit(bad + ",c\n").plan is None
+
+
+def test_two_different_unfinished_runs_are_refused(submit, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = submit(ROWS, "cluster.shard_rows=1")
+    make_shard(open_store(str(out)), first.plan, 0)
+    other = ROWS + "four,d,\n"
+    for dry_run in (True, False):
+        with pytest.raises(JobError, match=f"run {first.plan.run}, of another job or manifest, is unfinished \\(2 of 3 shards"):
+            submit(other, dry_run=dry_run)
+    closed = submit(other, "output.supersede_unfinished=true")
+    assert (closed.new, closed.made) == (3, 1)
+    make_all(closed, out)
+    assert submit(ROWS).plan is None
+    assert submit(other).plan is None
+
+
+def test_a_superseded_run_is_not_adopted_again(submit, tmp_path: Path) -> None:
+    first = submit(ROWS)
+    other = submit("prompt,id,genre\nx,y,\n", "output.supersede_unfinished=true")
+    make_all(other, tmp_path / "out")
+    again = submit(ROWS)
+    assert not again.adopted
+    assert again.plan.run == first.plan.run[:-1] + "2"
+
+
+def test_another_model_salt_or_encoding_is_another_run(submit, tmp_path: Path) -> None:
+    runs = {
+        submit(ROWS, *overrides, output=str(tmp_path / name), checkpoint=checkpoint).plan.run
+        for name, overrides, checkpoint in [
+            ("plain", (), None),
+            ("salt", ("generation.seed=1",), None),
+            ("model", (), PlannedCheckpoint(identity="1" * 64)),
+            ("format", ("audio.format=mp3",), None),
+            ("again", ("cluster.actors=7", "audio.layout=webdataset"), None),
+        ]
+    }
+    assert len(runs) == 4
+
+
+def test_order_format_and_splitting_do_not_matter(submit, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"prompt {i}", "id": f"row-{i}", "duration_s": [5, 7.5, 10][i % 3], "temperature": [0.9, 1, None][i % 3], "n": i}
+        for i in range(30)
+    ]
+    shuffled = random.Random(1).sample(rows, len(rows))
+    header = "n,id,temperature,prompt,duration_s\n"
+    text = header + "".join(f"{r['n']},{r['id']},{r['temperature'] or ''},{r['prompt']},{r['duration_s']}\n" for r in rows)
+    split = tmp_path / "split"
+    split.mkdir()
+    for part in range(3):
+        pq.write_table(pa.Table.from_pylist(shuffled[part::3]), split / f"{part}.parquet")
+    outputs = [tmp_path / name for name in ("csv", "jsonl", "parquet")]
+    plans = [
+        submit(text, output=str(outputs[0])),
+        submit("".join(json.dumps(row) + "\n" for row in shuffled), output=str(outputs[1])),
+        submit(split, "cluster.shard_rows=4", output=str(outputs[2])),
+    ]
+    made = [keys(outcome, output) for outcome, output in zip(plans, outputs, strict=True)]
+    assert sorted(made[0]) == sorted(made[1]) == sorted(made[2])
+    assert len(set(made[0])) == 30
+    assert len({outcome.plan.run for outcome in plans}) == 1
+    assert [outcome.plan.carried for outcome in plans] == [{"n": "string"}, {"n": "int64"}, {"n": "int64"}]
+
+
+def test_json_types_are_what_all_values_have_in_common(submit, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "whole": 1, "number": 1, "mixed": 1, "flag": True, "nested": ["x"], "huge": 2**70, "source": "book"},
+        {"prompt": "b", "whole": 2, "number": 1.5, "mixed": "two", "flag": None, "nested": {"a": 1}, "huge": 1, "key": "k", "late": 5},
+    ]
+    outcome = submit("".join(json.dumps(row) + "\n" for row in rows))
+    kinds = {"whole": "int64", "number": "double", "mixed": "string", "flag": "bool", "nested": "string", "huge": "string"}
+    assert outcome.plan.carried == {**kinds, "source": "string", "manifest_key": "string", "late": "int64"}
+    carried = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).carried.to_pylist()
+    assert carried[0] == {
+        **{"whole": 1, "number": 1.0, "mixed": "1", "flag": True, "nested": '["x"]', "huge": str(2**70), "source": "book"},
+        **{"manifest_key": None, "late": None},
+    }
+    assert carried[1]["nested"] == '{"a":1}'
+    make_all(outcome, tmp_path / "out")
+
+
+def test_a_later_manifest_is_cast_to_the_types_that_the_dataset_pins(submit, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_all(submit('{"prompt": "a", "n": 1, "tag": "x"}\n'), out)
+    assert submit("prompt,n,tag\na,1,x\n").plan is None  # text that is a number
+    fewer = submit('{"prompt": "b", "n": 2}\n')  # a key that no row has is null
+    assert fewer.plan.carried == {"n": "int64", "tag": "string"}
+    make_all(fewer, out)
+    with pytest.raises(ManifestError, match="column `n` does not fit the type int64"):
+        submit("prompt,n,tag\nc,many,x\n")
+    with pytest.raises(JobError, match="lacks"):
+        submit("prompt,n\nc,3\n")
+    with pytest.raises(JobError, match="carries no column 'extra'"):
+        submit("prompt,n,tag,extra\nc,3,x,y\n")
+    with pytest.raises(JobError, match="format is 'flac', not 'mp3'"):
+        submit(tmp_path / "does-not-matter.csv", "audio.format=mp3")
+
+
+def test_parquet_files_that_disagree(submit, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pq.write_table(pa.table({"prompt": ["a"], "n": [1]}), folder / "a.parquet")
+    pq.write_table(pa.table({"prompt": ["b"], "n": [1.5], "more": [True]}), folder / "b.parquet")
+    outcome = submit(folder)
+    assert outcome.plan.carried == {"n": "double", "more": "bool"}
+    pq.write_table(pa.table({"prompt": ["c"], "n": ["text"]}), folder / "c.parquet")
+    with pytest.raises(ManifestError, match="column `n` is double in one file and string in another"):
+        submit(folder, output=str(tmp_path / "other"))
+
+
+def test_melodies_are_hashed_and_bad_ones_refused(submit, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    (tmp_path / "copy.wav").write_bytes(b"sound")
+    text = "prompt,id,melody\nx,1,a.wav\nx,2,/etc/passwd\n,3,a.wav\nx,4,\nx,5,none.wav\n"
+    outcome = submit(text, checkpoint=PlannedCheckpoint(MELODY))
+    assert (outcome.new, outcome.invalid_count) == (3, 2)
+    assert [row["error_class"] for row in failures(tmp_path / "out")] == ["melody", "melody"]
+    requests = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).requests
+    assert requests[0].melody == f"{tmp_path}/a.wav"
+    assert requests[0].melody_sha256 == requests[1].melody_sha256
+    assert requests[2].melody_sha256 is None
+    make_all(outcome, tmp_path / "out")
+    moved = submit(text.replace("a.wav", "copy.wav"), checkpoint=PlannedCheckpoint(MELODY))
+    assert (moved.new, moved.made) == (0, 3)  # content counts, not the place
+    refused = submit("prompt,melody\nx,a.wav\n", output=str(tmp_path / "text-only"), checkpoint=PlannedCheckpoint(SMALL))
+    assert "musicgen-melody" in refused.invalid[0][1]
+
+
+def test_many_shards_are_many_files_and_the_limit_counts_rows(submit, tmp_path: Path) -> None:
+    text = "prompt\n" + "".join(f"p{i}\n" for i in range(300))
+    outcome = submit(text, "cluster.shard_rows=1", "manifest.limit=260")
+    assert [part.row_groups for part in outcome.plan.parts] == [128, 128, 4]
+    store = open_store(str(tmp_path / "out"))
+    prompts = [read_shard(store, outcome.plan, shard).requests[0].prompt for shard in (0, 127, 128, 259)]
+    assert prompts == ["p0", "p127", "p128", "p259"]
+
+
+def test_a_damaged_dataset_is_named(submit, tmp_path: Path) -> None:
+    outcome = submit(ROWS)
+    store = open_store(str(tmp_path / "out"))
+    part = outcome.plan.parts[0].path
+    store.write(part, b"PAR1")
+    with pytest.raises(StoreError, match="damaged"):
+        read_shard(store, outcome.plan, 0)
+    store.delete(part)
+    with pytest.raises(StoreError, match="gone"):
+        read_shard(store, outcome.plan, 0)
+    store.write(paths.plan(outcome.plan.run), b"{}")
+    with pytest.raises(StoreError, match=r"plan\.json"):
+        submit(ROWS)
+
+
+def test_the_loser_of_a_race_adopts_the_winners_plan(submit, s3, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(ROWS)
+    outcomes: list[PlanOutcome] = []
+    drivers = [Thread(target=lambda: outcomes.append(submit(path, output=s3.uri))) for _ in range(4)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    assert len({outcome.plan.to_json() for outcome in outcomes}) == 1
+    store = open_store(s3.uri)
+    assert [info.path for info in store.list("runs")] == [outcomes[0].plan.parts[0].path, paths.plan(outcomes[0].plan.run)]
+
+
+def test_the_way_of_a_job_in_a_bucket(submit, s3, tmp_path: Path) -> None:
+    store = open_store(s3.uri)
+    store.write("in/m.csv", (ROWS + ",bad,\n").encode())
+    manifest, output = f"{s3.uri}/in/*.csv", f"{s3.uri}/out"
+    assert submit(manifest, output=output, dry_run=True).new == 3
+    assert not list(store.list("out"))
+    first = submit(manifest, "cluster.shard_rows=2", output=output)
+    make_shard(open_store(output), first.plan, 0, {"one": RowError("generation", "not finite")})
+    adopted = submit(manifest, output=output)
+    assert (adopted.adopted, adopted.shards, adopted.made, adopted.failed_before) == (True, 1, 1, 1)
+    make_all(adopted, output)
+    retried = submit(manifest, output=output)
+    assert (retried.new, retried.retried, retried.made) == (0, 1, 2)
+    make_all(retried, output)
+    assert submit(manifest, output=output).plan is None

@@ -1,0 +1,48 @@
+"""Model presets are data that the program can rely on."""
+
+import pytest
+
+from musicgen.job import Job
+from musicgen.model.spec import CONTROLS
+from musicgen.presets import all_presets, config_file, find_preset, preset_names, presets_with
+
+
+def test_every_published_checkpoint_has_one() -> None:
+    sizes = ("small", "medium", "large", "melody", "melody-large")
+    names = {f"musicgen-{stereo}{size}" for stereo in ("", "stereo-") for size in sizes} | {"musicgen-style"}
+    assert set(preset_names()) == names
+    assert all_presets()[0].name == "embedded"
+
+
+@pytest.mark.parametrize("preset", all_presets(), ids=lambda preset: preset.name)
+def test_what_a_preset_says_fits_together(preset) -> None:
+    assert set(preset.controls) <= set(CONTROLS)
+    assert ("stereo" in preset.controls) == (preset.channels == 2) == ("stereo" in preset.name)
+    assert preset.codebooks == 4 * preset.channels
+    assert ("melody" in preset.controls) == (preset.kind == "melody")
+    if preset.hub:
+        assert preset.license == "CC-BY-NC-4.0"  # of all weights that Meta published
+        assert find_preset(preset.hub) is preset
+
+
+def test_who_could_is_ordered_by_what_was_asked() -> None:
+    assert presets_with("melody", channels=1)[:2] == ["musicgen-melody", "musicgen-melody-large"]
+    assert presets_with("melody", channels=2)[0] == "musicgen-stereo-melody"
+    assert find_preset("musicgen-smal") is None
+
+
+@pytest.mark.parametrize("name", ["demo", "musiccaps"])
+def test_example_jobs_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET", "my-bucket")
+    job = Job.load(str(config_file("jobs", f"{name}.yaml")))
+    assert job.model.name == "embedded" or find_preset(job.model.name)
+
+
+def test_the_demo_manifest_is_varied() -> None:
+    import csv
+
+    with config_file("manifests", "demo.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 32
+    assert len({row["prompt"] for row in rows}) == len({row["id"] for row in rows}) == 32
+    assert len({row["genre"] for row in rows}) > 20
