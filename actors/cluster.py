@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -50,6 +51,30 @@ class Cluster:
         return max(1, int(self.cpus_per_actor))
 
 
+def check_address(settings: ClusterSettings) -> None:
+    """Fail within seconds if the cluster that will be joined does not answer; Ray itself would try for minutes.
+
+    Raises `JobError`.
+    """
+    address = _address(settings)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise JobError(
+            f"the Ray cluster at {address} does not answer ({error.strerror or error}); check cluster.address and RAY_ADDRESS, "
+            "or set cluster.address=local"
+        ) from None
+
+
+def _address(settings: ClusterSettings) -> str:
+    """The cluster to join; empty for one of our own."""
+    address = os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address
+    return "" if address == "local" else address
+
+
 @contextmanager
 def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
     """The cluster of the job: `address`, else the one that RAY_ADDRESS names, else a local one.
@@ -58,8 +83,8 @@ def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning on machines without GPU
-    address = os.environ.get("RAY_ADDRESS") if settings.address == "auto" else settings.address
-    ours = not address or address == "local"
+    address = _address(settings)
+    ours = not address
     if ours and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # Ray reads this when it is imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
@@ -72,10 +97,10 @@ def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
     on_sigterm = signal.getsignal(signal.SIGTERM) if in_main else None
     try:
         if not was_up:
-            _start(settings, verbose) if ours else _connect(str(address), verbose)
+            _start(settings, verbose) if ours else _connect(address, verbose)
         if on_sigterm is not None:
             signal.signal(signal.SIGTERM, on_sigterm)
-        yield _describe(settings, str(address or "local"), ours)
+        yield _describe(settings, address or "local", ours)
     finally:
         if not was_up:
             ray.shutdown()

@@ -30,9 +30,14 @@ _TEMPORARY = {
 
 
 class PrefectServer:
-    """Starts in the background. Use `connected` around flows; `stop` ends a temporary server."""
+    """Starts in the background. Use `connected` around flows; `stop` ends a temporary server.
+
+    Raises `JobError` if the environment names a server that does not answer.
+    """
 
     def __init__(self) -> None:
+        if os.environ.get("PREFECT_API_URL"):
+            _check(os.environ["PREFECT_API_URL"])
         self._error: Exception | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None

@@ -45,9 +45,11 @@ def run(
 
 
 def _run(job: Any, retry_failed: list[str], as_json: bool, verbose: bool) -> int:
+    from actors.cluster import check_address
     from flows.prepare import plan_job, survey
     from flows.server import PrefectServer
 
+    check_address(job.cluster)
     ground = survey(job)
     server = PrefectServer()  # starts beside planning and Ray
     try:

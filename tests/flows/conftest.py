@@ -1,0 +1,154 @@
+"""A Prefect server and a Ray cluster that the whole session shares, and the command line as a process."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import S3
+from tests.fixtures.checkpoints import *  # noqa: F403
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Cli:
+    """Runs `musicgen` in a folder of its own, with the environment that its tests need."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
+        """The command as a process; a variable that is None is taken out of its environment."""
+        full = {**os.environ, **self.env, **{name: value for name, value in env.items() if value is not None}}
+        for name in (name for name, value in env.items() if value is None):
+            full.pop(name, None)
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *args],
+            cwd=self.folder,
+            env=full,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *args: str, expect: int = 0, timeout: float = 120, **env: str | None) -> subprocess.CompletedProcess[str]:
+        """The finished command; fails the test unless it exits with `expect`."""
+        process = self.start(*args, **env)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert process.returncode == expect, f"musicgen {' '.join(args)} exited {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server on loopback, with a database of its own."""
+    from flows.server import PrefectServer
+
+    home = tmp_path_factory.mktemp("prefect")
+    before = dict(os.environ)
+    os.environ["PREFECT_HOME"] = str(home)
+    os.environ.pop("PREFECT_API_URL", None)
+    server = PrefectServer()
+    server._thread.join()
+    os.environ.clear()
+    os.environ.update(before)
+    assert server._error is None, server._error
+    yield server._url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray cluster that was started elsewhere: other folder, none of our packages on its path, two CPUs."""
+    folder = tmp_path_factory.mktemp("ray")
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
+    env |= {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_EC2_METADATA_DISABLED": "true"}
+    head = subprocess.Popen(
+        [
+            *("timeout", "-k", "5", "900", str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"),
+            *(
+                "--include-dashboard=false",
+                f"--temp-dir={_short(folder)}",
+                "--object-store-memory=100000000",
+                "--node-ip-address=127.0.0.1",
+            ),
+        ],
+        cwd=folder,
+        env=env,
+        stdout=(folder / "log").open("wb"),
+        stderr=subprocess.STDOUT,
+    )
+    found = _short(folder) / "ray_current_cluster"
+    deadline = time.monotonic() + 60
+    while not found.exists():
+        assert head.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.1)
+    yield found.read_text().strip()
+    head.terminate()
+    try:
+        head.wait(20)
+    except subprocess.TimeoutExpired:
+        head.kill()
+
+
+def _short(folder: Path) -> Path:
+    """Ray's sockets lie below its folder, and their paths may have 107 characters."""
+    short = Path("/tmp") / f"mg-{os.getpid()}-{abs(hash(folder)) % 10**6}"
+    short.mkdir(exist_ok=True)
+    return short
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line, without any service."""
+    return Cli(tmp_path, {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")})
+
+
+@pytest.fixture
+def served_cli(cli: Cli, prefect_url: str, ray_address: str, s3: S3) -> Cli:
+    """The command line with Prefect, Ray and S3 at hand."""
+    env = {"PREFECT_API_URL": prefect_url, "RAY_ADDRESS": ray_address, **s3.env}
+    return Cli(cli.folder, {**cli.env, **env})
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as a CSV manifest."""
+
+    def write(rows: list[dict[str, object]], name: str = "rows.csv") -> Path:
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
+
+
+def sounds(uri: str) -> dict[str, str]:
+    """The index as key -> sha256 of the audio; every key must be there once."""
+    import musicgen.dataset
+
+    table = musicgen.dataset.open(uri).to_arrow(["key", "audio_sha256"]).to_pydict()
+    assert len(set(table["key"])) == len(table["key"])
+    return dict(zip(table["key"], table["audio_sha256"], strict=True))
+
+
+def told(process: subprocess.CompletedProcess[str]) -> dict:
+    """What a command with --json said."""
+    return json.loads(process.stdout)
