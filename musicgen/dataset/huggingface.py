@@ -54,13 +54,24 @@ def write_metadata(dataset: Dataset) -> None:
     if dataset.pins.layout != "files":
         return
     schema = dataset.schema()
-    schema = schema.set(schema.get_field_index("audio"), pa.field("file_name", pa.string()))
+    schema = pa.schema([field.with_name(_metadata_name(field.name)) for field in schema])
     with tempfile.TemporaryDirectory() as folder:
         temp = Path(folder, paths.METADATA)
         with pq.ParquetWriter(temp, schema, compression="zstd") as writer:
             for table in _grouped(dataset):
                 writer.write_table(table.rename_columns(schema.names).cast(schema), row_group_size=_METADATA_GROUP_ROWS)
         dataset.store.write(paths.METADATA, temp)
+
+
+def _metadata_name(name: str) -> str:
+    """What a column of the index is called in `metadata.parquet`.
+
+    AudioFolder takes the file from `file_name`, and every other column whose name ends so for a file too: a carried
+    column of such a name gets an underscore behind it.
+    """
+    if name == "audio":
+        return "file_name"
+    return f"{name}_" if name.endswith(("file_name", "file_names")) else name
 
 
 def _grouped(dataset: Dataset) -> Iterator[pa.Table]:

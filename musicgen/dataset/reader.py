@@ -3,7 +3,7 @@
 Nothing here is needed to read one: the index is plain Parquet, and its `audio` column says where the sound is.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,21 +92,25 @@ class Dataset:
         empty = self.schema().empty_table()
         return empty if columns is None else empty.select(list(columns))
 
-    def audio(self, key: str) -> tuple[NDArray[np.float32], int]:
-        """A clip's sound, float32 [channels, samples], and its sample rate in Hz. Raises `KeyError`."""
-        return decode(self.audio_bytes(key))
+    def audio(self, clip: str | Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+        """A clip's sound, float32 [channels, samples], and its sample rate in Hz. Raises `KeyError`.
 
-    def audio_bytes(self, key: str) -> bytes:
-        """A clip's audio file. Raises `KeyError` for a key that the index does not have."""
+        `clip` is a key, which has to be looked for in the index, or a row of it, which has not.
+        """
+        return decode(self.audio_bytes(clip))
+
+    def audio_bytes(self, clip: str | Mapping[str, Any]) -> bytes:
+        """A clip's audio file, by its key or its row. Raises `KeyError` for a key that the index does not have."""
+        if not isinstance(clip, str):
+            return read_audio(self.store, clip)
         for path in self.parts():
             with self.store.open(path) as file:
                 part = pq.ParquetFile(file)
                 for group in range(part.num_row_groups):
-                    found = pc.index(part.read_row_group(group, columns=["key"]).column("key"), key).as_py()
+                    found = pc.index(part.read_row_group(group, columns=["key"]).column("key"), clip).as_py()
                     if found >= 0:
-                        row = part.read_row_group(group, columns=_PLACE).slice(found, 1).to_pylist()[0]
-                        return read_audio(self.store, row)
-        raise KeyError(f"{self.uri} has no clip {key}")
+                        return read_audio(self.store, part.read_row_group(group, columns=_PLACE).slice(found, 1).to_pylist()[0])
+        raise KeyError(f"{self.uri} has no clip {clip}")
 
     def failures(self) -> pa.Table:
         """The rows that could not be made, as the index parts name them, and those refused while planning.
@@ -162,7 +166,7 @@ def open(uri: str) -> Dataset:
     return Dataset(store, pins)
 
 
-def read_audio(store: Store, row: dict[str, Any]) -> bytes:
+def read_audio(store: Store, row: Mapping[str, Any]) -> bytes:
     """The audio file of an index row with `audio`, `audio_offset` and `audio_bytes`, in any layout."""
     audio = row["audio"]
     if isinstance(audio, dict):

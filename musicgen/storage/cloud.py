@@ -23,7 +23,7 @@ _READ_BLOCK = 1 << 20
 
 # Patient while working, impatient when asked whether the store is there at all.
 _WORKING = {"connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 64, "retries": {"mode": "standard", "max_attempts": 5}}
-_CHECKING = {"connect_timeout": 3, "read_timeout": 8, "max_pool_connections": 4, "retries": {"mode": "standard", "max_attempts": 1}}
+_CHECKING = {"connect_timeout": 3, "read_timeout": 4, "max_pool_connections": 4, "retries": {"mode": "standard", "max_attempts": 1}}
 
 
 class CloudStore(Store):

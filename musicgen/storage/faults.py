@@ -48,7 +48,7 @@ def translate(error: BaseException, location: Location, path: str | None = None)
     """The exception to raise instead: `FileNotFoundError` for an absent object, else a `StoreError`."""
     where = location.uri if path is None else f"{location.uri}/{path}"
     code = _code(error)
-    if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()):
+    if code == "NoSuchBucket" or str(error) == "The specified bucket does not exist":
         return StoreError(f"{location.uri}: there is no bucket {location.bucket!r}; create it, or correct the name")
     if isinstance(error, FileNotFoundError | IsADirectoryError):
         return FileNotFoundError(where)

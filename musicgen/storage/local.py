@@ -3,6 +3,7 @@
 fsspec's local `mode="create"` is check-then-write and loses races, hence `os.link`, which POSIX makes atomic.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -114,17 +115,16 @@ class LocalStore(Store):
             "FileExistsError": "a file stands where a folder is needed; choose another folder",
             "NotADirectoryError": "a file stands where a folder is needed; choose another folder",
         }.get(type(error).__name__, "choose another folder")
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "make room, or choose another folder"
         return StoreError(f"{self.join(path)}: {os.strerror(error.errno) if error.errno else error}; {hint}")
 
 
 def _write_temp(target: Path, data: bytes | Path) -> Path:
     """The data in a synced file beside the target, so that rename and link stay within one file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temp = target.parent / f"{TEMP_PREFIX}{uuid4().hex}"
     try:
-        with open(temp, "xb") as file:
+        with _create(temp) as file:
             if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, file, 4 << 20)
@@ -136,6 +136,19 @@ def _write_temp(target: Path, data: bytes | Path) -> Path:
         temp.unlink(missing_ok=True)
         raise
     return temp
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file for writing, in a folder that is made, and synced into its own, if it is not there."""
+    for _ in range(3):
+        for folder in reversed(_missing_folders(path.parent)):
+            folder.mkdir(exist_ok=True)
+            _sync_folder(folder.parent)
+        try:
+            return open(path, "xb")
+        except FileNotFoundError:  # another job's probe has tidied up the folder that it had made
+            continue
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
 
 
 def _sync_folder(folder: Path) -> None:

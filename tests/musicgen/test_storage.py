@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,11 +59,20 @@ def test_a_listing_is_of_a_folder_not_of_names_that_begin_alike(store: Store):
     assert [f.path for f in store.list("index/r1")] == ["index/r1/a"]
 
 
+def test_a_listing_goes_on_over_pages(s3, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(s3.uri)
+    for i in range(5):
+        store.write(f"x/{i}", b"1")
+    real = store._fs.call_s3
+    monkeypatch.setattr(store._fs, "call_s3", lambda name, **options: real(name, **options, MaxKeys=2))
+    assert [f.path for f in store.list("x")] == [f"x/{i}" for i in range(5)]
+
+
 @pytest.mark.parametrize("absent", ["read", "open", "size", "sha256"])
 def test_an_absent_object_is_file_not_found(store: Store, absent: str):
     store.write("there", b"1")
     with pytest.raises(FileNotFoundError):
-        getattr(store, absent)("not-there")
+        getattr(store, absent)("not-there/in-this-bucket")
 
 
 def test_a_store_pickles_as_its_place(store: Store):
@@ -186,11 +196,11 @@ def test_a_store_that_ignores_put_if_absent_is_refused(store: Store, monkeypatch
 class TestWhatIsWrongIsSaidInOneLine:
     """Each fault: a StoreError within seconds, one line, no secret in it."""
 
-    def fault(self, uri: str) -> str:
+    def fault(self, uri: str, seconds: float = 10) -> str:
         start = time.monotonic()
         with pytest.raises(StoreError) as caught:
             open_store(uri).probe()
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < seconds
         message = str(caught.value)
         assert "\n" not in message
         assert "secret-value" not in message
@@ -216,6 +226,13 @@ class TestWhatIsWrongIsSaidInOneLine:
     def test_unreachable_endpoint(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
         assert "cannot reach http://127.0.0.1:9" in self.fault(s3.uri)
+
+    def test_an_endpoint_that_swallows_packets(self, s3, monkeypatch: pytest.MonkeyPatch):
+        with socket.socket() as listener:  # accepts connections, never answers
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.getsockname()[1]}")
+            assert "no answer from http://127.0.0.1" in self.fault(s3.uri, 15)
 
     def test_an_endpoint_with_a_password_in_it(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:secret-value@127.0.0.1:9")

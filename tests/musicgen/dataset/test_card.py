@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 import musicgen.dataset
 from musicgen.audio import decode
 from musicgen.dataset.card import publish_card, render_card
+from musicgen.dataset.huggingface import write_metadata
 from musicgen.errors import RowError
 from musicgen.storage import open_store
 
@@ -84,6 +88,16 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path):
         assert rows.keys() == expected().keys(), layout
         assert all(np.abs(sounds[key] - audio).max() < 1e-4 for key, audio in expected().items()), layout
         assert rows[shard_of("r1-1", 0).keys[0]] == [32000, "prompt 0", 0, ["a", "b"]], layout
+
+
+def test_a_carried_column_is_not_taken_for_a_file(make: Maker):
+    rows = shard_of("r1-1", 0, 1)
+    carried = pa.table({"source_file_name": ["x.wav"], "file_name": ["y.wav"]})
+    make.shard(rows_of=replace(rows, carried=carried))
+    write_metadata(musicgen.dataset.open(make.store.uri))
+    row = pq.read_table(make.store.join("metadata.parquet")).to_pylist()[0]
+    assert row["file_name"].startswith("audio/")
+    assert (row["source_file_name_"], row["file_name_"]) == ("x.wav", "y.wav")
 
 
 @pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])

@@ -60,6 +60,8 @@ def test_the_reader(make_anywhere: Maker, layout: str):
     key = dataset.to_arrow(["key"]).column("key")[6].as_py()
     audio, rate = dataset.audio(key)
     assert (audio.shape, audio.dtype, rate) == ((1, 16000), np.float32, 32000)
+    row = dataset.to_arrow(["audio", "audio_offset", "audio_bytes"]).to_pylist()[6]
+    assert np.array_equal(dataset.audio(row)[0], audio)
     with pytest.raises(KeyError):
         dataset.audio("0" * 64)
     with pytest.raises(KeyError, match="r1-1, r2-1"):
