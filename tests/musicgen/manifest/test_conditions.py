@@ -34,12 +34,25 @@ def test_a_melody_beside_the_manifest(folder: Path) -> None:
         assert look_up(uri, folder) == expected
 
 
-@pytest.mark.parametrize(
-    "uri",
-    ["../secret.wav", "file:///etc/passwd", "/etc/passwd", "link.wav", "http://169.254.169.254/x.wav", "https://example.org/a.wav"]
-    + ["none.wav", "empty.wav", "tunes", "ftp://x/y.wav", "file://host/x.wav", "s3://", "\0", "x" * 5000],
-    ids=range(14),
-)
+HOSTILE = {
+    "above the folder": "../secret.wav",
+    "file URI": "file:///etc/passwd",
+    "absolute": "/etc/passwd",
+    "link out": "link.wav",
+    "private address": "http://169.254.169.254/x.wav",
+    "web": "https://example.org/a.wav",
+    "missing": "none.wav",
+    "empty": "empty.wav",
+    "a folder": "tunes",
+    "ftp": "ftp://x/y.wav",
+    "another host": "file://host/x.wav",
+    "no bucket": "s3://",
+    "NUL": "\0",
+    "long": "x" * 5000,
+}
+
+
+@pytest.mark.parametrize("uri", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_places_are_one_clear_refusal(folder: Path, uri: str) -> None:
     found = look_up(uri, folder)
     assert isinstance(found, RowError)
