@@ -75,7 +75,7 @@ def encode(audio: NDArray[np.float32], rate: int, format: str = "flac", loudness
 def to_pcm(audio: NDArray[np.float32]) -> NDArray[np.int16]:
     """A waveform, [channels, samples], as int16 [samples, channels]: rounded, full scale at 32768, so that decoding to
     float gives the waveform back to within half a step."""
-    return np.clip(np.rint(audio.T.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
+    return np.clip(np.rint(audio.T * np.float32(32768)), -32768, 32767).astype("<i2")
 
 
 def pcm_sha256(pcm: NDArray[np.int16]) -> str:

@@ -144,11 +144,7 @@ class Store(ABC):
         path = PROBE_PREFIX + uuid4().hex
         first, second = b"first " + path.encode(), b"second " + path.encode()
         try:
-            self.put_if_absent(path, first)
-            try:
-                refused = not self.put_if_absent(path, second)
-            except StoreError:  # it neither wrote nor said "exists": not a store to commit to
-                refused = False
+            refused = self._takes_only_one(path, first, second)
             kept = self.read(path) == first
         except FileNotFoundError:
             raise StoreError(f"{self.uri}: an object just written cannot be read back; the store is not consistent") from None
@@ -159,6 +155,18 @@ class Store(ABC):
                 f"{self.uri}: the store ignores put-if-absent (If-None-Match), so two writers could overwrite each other; "
                 "use another store, or set output.single_writer: true if only one job ever writes here"
             )
+
+    def _takes_only_one(self, path: str, first: bytes, second: bytes) -> bool:
+        """Put both if absent; whether the second was refused. A store that knows no conditions gets the first as it is."""
+        try:
+            self.put_if_absent(path, first)
+        except StoreError:
+            self.write(path, first)  # says what is wrong if it is not the condition
+            return False
+        try:
+            return not self.put_if_absent(path, second)
+        except StoreError:  # it neither wrote nor said "exists": not a store to commit to
+            return False
 
     def _forget(self, path: str) -> None:
         with contextlib.suppress(StoreError):  # a store that refuses deletes can still hold a dataset

@@ -193,6 +193,22 @@ def test_a_store_that_ignores_put_if_absent_is_refused(store: Store, monkeypatch
     assert alone.read("x") == b"1"
 
 
+def test_a_store_that_knows_no_conditions_is_refused_by_name(s3, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(s3.uri)
+    real = store._fs.pipe_file
+
+    def without_conditions(path: str, data: bytes, mode: str) -> None:
+        if mode == "create":
+            raise OSError(errno.ENOSYS, "A header you provided implies functionality that is not implemented")
+        real(path, data)
+
+    monkeypatch.setattr(store._fs, "pipe_file", without_conditions)
+    with pytest.raises(StoreError, match="single_writer"):
+        store.probe()
+    open_store(s3.uri, single_writer=True).probe()
+    assert list(store.list()) == []
+
+
 class TestWhatIsWrongIsSaidInOneLine:
     """Each fault: a StoreError within seconds, one line, no secret in it."""
 

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from musicgen.audio import FORMATS, decode, encode
 from musicgen.audio.ogg import set_serial
@@ -79,6 +81,17 @@ def test_ogg_pages_keep_valid_checksums():
 def test_long_vorbis_does_not_crash_libsndfile():
     encoded = encode(music(60.0), RATE, "ogg")
     assert decode(encoded.data)[0].shape[1] == 60 * RATE
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5000), st.sampled_from([1, 2]), st.floats(0, 1), st.sampled_from([8000, 32000, 48000]))
+@settings(max_examples=30, deadline=None)
+def test_what_fits_full_scale_comes_back_to_half_a_step(seed: int, samples: int, channels: int, scale: float, rate: int):
+    audio = (np.random.default_rng(seed).uniform(-1, 1, (channels, samples)) * scale).astype(np.float32)
+    encoded = encode(audio, rate)
+    back, back_rate = decode(encoded.data)
+    assert back_rate == rate
+    assert np.abs(back - np.clip(audio, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
+    assert encode(back, rate).pcm_sha256 == encoded.pcm_sha256  # and stays as it is from then on
 
 
 def test_over_full_scale_is_scaled_and_remembered():
