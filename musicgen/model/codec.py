@@ -7,6 +7,7 @@ activations are sixty times larger, over pieces with enough context on both side
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musicgen.errors import ModelError
+from musicgen.model.seanet import Stage, stages
 from musicgen.model.spec import ModelSpec
 from musicgen.model.tensors import Tensors, fill
 
-PIECE_FRAMES = 500  # ten seconds: about 100 MB of activations
-CONTEXT_FRAMES = 8  # the convolutions around the LSTM reach less than four frames to either side
+PIECE_FRAMES = 100  # two seconds: activations of 16 MB, which an allocator keeps and a cache half holds
+CONTEXT_FRAMES = 4  # the convolutions around the LSTM reach three frames to either side
 
 
 class Codec(Protocol):
@@ -30,6 +32,7 @@ class Codec(Protocol):
     frame_rate: float  # frames per second
     channels: int
     codebooks: int
+    codebook_size: int
 
     def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
         """Codes int16 [codebooks, frames] of float32 [channels, samples] at `sample_rate`; the last frame is padded."""
@@ -53,11 +56,13 @@ class EnCodec:
         self.codebooks = spec.codebooks
         self.codebook_size = spec.codebook_size
         self.hop = round(spec.sample_rate / spec.frame_rate)  # samples per frame
+        self._stages = stages(model.decoder.layers) if self._device().type == "cpu" else None
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "EnCodec":
         """The codec of a checkpoint, float32, weight norm folded in. Raises `ModelError`."""
         from transformers import EncodecConfig, EncodecModel
+        from transformers.initialization import no_init_weights
 
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["audio_encoder"]
         codec_config = EncodecConfig(**config)
@@ -66,7 +71,8 @@ class EnCodec:
                 f"{folder}: its EnCodec has {codec_config.num_quantizers} codebooks, the decoder {spec.codebooks // spec.channels} "
                 "a channel; config.json is wrong"
             )
-        model = EncodecModel(codec_config)
+        with no_init_weights():  # seconds, for weights that are replaced
+            model = EncodecModel(codec_config)
         found = tensors.read("audio_encoder.", "cpu", torch.float32)
         # Training's running counts are not needed to run it.
         fill(
@@ -95,8 +101,17 @@ class EnCodec:
         # Codebook k of channel c is row k * channels + c.
         streams = ids.view(-1, self.channels, ids.shape[-1]).permute(1, 0, 2)  # [channels, codebooks a channel, frames]
         latents = self.model.quantizer.decode(streams.transpose(0, 1))  # [channels, dim, frames]
-        audio = self._split(self.model.decoder.layers, latents, up=True)  # [channels, 1, samples]
+        if self._stages is not None and latents.shape[-1] > CONTEXT_FRAMES:  # reflection needs more frames than it reflects
+            return np.stack([self._matrices(stream.T) for stream in latents])
+        audio = self._split(list(self.model.decoder.layers), latents, up=True)  # [channels, 1, samples]
         return audio[:, 0].cpu().numpy()
+
+    def _matrices(self, latents: Tensor) -> NDArray[np.float32]:
+        """One stream as matrix products: latents [frames, dim] -> samples [frames * hop]."""
+        assert self._stages is not None
+        lstm = self._lstm(self.model.decoder.layers)
+        states = _run(self._stages[: lstm + 1], latents)
+        return _in_pieces(self._stages[lstm + 1 :], states, 1, self.hop, dim=0)[:, 0].numpy()
 
     @torch.inference_mode()
     def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -110,41 +125,45 @@ class EnCodec:
         if not np.isfinite(audio).all():
             raise ValueError("audio has samples that are not finite")
         waves = torch.from_numpy(audio)[:, None].to(self._device())  # [channels, 1, samples]
-        latents = self._split(self.model.encoder.layers, waves, up=False)  # [channels, dim, frames]
+        latents = self._split(list(self.model.encoder.layers), waves, up=False)  # [channels, dim, frames]
         streams = self.model.quantizer.encode(latents)[: self.codebooks // self.channels]  # [codebooks a channel, channels, frames]
         return streams.reshape(self.codebooks, -1).to(torch.int16).cpu().numpy()
 
     def _device(self) -> torch.device:
         return self.model.quantizer.layers[0].codebook.embed.device
 
-    def _split(self, layers: nn.ModuleList, states: Tensor, up: bool) -> Tensor:
-        """Run the layers, those around the LSTM in pieces of time. Scale is samples per frame on the way up, frames on the way down."""
-        lstm = next(i for i, layer in enumerate(layers) if type(layer).__name__ == "EncodecLSTM")
-        before, after = list(layers[:lstm]), list(layers[lstm + 1 :])
+    def _split(self, layers: list[Stage], states: Tensor, up: bool) -> Tensor:
+        """Run the layers [channels, features, time], those around the LSTM in pieces of time."""
+        lstm = self._lstm(layers)
         fine_in, fine_out = (1, self.hop) if up else (self.hop, 1)
-        states = _run([layers[lstm]], _in_pieces(before, states, fine_in, 1))
-        return _in_pieces(after, states, 1, fine_out)
+        states = layers[lstm](_in_pieces(layers[:lstm], states, fine_in, 1))
+        return _in_pieces(layers[lstm + 1 :], states, 1, fine_out)
+
+    @staticmethod
+    def _lstm(layers: Iterable[Any]) -> int:
+        return next(i for i, layer in enumerate(layers) if type(layer).__name__ == "EncodecLSTM")
 
 
-def _in_pieces(layers: list[nn.Module], states: Tensor, fine_in: int, fine_out: int) -> Tensor:
-    """Run convolutions over pieces of `PIECE_FRAMES` frames with context, and join what lies between.
+def _in_pieces(layers: Sequence[Stage], states: Tensor, fine_in: int, fine_out: int, dim: int = -1) -> Tensor:
+    """Run convolutions over pieces of `PIECE_FRAMES` frames of dimension `dim` with context, and join what lies between.
 
     `fine_in` and `fine_out` are the samples per frame of input and output. The ends of the clip are pieces' ends too, so
     that reflection happens where it does in one go; ends within the clip are reflected as well, but lie in the context.
     """
-    frames = -(-states.shape[-1] // fine_in)
+    frames = -(-states.shape[dim] // fine_in)
     if frames <= PIECE_FRAMES + 2 * CONTEXT_FRAMES:
         return _run(layers, states)
     pieces = []
     for start in range(0, frames, PIECE_FRAMES):
         end = min(frames, start + PIECE_FRAMES)
         left, right = max(0, start - CONTEXT_FRAMES), min(frames, end + CONTEXT_FRAMES)
-        out = _run(layers, states[..., left * fine_in : right * fine_in])
-        pieces.append(out[..., (start - left) * fine_out : (end - left) * fine_out].clone())
-    return torch.cat(pieces, dim=-1)
+        samples = min(states.shape[dim], right * fine_in) - left * fine_in
+        out = _run(layers, states.narrow(dim, left * fine_in, samples))
+        pieces.append(out.narrow(dim, (start - left) * fine_out, (end - start) * fine_out).clone())
+    return torch.cat(pieces, dim=dim)
 
 
-def _run(layers: list[nn.Module], states: Tensor) -> Tensor:
+def _run(layers: Sequence[Stage], states: Tensor) -> Tensor:
     for layer in layers:
         states = layer(states)
     return states

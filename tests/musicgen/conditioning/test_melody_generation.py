@@ -16,7 +16,7 @@ from musicgen.request import Request
 from tests.fixtures.checkpoints import MELODY, write_checkpoint
 from tests.musicgen.conditioning.music import heard, tune, write
 
-GREEDY = Request("warm piano", duration_s=2.0, temperature=0.0)
+GREEDY = Request("warm piano", duration_s=1.0, temperature=0.0)
 
 
 def run(model, requests: Sequence[Request], slots: int = 3) -> list[Clip | Failed]:
@@ -65,7 +65,7 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     "change",
     [
         {"melody": "a.wav"},
-        {"melody": "b.flac", "prompt": "slow strings and drums", "duration_s": 1.4},
+        {"melody": "b.flac", "prompt": "slow strings and drums", "duration_s": 0.7},
         {"melody": "long.ogg", "guidance_scale": 1.0},
         {"melody": None},
     ],
