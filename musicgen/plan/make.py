@@ -80,7 +80,7 @@ class _Planning:
         """Refuse a dataset of another layout or format before the manifest is read."""
         pins = read_pins(self.store)
         if pins is not None:
-            check_pins(self.store, Pins(self.job.audio.layout, self.job.audio.format, pins.carried))
+            check_pins(self.store, Pins(self.job.audio.layout, self.job.audio.format, pins.carried, self.job.audio.codes))
 
     def read(self, progress: Callable[[int], None] | None) -> None:
         """Read, check and key the whole manifest into the spill."""
@@ -122,7 +122,7 @@ class _Planning:
         self.carried = pa.schema(fields)
         by_name = {target: source for source, target in self.names.items()}
         self.names = {by_name[field.name]: field.name for field in fields}
-        self.pins = Pins.of(self.job.audio.layout, self.job.audio.format, self.carried)
+        self.pins = Pins.of(self.job.audio.layout, self.job.audio.format, self.carried, self.job.audio.codes)
         check_pins(self.store, self.pins)
 
     def decide(self, dry_run: bool, retry_failed: frozenset[str], memory_mb: int) -> dict[str, Any]:
