@@ -25,6 +25,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", default=",".join(cases.ALL), help=f"comma-separated, of: {', '.join(cases.ALL)}")
     parser.add_argument("--manifest", type=Path, help="CSV with a column `caption` or `prompt`; default: seeded prompts of our own")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="musicgen-small")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of our side; the peer takes its fastest")
     parser.add_argument("--mixed-clips", type=int, help="clips of the mixed case; default: what the peer makes in eight minutes")
     parser.add_argument("--mixed-slots", type=int, default=cases.MIXED_SLOTS)
     parser.add_argument("--flow-shape", choices=sorted(SHAPES), default="quarter-small")
@@ -43,11 +44,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> int:
     """Run the cases. 0: all figures are there; 1: a case was refused or broke."""
     options = parse(arguments)
     folder = options.out.parent / options.out.stem
-    runner = Runner(folder / "runs", options.allow_load, options.patience_s, options.quiet_cores)
+    runner = runner or Runner(folder / "runs", options.allow_load, options.patience_s, options.quiet_cores)
     suite = Suite(options, runner, folder)
     sound = True
     for name in options.cases:

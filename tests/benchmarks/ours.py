@@ -10,14 +10,14 @@ from tests.benchmarks.workload import Row
 
 
 class Ours:
-    """The engine with one checkpoint and so many slots."""
+    """The engine with one checkpoint, so many slots, and room for clips of `max_frames`."""
 
-    def __init__(self, folder: Path, slots: "int | str", dtype: str = "auto", device: str = "auto"):
+    def __init__(self, folder: Path, slots: int, max_frames: int, dtype: str = "auto", device: str = "auto"):
         from musicgen.engine import Engine
         from musicgen.model import load_model, resolve_checkpoint
 
         self.model = load_model(resolve_checkpoint(str(folder)), device, dtype)
-        self.engine: Any = Engine(self.model, slots=slots)
+        self.engine: Any = Engine(self.model, slots=slots, max_frames=max_frames)
 
     def __enter__(self) -> "Ours":
         return self

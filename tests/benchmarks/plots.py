@@ -46,10 +46,9 @@ def _steps(results: list[dict[str, Any]], path: Path) -> Path | None:
     for side, label, colour in (("peer", "transformers generate", "#888888"), ("ours", "engine", "#3b6ea5")):
         values = longest.get(f"{side}_step_ms") or []
         axes.plot(range(1, len(values) + 1), smooth(values), label=label, color=colour)
-    if longest.get("bound_step_ms"):
-        axes.plot(
-            range(1, len(longest["bound_step_ms"]) + 1), longest["bound_step_ms"], "--", label="bound of this machine", color="#c0392b"
-        )
+    bounds = longest.get("bound_step_ms") or []
+    if bounds:
+        axes.plot(range(1, len(bounds) + 1), bounds, "--", label="bound of this machine", color="#c0392b")
     axes.set(xlabel="position (decode step)", ylabel="ms per step", title=f"{longest['clips']} clips", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)

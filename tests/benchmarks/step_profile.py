@@ -108,7 +108,7 @@ class OperationTimes:
         with _put_in_place(instruments):
             yield self
 
-    def _attention_name(self, q: Any, rows: Any, lengths: Any, cache: Any) -> str:
+    def _attention_name(self, q: Any, rows: Any, lengths: Any, cache: Any, *_: Any) -> str:
         return "cross_attention" if cache[0].data_ptr() in self._texts else "self_attention"
 
     def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,7 +154,7 @@ def profile(folder: Path, rows: list[Row], dtype: str = "auto") -> dict[str, Any
     """
     from tests.benchmarks.ours import Ours
 
-    with Ours(folder, len(rows), dtype) as ours:
+    with Ours(folder, len(rows), max(row.frames for row in rows), dtype) as ours:
         decoder = ours.model.decoder
         ours.generate([Row(row.prompt, 6, row.seed) for row in rows])
         times = OperationTimes(decoder)

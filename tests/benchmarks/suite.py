@@ -27,11 +27,9 @@ class Suite:
     def __init__(self, options: argparse.Namespace, runner: Runner, folder: Path):
         self.options, self.runner, self.folder = options, runner, folder
         self.shape: Shape = SHAPES[options.shape]
-        self.model = _model_shape(self.shape)
         self._checkpoints: dict[str, Path] = {}
-        self._machine: Machine | None = None
+        self._machines: dict[str, Machine] = {}
         self._tuning: dict[str, Any] | None = None
-        self._rates: dict[str, float] = {}
 
     def run(self, name: str) -> Result:
         """Measure a case. One that is refused or breaks is a result too: without figures, with the reason."""
@@ -59,22 +57,17 @@ class Suite:
             self._checkpoints[shape.name] = prepare_checkpoint(self.folder.parent / "bench-weights", shape, texts)
         return self._checkpoints[shape.name]
 
-    def machine(self) -> Machine:
-        """The machine's rates, measured in this run."""
-        if self._machine is None:
-            print("measuring the machine ...", flush=True)
-            found = self.runner.run(
-                "machine",
-                decoder_rows=[2, 16, 64],
-                hidden=self.shape.hidden,
-                heads_out=4 * self.shape.codebook_size,
-                dtype="float32",
-            )
-            self._machine = Machine(**{key: found[key] for key in Machine.__dataclass_fields__})
-            print(
-                f"{self._machine.processor}, {self._machine.threads} threads: {self._machine.gflops:.0f} GFLOP/s, {self._machine.gbps:.1f} GB/s"
-            )
-        return self._machine
+    def machine(self, dtype: str = "float32") -> Machine:
+        """The machine's rates for weights of this dtype, measured in this run."""
+        if dtype not in self._machines:
+            print(f"measuring the machine in {dtype} ...", flush=True)
+            shape: dict[str, Any] = {"decoder_rows": [2, 16, 64], "hidden": self.shape.hidden, "heads_out": 4 * self.shape.codebook_size}
+            found = self.runner.run("machine", dtype=dtype, **shape)
+            machine = Machine(**{key: found[key] for key in Machine.__dataclass_fields__})
+            rates = f"{machine.gflops:.0f} GFLOP/s, {machine.gbps:.1f} GB/s"
+            print(f"{machine.processor}, {machine.threads} threads: {rates}", flush=True)
+            self._machines[dtype] = machine
+        return self._machines[dtype]
 
     def tuning(self) -> dict[str, Any]:
         """The peer's costs by batch, cache and position; kept in the folder for later runs on the same machine."""
@@ -92,19 +85,21 @@ class Suite:
     # ------------------------------------------------------------ the cases
 
     def _case(self, case: cases.Case) -> Result:
-        tuning, machine = self.tuning(), self.machine()
+        tuning = self.tuning()
         rows = self._rows(case, tuning)
         setup, expected_s = choose(tuning, [row.frames for row in rows])
         print(f"{case.name}: {len(rows)} clips; transformers: {setup}, expected to take {expected_s:.0f} s a time", flush=True)
-        same = {"checkpoint": self.checkpoint(self.shape), "rows": [asdict(row) for row in rows], "repeats": case.repeats}
+        same: dict[str, Any] = {"checkpoint": self.checkpoint(self.shape), "rows": [asdict(row) for row in rows], "repeats": case.repeats}
         slots = min(self.options.mixed_slots, len(rows)) if case.mixed else len(rows)
-        ours = self.runner.run("ours", slots=slots, dtype=setup.dtype, **same)
+        ours = self.runner.run("ours", slots=slots, dtype=self.options.dtype, **same)
         self._say("ours", ours)
         timeout_s = max(600.0, 3 * expected_s * case.repeats + 120)
         peer = self.runner.run("peer", setup=asdict(setup), warm_clips=setup.batch, timeout_s=timeout_s, **same)
         self._say("transformers", peer)
-        works = [StepWork(**work) for work in ours["works"]]
-        bounds_ms = [1000 * bound.step_s(machine, self.model, work) for work in works]
+        dtype = _dtype(ours["details"]["engine"])
+        machine = self.machine(dtype)
+        model = _model_shape(self.shape, dtype)
+        bounds_ms = [1000 * bound.step_s(machine, model, StepWork(**work)) for work in ours["works"]]
         ours_rate, peer_rate = ours["audio_s"] / ours["wall_s"], peer["audio_s"] / peer["wall_s"]
         ours_step, peer_step = _mean(ours["step_ms"]), _mean(peer["step_ms"])
         return {
@@ -135,14 +130,15 @@ class Suite:
         }
 
     def _profile(self) -> Result:
-        machine = self.machine()
         case = cases.CASES["32x400"]
         rows = uniform(case.clips, case.frames, self.options.manifest)
         found = self.runner.run(
-            "profile", checkpoint=self.checkpoint(self.shape), rows=[asdict(row) for row in rows], dtype=self.tuning()["dtype"]
+            "profile", checkpoint=self.checkpoint(self.shape), rows=[asdict(row) for row in rows], dtype=self.options.dtype
         )
+        dtype = _dtype(found["engine"])
+        machine = self.machine(dtype)
         works = [StepWork(**work) for work in found["works"]]
-        operations = bound.table(machine, self.model, works, found["spent_s"])
+        operations = bound.table(machine, _model_shape(self.shape, dtype), works, found["spent_s"])
         print(f"host time outside kernels: {100 * found['host_share']:.2f} % of a step; step by allocation: {found['allocations']}")
         return {
             "case": cases.PROFILE,
@@ -165,7 +161,7 @@ class Suite:
         shape, slots = SHAPES[self.options.flow_shape], self.options.flow_slots
         folder = self.checkpoint(shape)
         sample = mixed(3 * slots, self.options.manifest)
-        same = {"checkpoint": folder, "slots": slots}
+        same: dict[str, Any] = {"checkpoint": folder, "slots": slots}
         probe = self.runner.run("ours", rows=[asdict(row) for row in sample], repeats=1, warm_clips=2, **same)
         rate = probe["audio_s"] / probe["wall_s"]
         mean_s = fmean(row.audio_s for row in sample)
@@ -213,8 +209,15 @@ class Suite:
         print(f"  {who}: {timing['audio_s'] / timing['wall_s']:.3f} audio-s/s in {timing['wall_s']:.1f} s", flush=True)
 
 
-def _model_shape(shape: Shape) -> ModelShape:
-    return ModelShape(shape.layers, shape.hidden, shape.ffn, 4, shape.codebook_size)
+def _model_shape(shape: Shape, dtype: str) -> ModelShape:
+    width = 4 if dtype == "float32" else 2
+    return ModelShape(shape.layers, shape.hidden, shape.ffn, 4, shape.codebook_size, width, width)
+
+
+def _dtype(fingerprint: str) -> str:
+    """Of the engine's weights and cache; int8 weights count as the two bytes that they are multiplied in."""
+    found = json.loads(fingerprint)["dtype"]
+    return found if found in ("float32", "bfloat16") else "bfloat16"
 
 
 def _mean(values: list[float]) -> float | None:

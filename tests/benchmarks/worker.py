@@ -30,7 +30,8 @@ def _peer(spec: dict[str, Any]) -> dict[str, Any]:
 def _ours(spec: dict[str, Any]) -> dict[str, Any]:
     from tests.benchmarks.ours import Ours
 
-    with Ours(Path(spec["checkpoint"]), spec["slots"], spec.get("dtype", "auto")) as ours:
+    longest = max(row["frames"] for row in spec["rows"])
+    with Ours(Path(spec["checkpoint"]), spec["slots"], longest, spec.get("dtype", "auto")) as ours:
         return _repeat(ours, spec)
 
 
@@ -50,7 +51,7 @@ def _repeat(side: Any, spec: dict[str, Any]) -> dict[str, Any]:
 def _tune(spec: dict[str, Any]) -> dict[str, Any]:
     from tests.benchmarks.peer_tuning import tune
 
-    sizes = {key: spec[key] for key in ("near", "far") if key in spec}
+    sizes: dict[str, Any] = {key: spec[key] for key in ("near", "far") if key in spec}
     if "batches" in spec:
         sizes["batches"] = tuple(spec["batches"])
     return tune(Path(spec["checkpoint"]), say=lambda text: print(text, flush=True), **sizes)
@@ -59,7 +60,8 @@ def _tune(spec: dict[str, Any]) -> dict[str, Any]:
 def _machine(spec: dict[str, Any]) -> dict[str, Any]:
     from tests.benchmarks.machine import measure
 
-    return measure(tuple(spec["decoder_rows"]), spec["hidden"], spec["heads_out"], spec["dtype"]).to_json()
+    rates = measure(tuple(spec["decoder_rows"]), spec["hidden"], spec["heads_out"], spec["dtype"], spec.get("seconds_each", 0.15))
+    return rates.to_json()
 
 
 def _profile(spec: dict[str, Any]) -> dict[str, Any]:
