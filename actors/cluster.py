@@ -1,14 +1,12 @@
 """Where actors run: a cluster that is joined, or a small local one of our own that ends with the run.
 
-A local cluster listens on loopback where Ray lets it, and demands a token of its own where Ray does not.
+A local cluster is on loopback where Ray lets it; for the ports where Ray does not, it demands a token (Ray's own default).
 """
 
 import logging
 import os
-import secrets
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,8 +83,6 @@ def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning on machines without GPU
     address = _address(settings)
     ours = not address
-    if ours and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # Ray reads this when it is imported
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
 
     # Ray prints every worker's death to the driver's stderr, whatever it is told; the summary counts them.
@@ -132,7 +128,10 @@ def _connect(address: str, verbose: bool) -> None:
         ray.init(address=address, runtime_env=environment, **_quiet(verbose))
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise JobError(f"the Ray cluster at {address} cannot be joined: {reason}; check cluster.address and RAY_ADDRESS") from None
+        raise JobError(
+            f"the Ray cluster at {address} cannot be joined: {reason}; check cluster.address and RAY_ADDRESS, and if it demands a "
+            "token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from None
 
 
 def _quiet(verbose: bool) -> dict[str, Any]:

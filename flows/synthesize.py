@@ -55,7 +55,7 @@ def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | N
     artifact = ProgressArtifact(plan.run)
     with join(ground.job.cluster, verbose) as cluster:
         get_run_logger().info("generating %s shards on %s", len(shards), cluster.description)
-        from actors.pool import Pool  # imports Ray, which must not come before `join`
+        from actors.pool import Pool  # imports Ray, which a plan that has nothing to do can spare
 
         pool = Pool(ground.job, plan, ground.store, cluster)
         return pool.run(shards, rows, both(listener(), artifact)), cluster.description

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from tests.fixtures.checkpoints import *  # noqa: F403
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,13 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray cluster that was started elsewhere: other folder, none of our packages on its path, two CPUs."""
     folder = tmp_path_factory.mktemp("ray")
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
-    env |= {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_EC2_METADATA_DISABLED": "true"}
+    env |= {
+        **TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     head = subprocess.Popen(
         [
             *("timeout", "-k", "5", "900", str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"),
@@ -121,7 +129,7 @@ def cli(tmp_path: Path) -> Cli:
 @pytest.fixture
 def served_cli(cli: Cli, prefect_url: str, ray_address: str, s3: S3) -> Cli:
     """The command line with Prefect, Ray and S3 at hand."""
-    env = {"PREFECT_API_URL": prefect_url, "RAY_ADDRESS": ray_address, **s3.env}
+    env = {"PREFECT_API_URL": prefect_url, "RAY_ADDRESS": ray_address, **TOKEN, **s3.env}
     return Cli(cli.folder, {**cli.env, **env})
 
 
