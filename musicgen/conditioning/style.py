@@ -139,8 +139,11 @@ class StyleEncoder:
     @classmethod
     def load(cls, model: Model) -> "StyleEncoder":
         """The style conditioner of a checkpoint. Raises ModelError: settings wrong, tensors missing or of another shape."""
+        from transformers.initialization import no_init_weights
+
         folder = model.checkpoint.folder
-        network = StyleNetwork(_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
+        with no_init_weights():  # they are replaced
+            network = StyleNetwork(_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
         fill(network, model.tensors.read("style.", "cpu", torch.float32), f"{folder}: style")
         return cls(network, model.device)
 

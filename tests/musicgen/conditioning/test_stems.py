@@ -1,0 +1,52 @@
+"""Separation of stems is off by default, says how to get it, and, where it is there, feeds the chroma."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from musicgen.conditioning import chroma
+from musicgen.conditioning.conditioner import RequestConditioner
+from musicgen.conditioning.melody import Melodies
+from musicgen.conditioning.stems import separator
+from musicgen.errors import ModelError
+from musicgen.request import Request
+from tests.musicgen.conditioning.music import heard, tune, write
+
+
+@pytest.mark.skipif(importlib.util.find_spec("demucs") is not None, reason="demucs is installed")
+def test_without_demucs_it_says_how_to_get_it() -> None:
+    with pytest.raises(ModelError, match=r"musicgen-batch\[stems\]"):
+        separator()
+
+
+def test_off_by_default(melody_model) -> None:
+    assert RequestConditioner(melody_model).melodies.separate is None
+
+
+def test_drums_and_bass_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for Demucs that puts the left channel into "other" and the right one into "bass"."""
+
+    class Demucs(torch.nn.Module):
+        sources = ("drums", "bass", "other", "vocals")
+        samplerate, audio_channels = 44_100, 2
+
+    def apply_model(model, audio, device, shifts):
+        assert shifts == 0  # random shifts would make a row sound different each time
+        stems = torch.zeros(1, 4, 2, audio.shape[-1])
+        stems[:, 2], stems[:, 1] = audio[:, :1], audio[:, 1:]
+        return stems
+
+    monkeypatch.setitem(sys.modules, "demucs", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "demucs.apply", SimpleNamespace(apply_model=apply_model))
+    monkeypatch.setitem(sys.modules, "demucs.pretrained", SimpleNamespace(get_model=lambda name: Demucs()))
+    melody, bass = 0.2 * tune(6.0, notes=(60, 64, 67), note_s=1.0), tune(6.0, notes=(54,), note_s=1.0)
+    path = write(tmp_path / "a.wav", np.stack([melody, bass], axis=1))
+    (found,) = Melodies(235, separate=separator()).bins(Request("", melody=str(path)))
+    plain = chroma.bins(melody)
+    assert np.mean(found[: len(plain)] == plain) > 0.95
+    assert np.mean(found[: len(plain)] == chroma.bins(heard(path.read_bytes())[0])) < 0.5
