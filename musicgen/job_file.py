@@ -66,10 +66,13 @@ class JobDocument:
         if not isinstance(values, dict):
             raise JobError(f"{name}: a job file holds sections such as `manifest:` and `output:`, this one holds {_kind(values)}")
         origins: dict[KeyPath, str] = {}
-        for key, line, repeated in _marks(node, ()):
-            if repeated:
-                raise JobError(f"{name}:{line}: `{'.'.join(key)}` is given twice")
-            origins[key] = f"{name}:{line}: "
+        try:
+            for key, line, repeated in _marks(node, ()):
+                if repeated:
+                    raise JobError(f"{name}:{line}: `{'.'.join(key)}` is given twice")
+                origins[key] = f"{name}:{line}: "
+        except RecursionError:
+            raise JobError(f"{name}: an alias (*name) stands inside its own anchor (&name)") from None
         return cls(values, origins, name)
 
     def override(self, text: str) -> None:
@@ -117,6 +120,12 @@ class JobDocument:
 
     def expanded(self) -> dict[str, Any]:
         """The values with `${VAR}` replaced from the environment (`$$` is a dollar). A section without keys is left out."""
+        try:
+            return self._expanded()
+        except RecursionError:
+            raise JobError(f"{self.name}: an alias (*name) stands inside its own anchor (&name)") from None
+
+    def _expanded(self) -> dict[str, Any]:
         return {name: value for name, value in self._expand(self.values, ()).items() if value is not None}
 
     def _expand(self, value: Any, key: KeyPath) -> Any:

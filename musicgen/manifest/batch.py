@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 4096
+BATCH_BYTES = 32 << 20  # and fewer rows, where rows are large
 
 
 @dataclass(frozen=True, slots=True)

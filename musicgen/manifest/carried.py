@@ -79,7 +79,18 @@ def union(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
                 raise ManifestError(
                     f"{where}: the column `{field.name}` is {known.type} in one file and {field.type} in another; make them one type"
                 ) from None
-    return pa.schema([field.with_nullable(True).remove_metadata() for field in fields.values()])
+    return pa.schema([pa.field(field.name, _settled(field.type)) for field in fields.values()])
+
+
+def _settled(kind: pa.DataType) -> pa.DataType:
+    """The type with text where no file has shown anything but nulls."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(pa.field("element", _settled(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _settled(field.type)) for field in kind])
+    return kind
 
 
 def fit(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import BATCH_ROWS, BrokenRow, SourceBatch
+from musicgen.manifest.batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_text
 
@@ -21,7 +21,8 @@ def read_csv(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch]:
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
     with open_text(file) as raw:
-        reader = csv.reader(_lines(raw, file), strict=True)
+        lines = _Lines(raw, file)
+        reader = csv.reader(lines, strict=True)
         header = _header(reader, file)
         if not header:
             return
@@ -43,21 +44,34 @@ def read_csv(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch]:
             except csv.Error as error:
                 broken.append(BrokenRow(begins, _fault(error, file, begins)))
             begins = reader.line_num + 1
-            if len(rows) + len(broken) >= BATCH_ROWS:
+            if len(rows) + len(broken) >= BATCH_ROWS or lines.bytes > BATCH_BYTES:
                 yield _batch(file, columns, header, rows, numbers, broken)
                 rows, numbers, broken = [], [], []
+                lines.bytes = 0
         if rows or broken:
             yield _batch(file, columns, header, rows, numbers, broken)
 
 
-def _lines(raw: BinaryIO, file: ManifestFile) -> Iterator[str]:
+class _Lines:
     """Decoded lines, ends kept. Bytes that are not UTF-8 become surrogates, which the row's check names."""
-    number = 0
-    while line := raw.readline(MAX_CELL + 1):
-        number += 1
+
+    def __init__(self, raw: BinaryIO, file: ManifestFile):
+        self.raw, self.file = raw, file
+        self.number = 0
+        self.bytes = 0  # since somebody set it to 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self.raw.readline(MAX_CELL + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.bytes += len(line)
         if len(line) > MAX_CELL:
-            raise ManifestError(f"{file.uri}:{number}: a line of more than {MAX_CELL >> 20} MB; this is no CSV manifest")
-        yield line.decode("utf-8", "surrogateescape")
+            raise ManifestError(f"{self.file.uri}:{self.number}: a line of more than {MAX_CELL >> 20} MB; this is no CSV manifest")
+        return line.decode("utf-8", "surrogateescape")
 
 
 def _header(reader: Iterator[list[str]], file: ManifestFile) -> list[str]:

@@ -22,6 +22,7 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".csv.gz": "csv",
 }
+OUTPUT_FOLDERS = ("index", "failures", "runs", "audio")
 _GZIP = b"\x1f\x8b"
 _BUFFER = 1 << 20
 
@@ -38,17 +39,13 @@ class ManifestFile:
         """The URI of the folder it lies in; its relative melody paths start there."""
         return self.uri.rpartition("/")[0] or "/"
 
-    @property
-    def name(self) -> str:
-        """Its last path segment."""
-        return self.uri.rpartition("/")[2]
 
-
-def find_files(uri: str) -> list[ManifestFile]:
+def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     """The files that a manifest URI (file, folder or glob) means, in the order of their names.
 
-    In a folder, files of other kinds are passed over; named one by one or by a glob, they are an error. Raises
-    `ManifestError` if there is nothing, or more than one format; `StoreError` if the store cannot be used.
+    In a folder, files of other kinds are passed over; named one by one or by a glob, they are an error. `output` is
+    the dataset's canonical URI: its own Parquet files are never rows to make. Raises `ManifestError` if there is
+    nothing, or more than one format; `StoreError` if the store cannot be used.
     """
     found = expand(uri)
     if not found:
@@ -58,6 +55,10 @@ def find_files(uri: str) -> list[ManifestFile]:
     if len(known) < len(found) and (named or not known):
         stranger = next(info.path for info in found if not _format(info.path))
         raise ManifestError(f"{stranger}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
+    own = [f"{output.rstrip('/')}/{folder}/" for folder in OUTPUT_FOLDERS] if output else []
+    inside = next((file.uri for file in known if file.uri.startswith(tuple(own))), None)
+    if inside:
+        raise ManifestError(f"{inside}: the manifest {uri} takes in what the job itself writes; move one of them, or use a glob")
     formats = sorted({file.format for file in known})
     if len(formats) > 1:
         raise ManifestError(f"{uri} mixes {' and '.join(formats)} files; name one kind by a glob, such as {uri.rstrip('/')}/*.{formats[0]}")

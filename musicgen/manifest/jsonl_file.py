@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import BATCH_ROWS, BrokenRow, SourceBatch
+from musicgen.manifest.batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_text
 
@@ -24,7 +24,7 @@ def read_jsonl(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterat
         batch = _Building(file, meaning, seen)
         for number, line in enumerate(_lines(raw), start=1):
             batch.add(number, line)
-            if len(batch) >= BATCH_ROWS:
+            if len(batch) >= BATCH_ROWS or batch.bytes > BATCH_BYTES:
                 yield batch.done()
                 batch = _Building(file, meaning, seen)
         if len(batch):
@@ -38,6 +38,7 @@ class _Building:
         self.file = file
         self.seen = seen
         self.meaning = meaning
+        self.bytes = 0
         self.numbers: list[int] = []
         self.fields: dict[str, list[Any]] = {name: [] for name in meaning.values()}
         self.carried: list[dict[str, Any]] = []
@@ -47,6 +48,7 @@ class _Building:
         return len(self.numbers) + len(self.broken)
 
     def add(self, number: int, line: bytes) -> None:
+        self.bytes += len(line)
         if len(line) > MAX_LINE:
             self.broken.append(BrokenRow(number, f"is a line of more than {MAX_LINE >> 20} MB"))
             return

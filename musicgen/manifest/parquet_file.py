@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import BATCH_ROWS, BrokenRow, SourceBatch
+from musicgen.manifest.batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_file
 
@@ -23,12 +23,19 @@ def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch
             header = parquet.schema_arrow.names
             columns.check(header, file.uri)
             number = 1
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
+            for batch in parquet.iter_batches(batch_size=_batch_rows(parquet.metadata)):
                 yield _batch(file, columns, batch, number)
                 number += len(batch)
         except pa.ArrowException as error:
             reason = str(error).splitlines()[0][:300]
             raise ManifestError(f"{file.uri}: not a readable Parquet file: {reason}") from None
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """How many rows to read at a time, by the size of a row in the largest row group."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    row_bytes = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1)
+    return int(min(BATCH_ROWS, max(1, BATCH_BYTES / max(row_bytes, 1))))
 
 
 def _batch(file: ManifestFile, columns: ColumnMap, batch: pa.RecordBatch, first: int) -> SourceBatch:
@@ -86,10 +93,10 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """`plain` of a type. A column of nulls alone counts as text."""
+    """`plain` of a type. Nulls stay nulls: another file may know what they are of."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()

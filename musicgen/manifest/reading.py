@@ -12,15 +12,16 @@ from musicgen.manifest.jsonl_file import read_jsonl
 from musicgen.manifest.parquet_file import read_parquet
 
 
-def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None) -> Iterator[SourceBatch]:
+def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None, output: str = "") -> Iterator[SourceBatch]:
     """The rows of a manifest, a few thousand at a time, in the order of its files and rows; `limit` rows at most.
 
-    Raises `ManifestError`: nothing there, unreadable, a missing column, no rows.
+    `output` is the dataset that the rows are for. Raises `ManifestError`: nothing there, unreadable, a missing column,
+    no rows, or files of the output itself.
     """
     left = limit
     empty = True
     seen: set[str] = set()
-    files = find_files(uri)
+    files = find_files(uri, output)
     for file in files:
         for batch in _read(file, columns, seen):
             if left is not None:

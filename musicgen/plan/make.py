@@ -93,8 +93,9 @@ class _Planning:
         with Conditions(manifest.melody_roots, cache_folder()) as conditions:
             parser = Parser(reader, keyer, conditions)
             done = 0
-            for batch in read_manifest(manifest.uri, columns, manifest.limit):
-                self.spill.add(batch, parser.parse(batch))
+            for batch in read_manifest(manifest.uri, columns, manifest.limit, self.store.uri):
+                for parsed in parser.parse(batch):
+                    self.spill.add(batch, parsed)
                 done += len(batch) + len(batch.broken)
                 if progress:
                     progress(done)

@@ -1,5 +1,6 @@
 """From a batch as it stands in the manifest to keyed rows, and to rows refused with a reason."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -37,6 +38,7 @@ ROWS = pa.schema(
         pa.field("source", pa.string()),
     ]
 )
+PIECE_ROWS = 8192
 _SHOWN_PROMPT = 1000
 
 
@@ -70,8 +72,8 @@ class Parser:
         self.keyer = keyer
         self.conditions = conditions
 
-    def parse(self, batch: SourceBatch) -> ParsedBatch:
-        """Check, hash and key a batch's rows."""
+    def parse(self, batch: SourceBatch) -> Iterator[ParsedBatch]:
+        """Check, hash and key a batch's rows, in pieces: rows with many samples are many rows. The last has the refused."""
         refused = [Refused(row.number, batch.source(row.number), None, None, "invalid", f"the row {row.reason}") for row in batch.broken]
         checked = self._check(batch, refused)
         found = self._conditions(batch, checked)
@@ -89,6 +91,9 @@ class Parser:
                     continue
                 tune, past = (item if isinstance(item, Condition) else None for item in both)
             for sample in range(parameters.samples):
+                if len(kept.keys) >= PIECE_ROWS:
+                    yield ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], [])
+                    kept = _Kept()
                 request = partial(settings, parameters, prompt, id, sample, seed, tune, past)
                 hashes = tune.sha256 if tune else None, past.sha256 if past else None
                 digest, effective = key(parameters, prompt, id, sample, seed, *hashes, request)
@@ -96,7 +101,7 @@ class Parser:
                 kept.keys.append(digest)
                 kept.seeds.append(effective)
         refused.sort(key=lambda row: row.number)
-        return ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], refused)
+        yield ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], refused)
 
     def _table(self, batch: SourceBatch, kept: "_Kept") -> pa.Table:
         """The kept rows as ROWS, column by column."""

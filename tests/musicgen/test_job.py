@@ -113,6 +113,8 @@ def test_mistakes_elsewhere_are_named_with_their_flag(tmp_path: Path, monkeypatc
     assert "no such job file" in fault(str(tmp_path / "none.yaml"))
     assert "cannot be read" in fault(str(tmp_path))
     assert "holds a list" in fault(job_file(tmp_path, "- a\n- b\n"))
+    assert "alias" in fault(job_file(tmp_path, "manifest: &a {uri: *a}\n"))
+    assert "alias" in fault(job_file(tmp_path, "manifest: {uri: &a [*a]}\noutput: {uri: b}\n"))
     (tmp_path / "job.yaml").write_bytes(b"\xff\xfe")
     assert "UTF-8" in fault(str(tmp_path / "job.yaml"))
 

@@ -71,9 +71,9 @@ def keys(uri: Path | str) -> tuple[list[str], list[str]]:
     with Conditions() as conditions:
         parser = Parser(RowReader(GenerationSettings(), SMALL), Keyer(50.0, "0" * 64, {}, 0), conditions)
         for batch in read_manifest(str(uri), ColumnMap({})):
-            parsed = parser.parse(batch)
-            made += [key.hex() for key in parsed.keys]
-            refused += [row.reason.partition(" is ")[0] for row in parsed.refused]
+            for parsed in parser.parse(batch):
+                made += [key.hex() for key in parsed.keys]
+                refused += [row.reason.partition(" is ")[0] for row in parsed.refused]
     return sorted(made), sorted(refused)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from musicgen.errors import ManifestError, StoreError
 from musicgen.manifest import batch as batches
-from musicgen.manifest import csv_file, jsonl_file
+from musicgen.manifest import csv_file, jsonl_file, parquet_file
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.reading import read_manifest
 
@@ -133,7 +133,7 @@ def test_parquet_keeps_types_and_means_numbers_as_written(tmp_path: Path) -> Non
     assert list(batch.numbers) == [1, 2]
     assert batch.source(2) == f"{tmp_path}/m.parquet row 2"
     kinds = {field.name: str(field.type) for field in batch.carried.schema}
-    assert kinds == {"when": "timestamp[ms]", "tags": "list<element: string>", "nothing": "string"}
+    assert kinds == {"when": "timestamp[ms]", "tags": "list<element: string>", "nothing": "null"}
 
 
 def test_parquet_strings_that_are_not_utf8_are_broken_rows(tmp_path: Path) -> None:
@@ -199,6 +199,30 @@ def test_a_limit_counts_rows_as_they_stand(tmp_path: Path, limit: int, monkeypat
     path = write(tmp_path, "m.csv", "prompt,id\na,1\nbroken\nb,2\nalso broken\nc,3\n")
     good, broken = read(path, limit)
     assert [number for number, _ in sorted([*good, *broken], key=lambda row: row[0])] == [2, 3, 4, 5, 6][:limit]
+
+
+def test_batches_of_large_rows_hold_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (csv_file, jsonl_file, parquet_file):
+        monkeypatch.setattr(module, "BATCH_BYTES", 10_000)
+    prompts = [f"{i}{'x' * 3000}" for i in range(12)]
+    paths = [tmp_path / name for name in ("m.csv", "m.jsonl", "m.parquet")]
+    paths[0].write_text("prompt\n" + "\n".join(prompts))
+    paths[1].write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    pq.write_table(pa.table({"prompt": prompts}), paths[2], compression="none", use_dictionary=False)
+    for path in paths:
+        found = list(read_manifest(str(path), ColumnMap({})))
+        assert [prompt for batch in found for prompt in batch.fields["prompt"]] == prompts
+        assert max(len(batch) for batch in found) <= 4
+
+
+def test_a_manifest_never_takes_in_its_own_output(tmp_path: Path) -> None:
+    (tmp_path / "out" / "index" / "r1").mkdir(parents=True)
+    pq.write_table(pa.table({"prompt": ["made"]}), tmp_path / "out" / "index" / "r1" / "part-00000.parquet")
+    pq.write_table(pa.table({"prompt": ["asked"]}), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="what the job itself writes"):
+        list(read_manifest(str(tmp_path), ColumnMap({}), output=f"{tmp_path}/out"))
+    assert len(list(read_manifest(f"{tmp_path}/*.parquet", ColumnMap({}), output=f"{tmp_path}/out"))) == 1
+    assert list(read_manifest(str(tmp_path), ColumnMap({}), output=f"{tmp_path}/elsewhere"))
 
 
 def test_batches_are_small(tmp_path: Path) -> None:

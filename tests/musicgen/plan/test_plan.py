@@ -12,7 +12,7 @@ import pytest
 
 from musicgen.dataset import paths
 from musicgen.errors import JobError, ManifestError, RowError, StoreError
-from musicgen.plan import Plan, PlanOutcome, pending_shards, read_shard
+from musicgen.plan import Plan, PlanOutcome, parsing, pending_shards, read_shard
 from musicgen.storage import open_store
 from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard
 
@@ -252,10 +252,12 @@ def test_a_later_manifest_is_cast_to_the_types_that_the_dataset_pins(submit, tmp
 def test_parquet_files_that_disagree(submit, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    pq.write_table(pa.table({"prompt": ["a"], "n": [1]}), folder / "a.parquet")
-    pq.write_table(pa.table({"prompt": ["b"], "n": [1.5], "more": [True]}), folder / "b.parquet")
+    pq.write_table(pa.table({"prompt": ["a"], "n": [1], "none": pa.nulls(1), "late": pa.nulls(1)}), folder / "a.parquet")
+    pq.write_table(pa.table({"prompt": ["b"], "n": [1.5], "more": [True], "late": [7]}), folder / "b.parquet")
     outcome = submit(folder)
-    assert outcome.plan.carried == {"n": "double", "more": "bool"}
+    assert outcome.plan.carried == {"n": "double", "none": "string", "late": "int64", "more": "bool"}
+    rows = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).carried.to_pylist()
+    assert rows == [{"n": 1.0, "none": None, "late": None, "more": None}, {"n": 1.5, "none": None, "late": 7, "more": True}]
     pq.write_table(pa.table({"prompt": ["c"], "n": ["text"]}), folder / "c.parquet")
     with pytest.raises(ManifestError, match="column `n` is double in one file and string in another"):
         submit(folder, output=str(tmp_path / "other"))
@@ -286,6 +288,12 @@ def test_many_shards_are_many_files_and_the_limit_counts_rows(submit, tmp_path: 
     store = open_store(str(tmp_path / "out"))
     prompts = [read_shard(store, outcome.plan, shard).requests[0].prompt for shard in (0, 127, 128, 259)]
     assert prompts == ["p0", "p127", "p128", "p259"]
+
+
+def test_a_row_of_many_samples_is_planned_in_pieces(submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "PIECE_ROWS", 7)
+    outcome = submit("prompt,samples,n\na,10,1\n,1,2\nb,10,3\n", dry_run=True)
+    assert (outcome.new, outcome.invalid_count) == (20, 1)
 
 
 def test_a_damaged_dataset_is_named(submit, tmp_path: Path) -> None:
