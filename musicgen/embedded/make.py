@@ -167,12 +167,12 @@ def _randomise(model: "nn.Module") -> None:
 
 
 def _level(codec: "EncodecModel", sizes: Sizes) -> None:
-    """Random codebooks, and an output gain at which random codes peak at EMBEDDED_PEAK."""
+    """Random codebooks, each finer than the one before; sound that peaks at EMBEDDED_PEAK; latents that the codebooks span."""
     import torch
 
     with torch.no_grad():
-        for quantizer in codec.quantizer.layers:
-            quantizer.codebook.embed.normal_(0.0, 1.0)
+        for k, quantizer in enumerate(codec.quantizer.layers):
+            quantizer.codebook.embed.normal_(0.0, 0.6**k)
             quantizer.codebook.embed_avg.copy_(quantizer.codebook.embed)
             quantizer.codebook.cluster_size.fill_(1.0)
         codes = torch.randint(sizes.codebook_size, (1, 1, 4, 200))
@@ -181,6 +181,14 @@ def _level(codec: "EncodecModel", sizes: Sizes) -> None:
         audio = codec.decode(codes, [None]).audio_values
         gain = EMBEDDED_PEAK / float(audio.abs().max())
         last.parametrizations.weight.original0.mul_(gain)
+        for name, weight in codec.encoder.named_parameters():
+            if "bias" in name:
+                weight.zero_()  # what it hears counts, not what it adds
+        latents = codec.encoder(audio * gain)[0]  # [dim, frames]
+        last = codec.encoder.layers[-1].conv
+        gains = 1.0 / latents.std(dim=-1)
+        last.parametrizations.weight.original0.mul_(gains[:, None, None])
+        last.bias.sub_(latents.mean(dim=-1)).mul_(gains)
 
 
 def write_tokenizer(folder: Path, vocabulary_size: int) -> None:

@@ -30,18 +30,20 @@ class ClapEmbedder:
     def load(cls, folder: Path, config: dict[str, Any], tensors: Tensors, device: torch.device) -> "ClapEmbedder":
         """The text tower under `text_encoder.*` and its quantizer. Raises `ModelError`."""
         from transformers import ClapConfig, ClapTextModelWithProjection
+        from transformers.initialization import no_init_weights
 
         from musicgen.model.text import load_tokenizer
 
         text = ClapConfig(**config).text_config
-        model = ClapTextModelWithProjection._from_config(text, attn_implementation="eager")
+        with no_init_weights():
+            model = ClapTextModelWithProjection._from_config(text, attn_implementation="eager")
         found = tensors.read("text_encoder.text_", device, torch.float32)
         fill(model, {f"text_{name}": value for name, value in found.items()}, f"{folder}: text_encoder", optional=("_ids",))
         codebooks: list[Tensor] = []
         while f"{_QUANTIZER}{len(codebooks)}.codebook.embed" in tensors.headers:
             name = f"{_QUANTIZER}{len(codebooks)}.codebook."
             codebooks.append(tensors.read(name, device, torch.float32)["embed"])
-        return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder), codebooks)
+        return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config), codebooks)
 
     def __call__(self, prompt: str) -> Tensor:
         """The embedding [1, dim] of one prompt."""

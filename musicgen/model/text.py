@@ -101,16 +101,18 @@ class T5Embedder:
     def load(cls, folder: Path, config: dict[str, Any], tensors: Tensors, device: torch.device) -> "T5Embedder":
         """The T5 encoder under `text_encoder.*`. Raises `ModelError`."""
         from transformers import T5Config, T5EncoderModel
+        from transformers.initialization import no_init_weights
 
-        # SDPA wants a mask of its own shape per head; eager is what the reference computes.
-        model = T5EncoderModel._from_config(T5Config(**config), attn_implementation="eager")
+        with no_init_weights():  # seconds, for weights that are replaced
+            # SDPA wants a mask of its own shape per head; eager is what the reference computes.
+            model = T5EncoderModel._from_config(T5Config(**config), attn_implementation="eager")
         found = tensors.read("text_encoder.", device, torch.float32)
         # The token table is stored once, under either of its names.
         table = found.get("shared.weight", found.get("encoder.embed_tokens.weight"))
         if table is not None:
             found |= {"shared.weight": table, "encoder.embed_tokens.weight": table}
         fill(model, found, f"{folder}: text_encoder")
-        return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder))
+        return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config))
 
     def __call__(self, prompt: str) -> Tensor:
         """States [tokens, d_model]; the last token is the end of text."""
@@ -123,14 +125,14 @@ class T5Embedder:
         return self.model(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)].contiguous()
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The checkpoint's tokenizer, from its own files. Raises `ModelError` if there are none."""
+def load_tokenizer(folder: Path, config: Any) -> Any:
+    """The checkpoint's tokenizer, from its own files; `config` is its text encoder's. Raises `ModelError` if there are none."""
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model", "vocab.json")):
         raise ModelError(f"{folder}: no tokenizer (tokenizer.json or spiece.model); download the checkpoint again")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {error}") from None
 
