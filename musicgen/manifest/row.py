@@ -48,6 +48,7 @@ class RowReader:
         self.model_name = model_name
         self._known: dict[Any, Parameters | str] = {}
         self._controls = {control: spec.supports(control) for control in ("melody", "continuation", "long", "unconditional")}
+        self._controls["melody"] |= spec.supports("style")  # there the column names the excerpt
 
     def parameters(self, raw: tuple[Any, ...], names: tuple[str, ...]) -> Parameters:
         """The parameters of a row: `raw` are its values of `names`, some of `PARAMETERS`. Raises `RowError`."""
