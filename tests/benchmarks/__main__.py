@@ -6,6 +6,7 @@ into the JSON file, so cases can be run one at a time (`--cases`).
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -68,4 +69,5 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None) -> in
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: workers end with us
     sys.exit(main())

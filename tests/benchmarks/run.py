@@ -1,9 +1,12 @@
 """Measurements run in processes of their own: memory peaks are theirs alone, and a crash or a hang costs one case."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,7 @@ class Runner:
                 cwd=ROOT,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that what it starts can be ended with it
             )
             try:
                 code = worker.wait(timeout_s)
@@ -72,10 +76,11 @@ class Runner:
 
 
 def _end(worker: subprocess.Popen) -> None:
-    if worker.poll() is None:
-        worker.terminate()
-        try:
-            worker.wait(20)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+    """End a worker that is still running, and everything it started: politely, then not."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if worker.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            worker.wait(30)

@@ -117,6 +117,8 @@ class Suite:
             "ours_wall_s": ours["wall_s_all"],
             "peer_wall_s": peer["wall_s_all"],
             "peer_codec_s": round(peer["codec_s"], 2),
+            "ours_steps": ours["steps"],
+            "peer_steps": peer["steps"],
             "ours_ms_step": ours_step,
             "peer_ms_step": peer_step,
             "step_ratio": peer_step / ours_step if ours_step and peer_step and setup.batch == slots else None,

@@ -125,12 +125,12 @@ def test_our_own_processes_are_not_other_work_even_after_their_end():
     before = load._read()
     child = subprocess.Popen([sys.executable, "-c", "import time\nwhile time.process_time() < 0.6: pass\ninput()"], stdin=subprocess.PIPE)
     try:
-        while sum(psutil.Process(child.pid).cpu_times()[:2]) < 0.6:
+        while sum(psutil.Process(child.pid).cpu_times()[:2]) < 0.5:
             time.sleep(0.05)
         living = load._read()
     finally:
         child.communicate(b"\n")
     reaped = load._read()
-    assert living.ours_s - before.ours_s > 0.55
-    assert reaped.ours_s - before.ours_s > 0.55
+    assert living.ours_s - before.ours_s > 0.45
+    assert reaped.ours_s - before.ours_s > 0.45
     assert load._Reading(10.0, 5.0, 1.0).others_since(load._Reading(0.0, 0.0, 0.0)) == pytest.approx(0.4)
