@@ -125,6 +125,7 @@ def test_parquet_keeps_types_and_means_numbers_as_written(tmp_path: Path) -> Non
             "when": pa.array([0, 1], pa.timestamp("s")),
             "tags": pa.array([["x"], []], pa.large_list(pa.large_string())),
             "nothing": pa.nulls(2),
+            "__index_level_0__": [5, 3],
         }
     )
     pq.write_table(table, tmp_path / "m.parquet")
