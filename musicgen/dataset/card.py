@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from musicgen.dataset import paths
-from musicgen.dataset.huggingface import front_matter, write_metadata
+from musicgen.dataset.huggingface import front_matter, is_small, write_table
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.status import RunStatus, status
 
@@ -28,18 +28,19 @@ class Checkpoint:
 
 
 def publish_card(dataset: Dataset, title: str = "Generated music", licenses: Mapping[str, str] | None = None) -> str:
-    """Write `README.md`, and `metadata.parquet` where the layout needs one, for the dataset as it is now; the card.
+    """Write `README.md`, and the table for `load_dataset` where the layout needs one, for the dataset as it is now; the card.
 
     `licenses` are those of checkpoints without a preset, by name.
     """
-    write_metadata(dataset)
-    card = render_card(dataset, title, licenses)
+    card = render_card(dataset, title, licenses, write_table(dataset))
     dataset.store.write(paths.README, card.encode())
     return card
 
 
-def render_card(dataset: Dataset, title: str = "Generated music", licenses: Mapping[str, str] | None = None) -> str:
-    """The card's text."""
+def render_card(
+    dataset: Dataset, title: str = "Generated music", licenses: Mapping[str, str] | None = None, small: bool | None = None
+) -> str:
+    """The card's text. `small` is what `huggingface.write_table` said; without it, it is looked up."""
     import yaml
 
     runs = status(dataset)
@@ -51,7 +52,7 @@ def render_card(dataset: Dataset, title: str = "Generated music", licenses: Mapp
         "task_categories": ["text-to-audio"],
         "tags": ["audio", "music", "musicgen", "synthetic", "text-to-audio"],
         "size_categories": [next((name for limit, name in _SIZES if clips < limit), "100M<n<1B")],
-        **front_matter(dataset),
+        **front_matter(dataset, is_small(dataset) if small is None else small),
     }
     text = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True, width=200)
     return f"---\n{text}---\n\n{_body(dataset, title, runs, checkpoints, clips, audio_s)}"

@@ -35,10 +35,15 @@ class Footer:
 
 def schema_with(schema: pa.Schema, footer: Footer) -> pa.Schema:
     """The schema with the footer as metadata, and where it holds audio, with what `datasets` needs to see it as such."""
-    metadata = {_FOOTER: json.dumps(asdict(footer)).encode()}
     if pa.types.is_struct(schema.field("audio").type):
-        metadata[_HUGGINGFACE] = json.dumps({"info": {"features": {"audio": {"_type": "Audio"}}}}).encode()
-    return schema.with_metadata(metadata)
+        schema = with_audio(schema)
+    return schema.with_metadata({**(schema.metadata or {}), _FOOTER: json.dumps(asdict(footer)).encode()})
+
+
+def with_audio(schema: pa.Schema) -> pa.Schema:
+    """The schema with metadata that makes the column `audio` an Audio feature for `datasets`."""
+    features = {"info": {"features": {"audio": {"_type": "Audio"}}}}
+    return schema.with_metadata({_HUGGINGFACE: json.dumps(features).encode()})
 
 
 def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -15,8 +15,9 @@ import yaml
 
 import musicgen.dataset
 from musicgen.audio import decode
+from musicgen.dataset import huggingface
 from musicgen.dataset.card import publish_card, render_card
-from musicgen.dataset.huggingface import write_metadata
+from musicgen.dataset.huggingface import write_table
 from musicgen.errors import RowError
 from musicgen.storage import open_store
 
@@ -29,7 +30,7 @@ import json, sys
 import numpy as np
 from datasets import Audio, load_dataset
 out = sys.argv[1]
-for layout in ("files", "parquet", "webdataset"):
+for layout in ("files", "small", "parquet", "webdataset"):
     column = "flac" if layout == "webdataset" else "audio"
     clips = load_dataset(f"{out}/{layout}", split="train", cache_dir=out + "/cache")
     assert isinstance(clips.features[column], Audio), clips.features
@@ -73,11 +74,12 @@ def expected() -> dict[str, np.ndarray]:
     }
 
 
-def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path):
+def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With a stand-in for torchcodec's two classes, as they need FFmpeg; `datasets` does all the rest."""
-    layouts = ("files", "parquet", "webdataset")
+    layouts = ("files", "small", "parquet", "webdataset")
     for layout in layouts:
-        make = a_dataset(Maker(open_store(str(tmp_path / layout))).settings(layout=layout))
+        monkeypatch.setattr(huggingface, "SMALL_BYTES", (1 << 20) * (layout == "small"))
+        make = a_dataset(Maker(open_store(str(tmp_path / layout))).settings(layout="files" if layout == "small" else layout))
         publish_card(musicgen.dataset.open(make.store.uri))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(STAND_IN)}
     elsewhere = tmp_path / "elsewhere"
@@ -90,11 +92,12 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path):
         assert rows[shard_of("r1-1", 0).keys[0]] == [32000, "prompt 0", 0, ["a", "b"]], layout
 
 
-def test_a_carried_column_is_not_taken_for_a_file(make: Maker):
+def test_a_carried_column_is_not_taken_for_a_file(make: Maker, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface, "SMALL_BYTES", 0)
     rows = shard_of("r1-1", 0, 1)
     carried = pa.table({"source_file_name": ["x.wav"], "file_name": ["y.wav"]})
     make.shard(rows_of=replace(rows, carried=carried))
-    write_metadata(musicgen.dataset.open(make.store.uri))
+    write_table(musicgen.dataset.open(make.store.uri))
     row = pq.read_table(make.store.join("metadata.parquet")).to_pylist()[0]
     assert row["file_name"].startswith("audio/")
     assert (row["source_file_name_"], row["file_name_"]) == ("x.wav", "y.wav")
@@ -114,15 +117,32 @@ def test_to_huggingface_needs_no_torchcodec(make_anywhere: Maker, layout: str):
         assert np.abs(decode(data)[0] - expected()[row["key"]]).max() < 1e-4
 
 
-def test_parquet_loads_without_torchcodec(make: Maker, tmp_path: Path):
+@pytest.mark.parametrize("layout", ["files", "parquet"])
+def test_load_dataset_without_torchcodec(make: Maker, layout: str, tmp_path: Path):
     import datasets
 
-    make = a_dataset(make.settings(layout="parquet"))
+    make = a_dataset(make.settings(layout=layout))
     publish_card(musicgen.dataset.open(make.store.uri))
     clips = datasets.load_dataset(make.store.uri, split="train", cache_dir=str(tmp_path))
     assert isinstance(clips.features["audio"], datasets.Audio)
+    assert clips.column_names == musicgen.dataset.open(make.store.uri).schema().names
     raw = clips.cast_column("audio", datasets.Audio(decode=False))
+    assert {row["key"] for row in raw} == expected().keys()
     assert all(np.abs(decode(row["audio"]["bytes"])[0] - expected()[row["key"]]).max() < 1e-4 for row in raw)
+
+
+def test_a_dataset_that_outgrows_its_copy_loses_it(make: Maker, monkeypatch: pytest.MonkeyPatch):
+    def tables() -> list[str]:
+        return [f.path for f in make.store.list() if "/" not in f.path and f.path.endswith(".parquet")]
+
+    make.shard()
+    size = sum(musicgen.dataset.open(make.store.uri).to_arrow(["audio_bytes"]).column(0).to_pylist())
+    monkeypatch.setattr(huggingface, "SMALL_BYTES", size)
+    assert "huggingface.parquet" in publish_card(musicgen.dataset.open(make.store.uri))
+    assert tables() == ["huggingface.parquet"]
+    make.shard(shard=1)
+    assert "metadata.parquet" in publish_card(musicgen.dataset.open(make.store.uri))
+    assert tables() == ["metadata.parquet"]
 
 
 def matter(card: str) -> dict:
