@@ -24,7 +24,7 @@ CASES = {
     for case in (
         Case("1x60", 1, 60, 5, 1.4),
         Case("8x60", 8, 60, 3, 1.6),
-        Case("32x60", 32, 60, 2, 1.8),
+        Case("32x60", 32, 60, 1, 1.8),
         Case("32x400", 32, 400, 1, 3.5),
         Case("mixed", 48, 0, 1, 3.0),  # as many of them as the peer can make in MIXED_PEER_S
     )
@@ -32,5 +32,5 @@ CASES = {
 PROFILE = "profile"  # the step at 32 x 400, operation by operation, and its cost against position and allocation
 FLOW = "flow"  # the whole flow against the bare engine
 ALL = (*CASES, PROFILE, FLOW)
-MIXED_PEER_S = 480.0
+MIXED_PEER_S = 330.0
 MIXED_SLOTS = 16
