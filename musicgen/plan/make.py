@@ -4,7 +4,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.pins import Pins, check_pins, pin, read_pins
 from musicgen.dataset.schema import FAILURES, carried_name
-from musicgen.errors import JobError, ManifestError
+from musicgen.errors import JobError, ManifestError, StoreError
 from musicgen.job import Job
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.conditions import Conditions
@@ -125,6 +126,9 @@ class _Planning:
         self.names = {by_name[field.name]: field.name for field in fields}
         self.pins = Pins.of(self.job.audio.layout, self.job.audio.format, self.carried, self.job.audio.codes)
         check_pins(self.store, self.pins)
+        if pinned:  # whether all values fit must be known before anything is written
+            for _, rows in self.spill.batches():
+                self.spill.carried(rows, self.carried, self.names)
 
     def decide(self, dry_run: bool, retry_failed: frozenset[str], memory_mb: int) -> dict[str, Any]:
         """Compare with the dataset, and plan what is missing."""
@@ -205,9 +209,15 @@ class _Planning:
     def _planned(self, run: str, fingerprint: str, ledger: Ledger, counts: Counts, past: Past) -> dict[str, Any]:
         pin(self.store, self.pins)
         limits = shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed)
-        where = self.job.manifest.uri
-        tables = (with_carried(rows, self.spill.carried(rows, self.carried, self.names, where)) for rows in self._todo(ledger))
-        parts = tuple(write_parts(self.store, run, uuid4().hex[:12], tables, limits, self.folder))
+        tables = (with_carried(rows, self.spill.carried(rows, self.carried, self.names)) for rows in self._todo(ledger))
+        parts: list[PlanPart] = []
+        try:
+            for part in write_parts(self.store, run, uuid4().hex[:12], tables, limits, self.folder):
+                parts.append(part)
+        except BaseException:  # interrupted, or the store failed: what nobody will read goes
+            with suppress(StoreError):
+                self._discard(parts)
+            raise
         plan = Plan(
             run=run,
             number=int(run.rpartition("-")[2]),
@@ -215,7 +225,7 @@ class _Planning:
             model=PlannedModel(self.job.model.name, self.checkpoint.revision, self.checkpoint.identity, self.spec.frame_rate),
             slots=self.job.cluster.slots,
             manifest_fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest(),
-            parts=parts,
+            parts=tuple(parts),
             rows=counts.todo,
             audio_s=round(counts.todo_s, 3),
             invalid=self.spill.refused,
@@ -285,7 +295,7 @@ class _Planning:
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=FAILURES))
         self.store.put_if_absent(path, temp)
 
-    def _discard(self, parts: tuple[PlanPart, ...]) -> None:
+    def _discard(self, parts: Iterable[PlanPart]) -> None:
         for part in parts:
             self.store.delete(part.path)
 

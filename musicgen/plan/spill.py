@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from musicgen.errors import ManifestError
 from musicgen.manifest.batch import SourceBatch
 from musicgen.manifest.carried import JsonTypes, fit, json_table, union
 from musicgen.plan.parsing import ROWS, ParsedBatch, Refused
@@ -136,8 +137,11 @@ class Spill:
                     yield place, pa.Table.from_batches([batch])
                     place += batch.num_rows
 
-    def carried(self, rows: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -> pa.Table:
-        """The carried columns of spilled rows, under their names and types in the index."""
+    def carried(self, rows: pa.Table, schema: pa.Schema, names: dict[str, str]) -> pa.Table:
+        """The carried columns of spilled rows, under their names and types in the index.
+
+        Raises `ManifestError`, with file and row, if a value does not fit its column's type.
+        """
         if not names:
             return pa.table({})
         if _JSON in rows.column_names:
@@ -146,7 +150,12 @@ class Spill:
         else:
             own = rows.column_names[len(ROWS) :]
             table = pa.Table.from_arrays([rows[name] for name in own], names=[name.removeprefix("carried ") for name in own])
-        return fit(table, schema, names, where)
+        try:
+            return fit(table, schema, names, "")
+        except ManifestError:
+            for row, source in enumerate(rows["source"].to_pylist()):
+                fit(table.slice(row, 1), schema, names, source)
+            raise
 
 
 def halves(digests: Sequence[bytes], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -239,8 +239,8 @@ def test_a_later_manifest_is_cast_to_the_types_that_the_dataset_pins(submit, tmp
     fewer = submit('{"prompt": "b", "n": 2}\n')  # a key that no row has is null
     assert fewer.plan.carried == {"n": "int64", "tag": "string"}
     make_all(fewer, out)
-    with pytest.raises(ManifestError, match="column `n` does not fit the type int64"):
-        submit("prompt,n,tag\nc,many,x\n")
+    with pytest.raises(ManifestError, match=r"m\.csv:3: a value of the column `n` does not fit the type int64"):
+        submit("prompt,n,tag\nc,3,x\nd,many,x\n", dry_run=True)
     with pytest.raises(JobError, match="lacks"):
         submit("prompt,n\nc,3\n")
     with pytest.raises(JobError, match="carries no column 'extra'"):
