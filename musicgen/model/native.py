@@ -120,7 +120,8 @@ class NativeOps:
             raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
         panel = 2 * self.lanes
         data = torch.zeros(-(-columns // panel) * panel * depth, dtype=self.dtype)
-        self._pack(weight.float().contiguous().data_ptr(), columns, depth, data.data_ptr(), self.threads)
+        plain = weight.float().contiguous()  # named: a temporary would be freed before the call
+        self._pack(plain.data_ptr(), columns, depth, data.data_ptr(), self.threads)
         return Packed(data, columns, depth)
 
     def linear(self, x: Tensor, weight: Packed, activate: bool = False) -> Tensor:

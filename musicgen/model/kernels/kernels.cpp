@@ -86,6 +86,12 @@ inline Vec gelu(Vec x) {
     return x * 0.5f * (1.0f + z * p / q);
 }
 
+// Threads worth waking for this many elementary operations: meeting again costs microseconds, or a time slice on a busy machine.
+inline int crew(int threads, int64_t work) {
+    int64_t useful = work / 100000 + 1;
+    return useful < threads ? (int)useful : threads;
+}
+
 // ---------------------------------------------------------------- matrix product
 
 // y[rows, COLUMNS] (+)= a[depth, ROWS]^T b[depth, COLUMNS]; every element is one chain over depth.
@@ -177,6 +183,7 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
     int blocks = (rows + ROWS - 1) / ROWS, panels = (columns + COLUMNS - 1) / COLUMNS;
     bool ragged = columns % COLUMNS;  // then the last panel's product goes through a buffer of its own
     std::vector<float> last(ragged ? (size_t)rows * COLUMNS : 0);
+    threads = crew(threads, (int64_t)rows * depth * columns / 8);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -276,6 +283,7 @@ template <typename C>
 void append(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, C* values,
             int heads, int dim, int capacity, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
+    threads = crew(threads, (int64_t)tokens * heads * dim * 4);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int i = 0; i < tokens * heads; i++) {
         int token = i / heads, head = i % heads;
@@ -289,6 +297,9 @@ template <typename C>
 void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys, const C* values,
                int heads, int dim, int capacity, float* out, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
+    int64_t work = 0;
+    for (int i = 0; i < tokens; i++) work += (int64_t)lengths[i] * heads * dim / 2;
+    threads = crew(threads, work);
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> scores(capacity);
@@ -306,7 +317,8 @@ void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, 
 
 // x += delta for the first `added` rows; y = layer norm of x (eps 1e-5).
 void norm(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width, float* y, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows > 4)
+    threads = crew(threads, (int64_t)rows * width);
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int r = 0; r < rows; r++) {
         float *xr = x + (int64_t)r * width, *yr = y + (int64_t)r * width;
         if (r < added)
@@ -390,6 +402,7 @@ int32_t draw(const float* logits, int size, const Choice& c, int step, int codeb
 // next[clip, codebook] where it is -1: drawn from logits [rows, codebooks, size].
 void sample(const float* logits, const Choice* choices, int clips, const int32_t* steps, int codebooks, int size, int32_t* next,
             int threads) {
+    threads = crew(threads, (int64_t)clips * codebooks * size * 4);
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> mixed(size), sorted(size);
