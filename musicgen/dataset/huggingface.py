@@ -1,13 +1,14 @@
 """What Hugging Face's `load_dataset(folder)` needs to see each layout as audio: the card's front matter, and for
-`layout: files` one table beside it.
+the layouts files and webdataset a table beside it.
 
-- files: up to 256 MB of audio, the Parquet loader on `huggingface.parquet`, the index with the bytes beside it: that loads
-  without torchcodec too. Beyond, AudioFolder, which takes rows and paths from `metadata.parquet` and copies nothing. Both
-  give the same columns. (The Parquet loader would take the index as it stands, but leaves relative paths relative to
-  wherever the reader happens to be.)
 - parquet: the Parquet loader on the index, whose schema says which column is audio.
+- files: AudioFolder, which takes rows and paths from `metadata.parquet`. (The Parquet loader would take the index as it
+  stands, but leaves relative paths relative to wherever the reader happens to be.)
 - webdataset: the WebDataset loader on the tars that the index names; the front matter gives the types, which it would
   otherwise guess from the first five rows.
+
+The last two loaders want torchcodec, and with it FFmpeg, before they take a single row. So up to 256 MB of audio, both
+layouts get the same columns another way: the Parquet loader on `huggingface.parquet`, a copy with the bytes in it.
 """
 
 import tempfile
@@ -25,7 +26,7 @@ from musicgen.dataset.reader import Dataset
 from musicgen.dataset.schema import AUDIO_STRUCT
 
 SMALL_BYTES = 256 << 20
-"""Up to so much audio, a dataset in `layout: files` is copied into one Parquet file for `load_dataset`."""
+"""Up to so much audio, a dataset is copied into one Parquet file for `load_dataset`."""
 
 _GROUP_ROWS = 10_000
 _GROUP_BYTES = 64 << 20
@@ -37,8 +38,10 @@ def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
     layout = dataset.pins.layout
     if layout == "parquet":
         return {"configs": [_config([f"{paths.INDEX}/**/*.parquet"])]}
+    if small:
+        return {"configs": [_config([paths.EMBEDDED])]}
     if layout == "files":
-        return {"configs": [_config([paths.EMBEDDED] if small else [paths.METADATA, f"{paths.AUDIO}/**"])]}
+        return {"configs": [_config([paths.METADATA, f"{paths.AUDIO}/**"])]}
     tars = _committed_tars(dataset)
     matter: dict[str, Any] = {"configs": [_config(tars)]}
     features = [_feature(field) for field in dataset.schema() if field.name not in _NOT_IN_MEMBERS]
@@ -55,27 +58,24 @@ def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
 
 
 def is_small(dataset: Dataset) -> bool:
-    """Whether a dataset in `layout: files` has so little audio that a copy of it does not matter."""
-    return (
-        dataset.pins.layout == "files"
-        and sum(footer.audio_s for _, footer in dataset.footers()) > 0
-        and _audio_bytes(dataset) <= SMALL_BYTES
-    )
+    """Whether a dataset has audio outside the index, and so little that a copy of it does not matter."""
+    return dataset.pins.layout != "parquet" and _audio_bytes(dataset) <= SMALL_BYTES
 
 
 def write_table(dataset: Dataset) -> bool:
-    """Write the table that `load_dataset` reads for `layout: files`, removing the other one; whether the dataset is small.
+    """Write the table that `load_dataset` reads, if it needs one, and remove the one it does not; whether the dataset is small.
 
-    Streamed, so a dataset's size does not matter. One in another layout needs no table.
+    Streamed, so a dataset's size does not matter.
     """
-    if dataset.pins.layout != "files":
-        return False
     small = is_small(dataset)
-    with tempfile.TemporaryDirectory() as folder:
-        temp = Path(folder, "table.parquet")
-        _write_embedded(dataset, temp) if small else _write_metadata(dataset, temp)
-        dataset.store.write(paths.EMBEDDED if small else paths.METADATA, temp)
-    dataset.store.delete(paths.METADATA if small else paths.EMBEDDED)
+    wanted = paths.EMBEDDED if small else paths.METADATA if dataset.pins.layout == "files" else None
+    if wanted is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            temp = Path(folder, "table.parquet")
+            _write_embedded(dataset, temp) if small else _write_metadata(dataset, temp)
+            dataset.store.write(wanted, temp)
+    for other in {paths.EMBEDDED, paths.METADATA} - {wanted}:
+        dataset.store.delete(other)
     return small
 
 
@@ -97,17 +97,33 @@ def _write_metadata(dataset: Dataset, path: Path) -> None:
 
 
 def _write_embedded(dataset: Dataset, path: Path) -> None:
-    """The index with each clip's bytes in `audio`, as Hugging Face's {bytes, path}."""
-    schema = dataset.schema()
-    at = schema.get_field_index("audio")
-    schema = with_audio(schema.set(at, pa.field("audio", AUDIO_STRUCT)))
+    """The columns that the layout's own loader gives, each clip's bytes among them as Hugging Face's {bytes, path}."""
+    arrange = _as_folder if dataset.pins.layout == "files" else _as_webdataset
+    column = "audio" if dataset.pins.layout == "files" else dataset.pins.format
+    empty = arrange(dataset.schema().empty_table(), pa.array([], AUDIO_STRUCT), column)
+    schema = with_audio(empty.schema, column)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in dataset.batches():
             rows = max(1, int(_GROUP_BYTES / max(1.0, pc.mean(batch.column("audio_bytes")).as_py() or 1.0)))
             for start in range(0, batch.num_rows, rows):
                 part = pa.Table.from_batches([batch.slice(start, rows)])
-                cells = [{"bytes": dataset.store.read(name), "path": name} for name in part.column("audio").to_pylist()]
-                writer.write_table(part.set_column(at, "audio", pa.array(cells, AUDIO_STRUCT)).cast(schema), row_group_size=rows)
+                table = arrange(part, dataset.cells(part), column)
+                writer.write_table(table.cast(schema), row_group_size=rows)
+
+
+def _as_folder(part: pa.Table, cells: pa.Array, column: str) -> pa.Table:
+    return part.set_column(part.schema.get_field_index(column), column, cells)
+
+
+def _as_webdataset(part: pa.Table, cells: pa.Array, column: str) -> pa.Table:
+    fields = [pa.field(field.name, _json_type(field.type)) for field in part.schema if field.name not in _NOT_IN_MEMBERS]
+    values = [part.column(field.name).cast(field.type).combine_chunks() for field in fields]
+    members = pa.StructArray.from_arrays([_flat(value) for value in values], fields=fields)
+    return pa.table({column: cells, "json": members, "__key__": part.column("key"), "__url__": part.column("audio")})
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
 
 
 def _metadata_name(name: str) -> str:
@@ -149,15 +165,20 @@ def _config(files: list[str]) -> dict[str, Any]:
 
 
 def _feature(field: pa.Field) -> dict[str, Any]:
-    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        return {"name": field.name, "list": _dtype(field.type.value_type)}
-    return {"name": field.name, "dtype": _dtype(field.type)}
+    kind = _json_type(field.type)
+    if pa.types.is_list(kind):
+        return {"name": field.name, "list": _dtype(kind.value_type)}
+    return {"name": field.name, "dtype": _dtype(kind)}
+
+
+def _json_type(kind: pa.DataType) -> pa.DataType:
+    """The type that a value has after it was JSON in a tar: what JSON cannot hold is text there."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_json_type(kind.value_type))
+    is_number = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return kind if is_number else pa.string()
 
 
 def _dtype(kind: pa.DataType) -> str:
-    """The name that `datasets` has for the type a value gets as JSON: what JSON cannot hold is text there."""
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
-    return "string"
+    """The name that `datasets` has for a type."""
+    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))

@@ -40,9 +40,9 @@ def schema_with(schema: pa.Schema, footer: Footer) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), _FOOTER: json.dumps(asdict(footer)).encode()})
 
 
-def with_audio(schema: pa.Schema) -> pa.Schema:
-    """The schema with metadata that makes the column `audio` an Audio feature for `datasets`."""
-    features = {"info": {"features": {"audio": {"_type": "Audio"}}}}
+def with_audio(schema: pa.Schema, column: str = "audio") -> pa.Schema:
+    """The schema with metadata that makes a column an Audio feature for `datasets`."""
+    features = {"info": {"features": {column: {"_type": "Audio"}}}}
     return schema.with_metadata({_HUGGINGFACE: json.dumps(features).encode()})
 
 

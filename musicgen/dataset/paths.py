@@ -6,7 +6,7 @@ README = "README.md"
 PINS = "dataset.json"
 INDEX, AUDIO, FAILURES, RUNS = "index", "audio", "failures", "runs"
 METADATA = "metadata.parquet"  # what Hugging Face's AudioFolder reads (layout: files)
-EMBEDDED = "huggingface.parquet"  # what its Parquet loader reads while such a dataset is small
+EMBEDDED = "huggingface.parquet"  # what its Parquet loader reads while the dataset is small
 
 _PART = re.compile(r"index/(?P<run>[^/]+)/part-(?P<shard>\d{5,})\.parquet")
 

@@ -136,17 +136,18 @@ class Dataset:
 
         table = self.to_arrow()
         if self.pins.layout != "parquet":
-            local = self.pins.layout == "files" and self.store.location.scheme == "file"
-            table = table.set_column(table.column_names.index("audio"), "audio", self._cells(table, local))
+            stay = self.pins.layout == "files" and self.store.location.scheme == "file"
+            table = table.set_column(table.column_names.index("audio"), "audio", self.cells(table, stay))
         return datasets.Dataset(table).cast_column("audio", datasets.Audio())
 
-    def _cells(self, table: pa.Table, local: bool) -> pa.Array:
-        rows = table.select([*_PLACE, "audio_format"]).to_pylist()
-        if local:
-            return pa.array([{"bytes": None, "path": self.store.join(row["audio"])} for row in rows], AUDIO_STRUCT)
-        data = _in_parallel(lambda row: read_audio(self.store, row), rows)
-        named = (f"{row['key']}.{row['audio_format']}" for row in rows)
-        return pa.array([{"bytes": d, "path": name} for d, name in zip(data, named, strict=True)], AUDIO_STRUCT)
+    def cells(self, rows: pa.Table, stay: bool = False) -> pa.Array:
+        """The clips of these rows of the index as Hugging Face's {bytes, path}; with `stay`, as local paths only."""
+        places = rows.select([*_PLACE, "audio_format"]).to_pylist()
+        if stay:
+            return pa.array([{"bytes": None, "path": self.store.join(place["audio"])} for place in places], AUDIO_STRUCT)
+        data = _in_parallel(lambda place: read_audio(self.store, place), places)
+        names = (f"{place['key']}.{place['audio_format']}" for place in places)
+        return pa.array([{"bytes": d, "path": name} for d, name in zip(data, names, strict=True)], AUDIO_STRUCT)
 
     def _shards(self) -> Iterator[tuple[str, int, str]]:
         folder = paths.INDEX if self.only is None else paths.index_folder(self.only)

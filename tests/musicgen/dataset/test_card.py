@@ -29,20 +29,24 @@ LOAD = """
 import json, sys
 import numpy as np
 from datasets import Audio, load_dataset
-out = sys.argv[1]
-for layout in ("files", "small", "parquet", "webdataset"):
+out, features = sys.argv[1], {}
+for name in ("files", "small files", "parquet", "webdataset", "small webdataset"):
+    layout = name.split()[-1]
     column = "flac" if layout == "webdataset" else "audio"
-    clips = load_dataset(f"{out}/{layout}", split="train", cache_dir=out + "/cache")
+    clips = load_dataset(f"{out}/{name}", split="train", cache_dir=out + "/cache")
     assert isinstance(clips.features[column], Audio), clips.features
+    features[name] = repr(clips.features)
     rows, sounds = {}, {}
     for clip in clips:
         about = clip["json"] if layout == "webdataset" else clip
         samples = clip[column].get_all_samples()
         sounds[about["key"]] = samples.data.numpy()
         rows[about["key"]] = [samples.sample_rate, about["prompt"], about["caption_id"], about["tags"]]
-    np.savez(f"{out}/{layout}.npz", **sounds)
-    with open(f"{out}/{layout}.json", "w") as file:
+    np.savez(f"{out}/{name}.npz", **sounds)
+    with open(f"{out}/{name}.json", "w") as file:
         json.dump(rows, file)
+with open(f"{out}/features.json", "w") as file:
+    json.dump(features, file)
 """
 
 
@@ -76,20 +80,23 @@ def expected() -> dict[str, np.ndarray]:
 
 def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With a stand-in for torchcodec's two classes, as they need FFmpeg; `datasets` does all the rest."""
-    layouts = ("files", "small", "parquet", "webdataset")
-    for layout in layouts:
-        monkeypatch.setattr(huggingface, "SMALL_BYTES", (1 << 20) * (layout == "small"))
-        make = a_dataset(Maker(open_store(str(tmp_path / layout))).settings(layout="files" if layout == "small" else layout))
+    names = ("files", "small files", "parquet", "webdataset", "small webdataset")
+    for name in names:
+        monkeypatch.setattr(huggingface, "SMALL_BYTES", (1 << 20) * name.startswith("small"))
+        make = a_dataset(Maker(open_store(str(tmp_path / name))).settings(layout=name.split()[-1]))
         publish_card(musicgen.dataset.open(make.store.uri))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(STAND_IN)}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], cwd=elsewhere, env=environment, check=True, timeout=200)
-    for layout in layouts:
-        rows, sounds = json.loads((tmp_path / f"{layout}.json").read_text()), np.load(tmp_path / f"{layout}.npz")
-        assert rows.keys() == expected().keys(), layout
-        assert all(np.abs(sounds[key] - audio).max() < 1e-4 for key, audio in expected().items()), layout
-        assert rows[shard_of("r1-1", 0).keys[0]] == [32000, "prompt 0", 0, ["a", "b"]], layout
+    for name in names:
+        rows, sounds = json.loads((tmp_path / f"{name}.json").read_text()), np.load(tmp_path / f"{name}.npz")
+        assert rows.keys() == expected().keys(), name
+        assert all(np.abs(sounds[key] - audio).max() < 1e-4 for key, audio in expected().items()), name
+        assert rows[shard_of("r1-1", 0).keys[0]] == [32000, "prompt 0", 0, ["a", "b"]], name
+    features = json.loads((tmp_path / "features.json").read_text())
+    assert features["files"] == features["small files"]  # a script written for a sample works on the whole
+    assert features["webdataset"] == features["small webdataset"]
 
 
 def test_a_carried_column_is_not_taken_for_a_file(make: Maker, monkeypatch: pytest.MonkeyPatch):
@@ -117,18 +124,28 @@ def test_to_huggingface_needs_no_torchcodec(make_anywhere: Maker, layout: str):
         assert np.abs(decode(data)[0] - expected()[row["key"]]).max() < 1e-4
 
 
-@pytest.mark.parametrize("layout", ["files", "parquet"])
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 def test_load_dataset_without_torchcodec(make: Maker, layout: str, tmp_path: Path):
     import datasets
 
     make = a_dataset(make.settings(layout=layout))
     publish_card(musicgen.dataset.open(make.store.uri))
     clips = datasets.load_dataset(make.store.uri, split="train", cache_dir=str(tmp_path))
-    assert isinstance(clips.features["audio"], datasets.Audio)
-    assert clips.column_names == musicgen.dataset.open(make.store.uri).schema().names
-    raw = clips.cast_column("audio", datasets.Audio(decode=False))
-    assert {row["key"] for row in raw} == expected().keys()
-    assert all(np.abs(decode(row["audio"]["bytes"])[0] - expected()[row["key"]]).max() < 1e-4 for row in raw)
+    column = "flac" if layout == "webdataset" else "audio"
+    assert isinstance(clips.features[column], datasets.Audio)
+    if layout != "webdataset":
+        assert clips.column_names == musicgen.dataset.open(make.store.uri).schema().names
+    raw = clips.cast_column(column, datasets.Audio(decode=False))
+    keys = [row["__key__"] if layout == "webdataset" else row["key"] for row in raw]
+    assert set(keys) == expected().keys()
+    assert all(np.abs(decode(row[column]["bytes"])[0] - expected()[key]).max() < 1e-4 for key, row in zip(keys, raw, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
+def test_a_dataset_without_clips_has_a_card(make: Maker, layout: str):
+    make = make.settings(layout=layout)
+    make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
+    assert "0 clips" in publish_card(musicgen.dataset.open(make.store.uri))
 
 
 def test_a_dataset_that_outgrows_its_copy_loses_it(make: Maker, monkeypatch: pytest.MonkeyPatch):
@@ -180,7 +197,8 @@ def test_the_licence_is_the_strictest_of_the_weights(make: Maker, models: list[s
     assert make.store.uri not in card
 
 
-def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(make: Maker):
+def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(make: Maker, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface, "SMALL_BYTES", 0)
     make = make.settings(layout="webdataset")
     make.shard()
     paths = matter(render_card(musicgen.dataset.open(make.store.uri)))["configs"][0]["data_files"][0]["path"]
