@@ -28,7 +28,7 @@ from musicgen.plan.keys import Keyer
 from musicgen.plan.ledger import Counts, Ledger
 from musicgen.plan.parsing import Parser
 from musicgen.plan.parts import with_carried, write_parts
-from musicgen.plan.past import SUPERSEDED, Past, PastRun, load_plan, pending_shards, read_past
+from musicgen.plan.past import SUPERSEDED, PastRun, load_plan, pending_shards, read_past
 from musicgen.plan.plan import Plan, PlannedModel, PlanOutcome, PlanPart
 from musicgen.plan.shards import cut, expected_speed, shard_limits
 from musicgen.plan.spill import Spill
@@ -147,16 +147,16 @@ class _Planning:
                 "invalid": self.spill.first_refused(INVALID_SHOWN),
                 "duplicates": self.spill.rows - distinct,
             }
-            ours = sorted((run.plan.number, name) for name, run in past.runs.items() if name.rpartition("-")[0] == stem)
-            open_ours = [name for _, name in ours if not past.runs[name].finished]
+            ours = sorted((run.plan.number, name) for name, run in past.items() if name.rpartition("-")[0] == stem)
+            open_ours = [name for _, name in ours if not past[name].finished]
             if open_ours:
-                plan = past.runs[open_ours[-1]].plan
+                plan = past[open_ours[-1]].plan
                 if not dry_run:
                     self._write_refusals(plan)
-                return {**said, **self._adopted(plan, past.runs[plan.run].pending)}
+                return {**said, **self._adopted(plan, past[plan.run].pending)}
             if not counts.todo and not (self.spill.refused and ledger.unknown_refusals()):
                 return {**said, "plan": None, "new": 0, "retried": 0, "shards": 0, "audio_s": 0.0}
-            others = [run for run in past.runs.values() if not run.finished]
+            others = [run for run in past.values() if not run.finished]
             self._check_alone(others, dry_run)
             said["new"] = counts.todo - counts.failed + counts.held_back
             run = f"{stem}-{ours[-1][0] + 1 if ours else 1}"
@@ -206,7 +206,7 @@ class _Planning:
         shards = sum(1 for _ in cut(durations, shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed)))
         return {"plan": None, "shards": shards, "audio_s": counts.todo_s, "estimated_s": self._estimate(counts.todo_s)}
 
-    def _planned(self, run: str, fingerprint: str, ledger: Ledger, counts: Counts, past: Past) -> dict[str, Any]:
+    def _planned(self, run: str, fingerprint: str, ledger: Ledger, counts: Counts, past: dict[str, PastRun]) -> dict[str, Any]:
         pin(self.store, self.pins)
         limits = shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed)
         tables = (with_carried(rows, self.spill.carried(rows, self.carried, self.names)) for rows in self._todo(ledger))
@@ -245,13 +245,13 @@ class _Planning:
             "estimated_s": self._estimate(plan.audio_s),
         }
 
-    def _check_still_alone(self, plan: Plan, past: Past) -> None:
+    def _check_still_alone(self, plan: Plan, past: dict[str, PastRun]) -> None:
         """Another job may have planned between our look and our put. Each then sees the other, or the later one does."""
         if self.job.output.supersede_unfinished or not plan.shards:
             return
         for info in self.store.list(paths.RUNS):
             run = info.path.split("/")[1]
-            if info.path != paths.plan(run) or run == plan.run or run in past.runs:
+            if info.path != paths.plan(run) or run == plan.run or run in past:
                 continue
             if len(load_plan(self.store, run).shards):
                 self.store.put_if_absent(f"{paths.RUNS}/{plan.run}/{SUPERSEDED}", json.dumps({"superseded_at": _now()}).encode())

@@ -47,14 +47,6 @@ class PastRun:
         return self.superseded or not self.pending
 
 
-@dataclass(frozen=True)
-class Past:
-    """The dataset's runs, and local files with the keys that it has."""
-
-    runs: dict[str, PastRun]
-    index_rows: int
-
-
 def load_plan(store: Store, run: str) -> Plan:
     """The plan of a run. Raises `FileNotFoundError` if there is none, `StoreError` if it is damaged."""
     return Plan.from_json(store.read(paths.plan(run)))
@@ -66,8 +58,12 @@ def pending_shards(store: Store, plan: Plan) -> list[int]:
     return [shard for shard in plan.shards if shard not in done]
 
 
-def read_past(store: Store, folder: Path) -> Past:
-    """Read what the dataset has into `made.parquet`, `failed.parquet` and `known_refused.parquet` in a local folder."""
+def read_past(store: Store, folder: Path) -> dict[str, PastRun]:
+    """The dataset's runs by name.
+
+    What it holds goes into files of a local folder: the keys of its index to `made.parquet`, rows that failed to
+    `failed.parquet`, rows refused while planning to `known_refused.parquet`.
+    """
     parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
     refusals = [info.path for info in store.list(paths.FAILURES) if info.path.endswith("/plan.parquet")]
     committed: dict[str, set[int]] = {}
@@ -86,11 +82,9 @@ def read_past(store: Store, folder: Path) -> Past:
             plan.run: PastRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
             for plan in _map(pool, lambda run: load_plan(store, run), plans)
         }
-        rows = 0
         failures: list[str] = []
         with pq.ParquetWriter(folder / "made.parquet", KEYS, compression="none", use_dictionary=False) as made:
             for table, file in _map(pool, lambda path: _index_part(store, path), parts):
-                rows += table.num_rows
                 made.write_table(table)
                 failures += [file] if file else []
         with pq.ParquetWriter(folder / "failed.parquet", FAILED) as failed:
@@ -99,7 +93,7 @@ def read_past(store: Store, folder: Path) -> Past:
         with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_REFUSED) as known:
             for table in _map(pool, lambda path: _refusals_part(store, path), refusals):
                 known.write_table(table)
-    return Past(runs, rows)
+    return runs
 
 
 def _map(pool: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
