@@ -42,7 +42,15 @@ def sniff(file: IO[bytes]) -> Kind | None:
     head = file.read(4)
     if head == b"fLaC":
         return "flac"
-    return "mp3" if _mpeg_frame(head) is not None else None
+    frame = _mpeg_frame(head)
+    if frame is None:
+        return None
+    if start == 0:  # two bytes of text can look like a frame: another one must follow, or the end
+        file.seek(frame.size)
+        head = file.read(4)
+        if len(head) == 4 and _mpeg_frame(head) is None:
+            return None
+    return "mp3"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,9 @@ def decode(
             announced = None if kind == "mp3" else sound.frames
             return _read(sound, rate, min(seconds, MAX_S), channels, announced, refuse)
     except soundfile.LibsndfileError as error:
-        raise refuse(f"cannot be decoded as {kind}, it is damaged or cut short (libsndfile: {error.error_string.rstrip('.')})") from error
+        said = error.error_string.rstrip(".")
+        detail = "" if "does not exist" in said else f" (libsndfile: {said})"  # what it says of any stream that is no mp3
+        raise refuse(f"cannot be decoded as {kind}, it is damaged or cut short{detail}") from error
 
 
 def _check_header(sound: Any, kind: Kind, extent: Extent, refuse: Refuse) -> None:

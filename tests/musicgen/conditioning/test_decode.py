@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +109,38 @@ def test_an_mp3_whose_length_cannot_be_told() -> None:
 
 def test_files_that_are_not_audio() -> None:
     assert "is not a wav, flac, mp3 or ogg file" in reason(b"once upon a time\n" * 1000)
+    assert "is not a wav" in reason(("once upon a time\n" * 1000).encode("utf-16"))
     assert "is not a wav" in reason(b"")
     assert "is not a wav" in reason(b"PK\x03\x04" + bytes(1000))
     assert "is not a wav" in reason(encoded(tune(0.5), kind="AIFF"))
     assert "cannot be decoded as flac" in reason(b"fLaC" + np.random.default_rng(0).bytes(10_000))
     assert "cannot be decoded as ogg" in reason(b"OggS" + np.random.default_rng(1).bytes(10_000))
     assert "wav" in reason(b"RIFF\x24\0\0\0WAVE" + np.random.default_rng(2).bytes(10_000))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_damaged_files_are_sound_or_refused(kind: str) -> None:
+    """A hundred damages of the kinds that storage and attackers make: bytes changed, cut out, put in."""
+    random = np.random.default_rng(7)
+    whole = encoded(tune(2.0), kind=kind)
+    for _ in range(100):
+        data = bytearray(whole)
+        for _ in range(int(random.choice([1, 3, 30]))):
+            at = int(random.integers(min(len(data), int(random.choice([64, 512, len(data)])))))
+            match random.integers(4):
+                case 0:
+                    data[at] = random.integers(256)
+                case 1:
+                    data[at : at + 4] = b"\xff\xff\xff\xff"
+                case 2:
+                    del data[at : at + int(random.integers(1, 500))]
+                case 3:
+                    data[at:at] = random.bytes(int(random.integers(1, 100)))
+        with suppress(RowError):
+            found = heard(bytes(data))
+            assert found.shape[0] == 1
+            assert found.shape[1] <= 30 * RATE
+            assert np.isfinite(found).all()
 
 
 def test_odd_shapes() -> None:
@@ -128,12 +155,15 @@ def test_odd_shapes() -> None:
     assert "cannot be decoded" in reason(bytes(forged))
 
 
+BOMB_HZ = 2000
+
+
 @pytest.fixture(scope="module")
 def bomb() -> bytes:
-    """Ten hours of silence: 230 times smaller than its samples."""
-    block = np.zeros(8000 * 1200, np.int16)
+    """Ten hours of silence, a hundred times smaller than its samples."""
+    block = np.zeros(BOMB_HZ * 1200, np.int16)
     file = io.BytesIO()
-    with soundfile.SoundFile(file, "w", 8000, 1, format="FLAC") as sound:
+    with soundfile.SoundFile(file, "w", BOMB_HZ, 1, format="FLAC") as sound:
         for _ in range(30):
             sound.write(block)
     return file.getvalue()
@@ -148,18 +178,18 @@ def forge_length(flac: bytes, frames: int) -> bytes:
 
 
 def test_ten_hours_and_bombs(bomb: bytes) -> None:
-    assert len(bomb) < 5_000_000
+    assert len(bomb) < 36_000 * BOMB_HZ * 2 / 100
     assert "is 10.0 h long, and at most 30 min are allowed" in reason(bomb)
     assert "does not say how long it is" in reason(forge_length(bomb, 0))
     # A header that claims less than there is gets what it claims, no more.
-    assert heard(forge_length(bomb, 8000 * 20), seconds=30).shape == (1, 20 * RATE)
+    assert heard(forge_length(bomb, BOMB_HZ * 20), seconds=30).shape == (1, 20 * RATE)
     assert "damaged or cut short" in reason(forge_length(encoded(tune(2.0, 8000), 8000, "FLAC"), 8000 * 20))
 
 
 def test_memory_is_bounded(bomb: bytes, tmp_path: Path) -> None:
     """In a process of its own: ten hours that claim half an hour, decoded to the last allowed sample."""
     path = tmp_path / "bomb.flac"
-    path.write_bytes(forge_length(bomb, 8000 * 1799))
+    path.write_bytes(forge_length(bomb, BOMB_HZ * 1799))
     code = """
 import resource, sys
 from musicgen.conditioning.decode import decode
