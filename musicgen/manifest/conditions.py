@@ -60,7 +60,7 @@ class Conditions:
         self._hashes.close()
 
     def look_up(self, wanted: Iterable[Wanted]) -> dict[Wanted, Condition | RowError]:
-        """Every wanted file's place and hash, or the `RowError` ("melody") that its rows get."""
+        """Every wanted file's place and hash, or the `RowError` that its rows get: "invalid" if it is not there, else "melody"."""
         distinct = dict.fromkeys(wanted)
         new = [item for item in distinct if item not in self._known]
         if new:
@@ -88,7 +88,8 @@ class Conditions:
                     self._hashes.put(place, state, sha256)
             return Condition(place, sha256)
         except RowError as error:
-            return error
+            # A file that never was there is a mistake in the row; one that is there and cannot be used is a bad melody.
+            return RowError("invalid", str(error)) if isinstance(error.__cause__, FileNotFoundError) else error
 
 
 class HashCache:

@@ -41,7 +41,6 @@ HOSTILE = {
     "link out": "link.wav",
     "private address": "http://169.254.169.254/x.wav",
     "web": "https://example.org/a.wav",
-    "missing": "none.wav",
     "empty": "empty.wav",
     "a folder": "tunes",
     "ftp": "ftp://x/y.wav",
@@ -58,6 +57,12 @@ def test_hostile_places_are_one_clear_refusal(folder: Path, uri: str) -> None:
     assert isinstance(found, RowError)
     assert found.error_class == "melody"
     assert "\n" not in str(found)
+
+
+def test_a_melody_that_is_not_there_makes_the_row_invalid(folder: Path) -> None:
+    found = look_up("none.wav", folder)
+    assert isinstance(found, RowError)
+    assert (found.error_class, "none.wav does not exist" in str(found)) == ("invalid", True)
     assert len(str(found)) < 600
 
 

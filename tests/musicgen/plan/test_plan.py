@@ -269,7 +269,7 @@ def test_melodies_are_hashed_and_bad_ones_refused(submit, tmp_path: Path) -> Non
     text = "prompt,id,melody\nx,1,a.wav\nx,2,/etc/passwd\n,3,a.wav\nx,4,\nx,5,none.wav\n"
     outcome = submit(text, checkpoint=PlannedCheckpoint(MELODY))
     assert (outcome.new, outcome.invalid_count) == (3, 2)
-    assert [row["error_class"] for row in failures(tmp_path / "out")] == ["melody", "melody"]
+    assert [row["error_class"] for row in failures(tmp_path / "out")] == ["melody", "invalid"]
     requests = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).requests
     assert requests[0].melody == f"{tmp_path}/a.wav"
     assert requests[0].melody_sha256 == requests[1].melody_sha256
