@@ -14,6 +14,7 @@ from musicgen.errors import ModelError
 from musicgen.model import resolve_checkpoint
 from musicgen.model.identity import cache_folder, identity
 from musicgen.model.weights import read_headers, weight_files
+from musicgen.presets import find_preset
 from musicgen.storage import open_store
 from tests.conftest import S3
 
@@ -36,6 +37,15 @@ def test_the_embedded_checkpoint_is_whole_and_small() -> None:
     assert (checkpoint.spec.sample_rate, checkpoint.spec.frame_rate, checkpoint.spec.codebooks) == (32000, 50.0, 4)
     assert sum(path.stat().st_size for path in checkpoint.folder.iterdir()) < 40e6
     assert len(checkpoint.identity) == 64
+
+
+def test_the_embedded_preset_describes_the_embedded_checkpoint() -> None:
+    preset, spec = find_preset("embedded"), resolve_checkpoint("embedded").spec
+    assert preset is not None
+    for name in ("kind", "sample_rate", "frame_rate", "codebooks", "channels", "pattern", "controls"):
+        assert getattr(preset, name) == getattr(spec, name), name
+    assert preset.codebook_size in (None, spec.codebook_size)
+    assert preset.window_s * spec.frame_rate == spec.max_frames
 
 
 def test_resolving_needs_no_torch(text_checkpoint: Path) -> None:
