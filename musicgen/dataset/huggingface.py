@@ -118,12 +118,8 @@ def _as_folder(part: pa.Table, cells: pa.Array, column: str) -> pa.Table:
 def _as_webdataset(part: pa.Table, cells: pa.Array, column: str) -> pa.Table:
     fields = [pa.field(field.name, _json_type(field.type)) for field in part.schema if field.name not in _NOT_IN_MEMBERS]
     values = [part.column(field.name).cast(field.type).combine_chunks() for field in fields]
-    members = pa.StructArray.from_arrays([_flat(value) for value in values], fields=fields)
+    members = pa.StructArray.from_arrays(values, fields=fields)
     return pa.table({column: cells, "json": members, "__key__": part.column("key"), "__url__": part.column("audio")})
-
-
-def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
 
 
 def _metadata_name(name: str) -> str:
