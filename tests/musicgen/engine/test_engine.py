@@ -1,0 +1,214 @@
+"""The engine's seam: what goes in comes out once, failures stay with their row, windows and forced codes, memory running out."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from musicgen.clip import Clip, Failed
+from musicgen.engine import Engine
+from musicgen.engine.conditions import Branch, Conditions
+from musicgen.errors import RowError
+from musicgen.request import Request
+from tests.musicgen.engine.conftest import SilentCodec, codes, run
+
+
+@dataclass
+class Spoken:
+    """A conditioner for tests: text as the model has it, forced codes by prompt, and prompts that fail."""
+
+    model: Any
+    forced: dict[str, Any] = field(default_factory=dict)
+    windows: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def prepare(self, requests: list[Request]) -> list[Any]:
+        return [self._prepare(request) for request in requests]
+
+    def _prepare(self, request: Request) -> Any:
+        if request.prompt.startswith("broken"):
+            return RowError("melody", "no such melody")
+        states = self.model.text.encode(request.prompt).states
+
+        def window(start: int, frames: int) -> Conditions:
+            self.windows.append((request.prompt, start, frames))
+            return Conditions((Branch(cross=states), Branch()), request.guidance_scale)
+
+        return SimpleNamespace(forced=self.forced.get(request.prompt), window=window)
+
+
+@pytest.fixture
+def model(load: Any, text_checkpoint: Path) -> Any:
+    return replace(load(text_checkpoint), codec=SilentCodec())
+
+
+def ask(prompt: str, seconds: float, **more: Any) -> Request:
+    return Request(prompt=prompt, duration_s=seconds, seed=1, **more)
+
+
+def test_what_goes_in_comes_out_once(model: Any) -> None:
+    engine = Engine(model, slots=3)
+    assert not engine.busy
+    assert engine.step() == []
+    wanted = [ask(f"piano {i}", 0.02 + 0.02 * i) for i in range(11)]
+    assert engine.room == 6
+    outcomes = run(engine, wanted)
+    assert set(outcomes) == set(wanted)
+    for request in wanted:
+        assert codes(outcomes[request]).shape == (4, request.frames(50))
+        assert 0 <= codes(outcomes[request]).min() <= codes(outcomes[request]).max() < 64
+    assert not engine.busy
+    engine.close()
+
+
+def test_equal_requests_are_two_rows(model: Any) -> None:
+    engine = Engine(model, slots=2)
+    engine.add(ask("piano", 0.1))
+    engine.add(ask("piano", 0.1))
+    found: list[Any] = []
+    while engine.busy:
+        found += engine.step()
+    assert len(found) == 2
+    assert np.array_equal(found[0].codes, found[1].codes)
+
+
+def test_a_row_that_cannot_be_prepared_fails_alone(model: Any) -> None:
+    engine = Engine(model, slots=2, conditioner=Spoken(model))
+    outcomes = run(engine, [ask(p, 0.1) for p in ("a", "broken 1", "b", "broken 2", "c")])
+    failed = {request.prompt: outcome.error.error_class for request, outcome in outcomes.items() if isinstance(outcome, Failed)}
+    assert failed == {"broken 1": "melody", "broken 2": "melody"}
+    assert sum(isinstance(outcome, Clip) for outcome in outcomes.values()) == 3
+
+
+def test_what_the_model_cannot_do_is_refused_at_once(model: Any) -> None:
+    engine = Engine(model, slots=1)
+    with pytest.raises(RowError, match="musicgen-melody"):
+        engine.add(ask("a", 1.0, melody="x.wav"))
+    with pytest.raises(ValueError, match="resolve"):
+        engine.add(Request(prompt="a"))
+    assert not engine.busy
+    with pytest.raises(ValueError, match="slots"):
+        Engine(model, slots=0)
+
+
+def test_a_codec_that_fails_on_one_clip_fails_one_clip(model: Any) -> None:
+    class Fragile(SilentCodec):
+        def decode(self, codes: Any) -> Any:
+            if codes.shape[1] == 7:
+                raise ValueError("odd")
+            if codes.shape[1] == 8:
+                return np.full((1, 8), np.nan, np.float32)
+            return super().decode(codes)
+
+    engine = Engine(replace(model, codec=Fragile()), slots=2)
+    outcomes = run(engine, [ask("a", 0.02 * frames) for frames in (6, 7, 8, 9)])
+    assert [isinstance(o, Clip) for o in sorted(outcomes.values(), key=lambda o: o.request.duration_s)] == [True, False, False, True]
+
+
+def test_a_clip_longer_than_the_window_is_made_of_windows(model: Any) -> None:
+    """Windows as the design says; and the first window's codes are those of a clip that ends there."""
+    short = replace(model, checkpoint=replace(model.checkpoint, spec=replace(model.spec, max_frames=50)))
+    conditioner = Spoken(short)
+    long = ask("long", 3.0, stride_s=0.6)
+    engine = Engine(short, slots=2, conditioner=conditioner)
+    outcomes = run(engine, [long, ask("beside", 0.3), replace(long, duration_s=1.0), ask("after", 0.5)])
+    assert codes(outcomes[long]).shape == (4, 150)
+    assert [w[1:] for w in conditioner.windows if w[0] == "long" and w[1]] == [(30, 50), (60, 50), (90, 50), (120, 30)]
+    first = codes(outcomes[replace(long, duration_s=1.0)])
+    assert np.array_equal(codes(outcomes[long])[:, :50], first)
+    alone = run(Engine(short, slots=3, conditioner=Spoken(short)), [long])
+    assert np.array_equal(codes(alone[long]), codes(outcomes[long]))
+    whole = codes(outcomes[long])
+    assert not np.array_equal(whole[:, 50:80], whole[:, 80:110]), "windows draw their own numbers"
+
+
+def test_a_continuation_begins_with_its_prompt_and_listens_to_it(model: Any) -> None:
+    generator = torch.Generator().manual_seed(2)
+    prompts = {name: torch.randint(0, 64, (4, 20), generator=generator, dtype=torch.int16) for name in ("one", "two")}
+    engine = Engine(model, slots=2, conditioner=Spoken(model, prompts))
+    greedy: dict[str, Any] = {"temperature": 0.0}
+    outcomes = run(engine, [ask("one", 1.0, **greedy), ask("two", 1.0, **greedy), ask("one", 1.0, keep_continuation=False, **greedy)])
+    by_shape = {(r.prompt, codes(o).shape[1]): codes(o) for r, o in outcomes.items()}
+    assert np.array_equal(by_shape["one", 50][:, :20], prompts["one"])
+    assert np.array_equal(by_shape["one", 30], by_shape["one", 50][:, 20:])
+    # Forcing what a clip has made so far changes nothing in what follows: prefill and steps are one computation.
+    again = Spoken(model, {"one": torch.from_numpy(by_shape["one", 50][:, :35].copy())})
+    longer = codes(next(iter(run(Engine(model, slots=1, conditioner=again), [ask("one", 1.0, **greedy)]).values())))
+    assert np.array_equal(longer, by_shape["one", 50])
+    full = Engine(model, slots=1, conditioner=Spoken(model, prompts))
+    (failed,) = run(full, [ask("one", 0.4)]).values()
+    assert isinstance(failed, Failed)
+    assert "larger duration_s" in str(failed.error)
+
+
+@pytest.mark.parametrize("path", ["native-float32", "eager-float32"])
+def test_out_of_memory_halves_the_slots_and_loses_no_row(load: Any, text_checkpoint: Path, path: str, monkeypatch: Any) -> None:
+    model = replace(load(text_checkpoint, path), codec=SilentCodec())
+    wanted = [ask(f"piano {i}", 0.1 + 0.04 * i) for i in range(9)]
+    calm = run(Engine(model, slots=4), wanted)
+    engine = Engine(model, slots=4)
+    before = json.loads(engine.fingerprint)
+    forward, calls = type(model.decoder).forward, 0
+
+    def tight(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (9, 20):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(type(model.decoder), "forward", tight)
+    outcomes = run(engine, wanted)
+    assert calls > 20
+    assert engine.slots == 1
+    after = json.loads(engine.fingerprint)
+    assert after == {**before, "slots": 1, "halved_from": 4}
+    assert set(outcomes) == set(wanted)
+    if path == "native-float32":  # there the number of slots is no part of the arithmetic
+        assert all(np.array_equal(codes(outcomes[r]), codes(calm[r])) for r in wanted)
+
+
+def test_out_of_memory_with_one_slot_fails_the_row_and_goes_on(model: Any, monkeypatch: Any) -> None:
+    engine = Engine(model, slots=1)
+    step = type(engine._stepper).step
+    calls = 0
+
+    def tight(self: Any, count: int = 1) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(self, count)
+
+    monkeypatch.setattr(type(engine._stepper), "step", tight)
+    outcomes = run(engine, [ask("a", 0.2), ask("b", 0.2)])
+    assert isinstance(outcomes[ask("a", 0.2)], Failed)
+    assert isinstance(outcomes[ask("b", 0.2)], Clip)
+
+
+def test_other_errors_are_not_taken_for_memory(model: Any, monkeypatch: Any) -> None:
+    engine = Engine(model, slots=1)
+    monkeypatch.setattr(type(engine._stepper), "step", lambda self, count=1: (_ for _ in ()).throw(RuntimeError("a bug")))
+    engine.add(ask("a", 0.2))
+    with pytest.raises(RuntimeError, match="a bug"):
+        while engine.busy:
+            engine.step()
+
+
+def test_a_longer_prompt_or_clip_than_any_before_makes_room(model: Any) -> None:
+    """The hint `max_frames` saves memory; it is no limit, and growing in the middle changes nothing."""
+    small, ample = Engine(model, slots=2, max_frames=10), Engine(model, slots=2)
+    wanted = [ask("piano " * n, seconds) for n, seconds in ((1, 0.2), (3, 0.4), (90, 0.3), (2, 4.0), (4, 0.2))]
+    grown, calm = run(small, wanted), run(ample, wanted)
+    assert all(np.array_equal(codes(grown[r]), codes(calm[r])) for r in wanted)
+
+
+def test_the_fingerprint_names_what_bits_may_depend_on(model: Any) -> None:
+    found = json.loads(Engine(model, slots=2, threads=1).fingerprint)
+    assert found["torch"] == torch.__version__
+    assert (found["device"], found["dtype"], found["slots"], found["threads"]) == ("cpu", "float32", 2, 1)
+    assert found["path"].startswith("native")

@@ -1,0 +1,81 @@
+"""Windows of long clips, forced codes, and that every code is generated exactly once."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from musicgen import patterns
+from musicgen.engine.track import GENERATE, Track, pattern_of, window_starts
+from musicgen.model.spec import ModelSpec
+from musicgen.request import Request
+
+SPEC = ModelSpec(
+    kind="text", sample_rate=32000, frame_rate=50.0, channels=1, codebooks=4, codebook_size=64, max_frames=30, layers=1, hidden=8, heads=1,
+    ffn=8, activation="gelu", pattern="delay", max_positions=64, embed_scale=1.0, text_encoder="t5", text_dim=8, text_projection=False,
+    chroma_bins=0, chroma_length=0,
+)  # fmt: skip
+
+
+def prepared(forced: np.ndarray | None = None) -> Any:
+    return SimpleNamespace(forced=None if forced is None else torch.from_numpy(forced))
+
+
+@given(st.integers(1, 150), st.integers(1, 30), st.integers(0, 60), st.sampled_from(patterns.NAMES))
+def test_windows_cover_the_clip_and_keep_what_is_known(frames: int, stride: int, prompt: int, pattern: str) -> None:
+    spec = replace(SPEC, pattern=pattern)
+    request = Request(duration_s=frames / 50, stride_s=stride / 50, seed=0)
+    prompt = min(prompt, frames - 1)
+    forced = np.full((4, prompt), 63, np.int16)
+    track = Track(request, prepared(forced if prompt else None), spec)
+    drawn, last = 0, -1
+    while (window := track.next_window()) is not None:
+        assert window.index > last
+        last = window.index
+        assert window.frames <= spec.max_frames
+        assert window.start <= track.known < window.start + window.frames
+        sequence = window.sequence.copy()
+        assert (sequence[:, : window.known] != GENERATE).all()
+        assert (sequence[:, window.known] == GENERATE).any()
+        overlap = patterns.revert(pattern, sequence, window.frames)[:, : track.known - window.start]
+        assert np.array_equal(overlap, track.codes[:, window.start : track.known])  # the past is forced as it is
+        new = sequence == GENERATE
+        sequence[new] = np.arange(drawn, drawn + new.sum()) % 50
+        drawn += int(new.sum())
+        track.fill(window, sequence)
+    assert track.known == frames
+    assert drawn == 4 * (frames - prompt), "every code that was not given is generated once"
+    assert (track.result() >= 0).all()
+    assert (track.result()[:, :prompt] == 63).all()
+    assert track.result().shape == (4, frames)
+
+
+def test_five_minutes_by_the_default_stride() -> None:
+    spec = replace(SPEC, max_frames=1500)
+    starts = window_starts(Request(duration_s=300, seed=0), spec)
+    assert starts == [900 * i for i in range(16)]  # 18 s apart, the last one ends at or after 300 s
+    assert starts[-1] + 1500 >= 15000 > starts[-2] + 1500
+    assert window_starts(Request(duration_s=30, seed=0), spec) == [0]
+
+
+def test_the_prompt_can_be_left_out() -> None:
+    forced = np.full((4, 10), 3, np.int16)
+    track = Track(Request(duration_s=0.5, keep_continuation=False, seed=0), prepared(forced), SPEC)
+    window = track.next_window()
+    assert window is not None
+    assert window.steps == 25 + 4 - 11
+    track.fill(window, np.where(window.sequence == GENERATE, 7, window.sequence))
+    assert track.result().shape == (4, 15)
+    assert (track.result() == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "pattern", "full"), [(1, "delay", "delay"), (2, "delay", "stereo_delay"), (2, "parallel", "parallel")]
+)
+def test_stereo_delays_count_pairs(channels: int, pattern: str, full: str) -> None:
+    assert pattern_of(replace(SPEC, channels=channels, pattern=pattern)) == full
