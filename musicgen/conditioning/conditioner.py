@@ -20,7 +20,7 @@ from musicgen.conditioning.continuation import Continuations
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
-from musicgen.engine.conditions import Branch, Conditions
+from musicgen.engine.conditions import Branch, Conditions, Prepared
 from musicgen.engine.track import window_starts
 from musicgen.errors import RowError
 from musicgen.model.loading import Model
@@ -63,9 +63,9 @@ class RequestConditioner:
             if request not in self._expected:
                 self._expected[request] = self._threads.submit(self._prepare, request)
 
-    def prepare(self, requests: list[Request]) -> "list[PreparedRequest | Exception]":
+    def prepare(self, requests: list[Request]) -> list[Prepared | Exception]:
         """One result per request, in order. A `RowError` in a place fails that row alone."""
-        results: list[PreparedRequest | Exception] = []
+        results: list[Prepared | Exception] = []
         for request in requests:
             with self._lock:
                 expected = self._expected.pop(request, None)
