@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,14 @@ class Cli:
 
     folder: Path
     env: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
         """The command as a process; a variable that is None is taken out of its environment."""
         full = {**os.environ, **self.env, **{name: value for name, value in env.items() if value is not None}}
         for name in (name for name, value in env.items() if value is None):
             full.pop(name, None)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *args],
             cwd=self.folder,
             env=full,
@@ -41,15 +42,13 @@ class Cli:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
 
-    def __call__(self, *args: str, expect: int = 0, timeout: float = 120, **env: str | None) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *args: str, expect: int = 0, timeout: float = 200, **env: str | None) -> subprocess.CompletedProcess[str]:
         """The finished command; fails the test unless it exits with `expect`."""
         process = self.start(*args, **env)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        out, err = process.communicate(timeout=timeout)
         assert process.returncode == expect, f"musicgen {' '.join(args)} exited {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
@@ -121,16 +120,20 @@ def _short(folder: Path) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """The command line, without any service."""
-    return Cli(tmp_path, {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")})
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """The command line, without any service. What a failed test left running ends with it."""
+    cli = Cli(tmp_path, {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")})
+    yield cli
+    for process in cli.started:
+        if process.poll() is None:
+            process.kill()
 
 
 @pytest.fixture
 def served_cli(cli: Cli, prefect_url: str, ray_address: str, s3: S3) -> Cli:
     """The command line with Prefect, Ray and S3 at hand."""
     env = {"PREFECT_API_URL": prefect_url, "RAY_ADDRESS": ray_address, **TOKEN, **s3.env}
-    return Cli(cli.folder, {**cli.env, **env})
+    return Cli(cli.folder, {**cli.env, **env}, cli.started)
 
 
 @pytest.fixture

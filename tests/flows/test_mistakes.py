@@ -9,7 +9,7 @@ from musicgen.storage import open_store
 from tests.conftest import S3
 from tests.flows.conftest import Cli
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(290, func_only=True)
 
 
 @pytest.fixture

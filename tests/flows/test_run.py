@@ -12,7 +12,7 @@ from musicgen.storage import open_store
 from tests.conftest import S3
 from tests.flows.conftest import Cli, sounds, told
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(290, func_only=True)
 
 SMALL = ("--set", "generation.duration_s=1", "--set", "cluster.slots=4", "--set", "cluster.cpus_per_actor=1")
 
