@@ -4,7 +4,11 @@ import sys
 
 import typer
 
-from flows.commands import models, plan, run, status, verify
+from flows.commands.models import models
+from flows.commands.plan import plan
+from flows.commands.run import run
+from flows.commands.status import status
+from flows.commands.verify import verify
 
 app = typer.Typer(
     name="musicgen",
@@ -14,11 +18,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("plan")(plan.plan)
-app.command("status")(status.status)
-app.command("verify")(verify.verify)
-app.command("models")(models.models)
+app.command("run")(run)
+app.command("plan")(plan)
+app.command("status")(status)
+app.command("verify")(verify)
+app.command("models")(models)
 
 
 def main() -> None:
