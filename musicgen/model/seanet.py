@@ -1,4 +1,4 @@
-"""EnCodec's decoder as matrix products: what makes it three times as fast as torch's convolutions on a CPU.
+"""EnCodec's decoder as matrix products: on a CPU two thirds of the time that torch's convolutions take (measured: AVX2, float32).
 
 The network is SEANet (Tagliasacchi et al. 2020; Défossez et al. 2022, section 3.1), its weights are transformers'. Sound is
 laid out [time, channels], so that one tap of a convolution is one product of shifted rows, and a transposed convolution
