@@ -25,6 +25,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="passive",  # threads that spin are ruinous when several processes share two cores
 )
 
 
