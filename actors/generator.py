@@ -21,7 +21,7 @@ from actors.feed import Engine, Feed, Outcome, Row
 from actors.versions import check_versions, versions
 from actors.work import Condemned, EngineFailed, Loaded, Pulse, ShardReport, Work
 from musicgen.clip import Clip
-from musicgen.errors import ModelError, RowError, StoreError
+from musicgen.errors import JobError, ModelError, RowError, StoreError
 from musicgen.plan import Plan, read_shard
 from musicgen.storage import Store, open_store
 
@@ -98,6 +98,8 @@ class Generator:
         """
         assert self._engine is not None, "load() comes first"
         assert self._feed is not None
+        if (committed := self._committed(work)) is not None:
+            return committed
         attempt = _Attempt(self._settings, self._store, work, self._engine.fingerprint)
         self._attempts[work] = attempt
         try:
@@ -123,6 +125,17 @@ class Generator:
             peak_rss_mb,
         )
 
+    def _committed(self, work: Work) -> ShardReport | None:
+        """What another driver's actor, or an attempt thought dead, has committed meanwhile."""
+        from musicgen.dataset import paths
+        from musicgen.dataset.parts import read_footer
+
+        path = paths.index_part(self._settings.plan.run, work.shard)
+        if work.trial or not self._store.exists(path):
+            return None
+        footer = read_footer(self._store, path)
+        return ShardReport(work, False, footer.made, footer.failed, footer.audio_s)
+
     def _with_settled_slots(self) -> Engine:
         """An engine with the run's number of slots. Where the plan left it to the engine, the first actor settles it:
         arithmetic depends on shapes, so all actors of a run, now and after any restart, must have the same."""
@@ -146,7 +159,7 @@ class Generator:
         try:
             self._store.read(settings.token)
         except FileNotFoundError:
-            raise StoreError(
+            raise JobError(
                 f"the worker on {platform.node()} does not see what the driver wrote to {settings.output}: "
                 "the path is not shared between the machines; use s3:// or a shared file system"
             ) from None

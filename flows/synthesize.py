@@ -4,9 +4,7 @@ Three coarse tasks, whatever the size of the job. It runs from a Prefect deploym
 as a function. Rows that fail are data: such a run is completed, with a warning among its artifacts.
 """
 
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from prefect import flow, task
@@ -77,13 +75,15 @@ def synthesize(job: Job, run: str | None = None, retry_failed: list[str] | None 
     that are tried again anyway (`crash`). Raises `UserError` if job, manifest, model or store is wrong, and
     `ActorsFailed` if generation cannot go on; what is committed stays, and the next run goes on from there.
     """
-    started = time.monotonic()
     ground = survey(job)
     plan = plan_task(ground, run, tuple(retry_failed or ()))
     if plan is None:
         get_run_logger().info("nothing is missing")
         return None
-    result, cluster = generate_task(ground, plan, verbose)
-    with suppress(Exception):
-        get_run_logger().info("generated in %.0f s", time.monotonic() - started)
+    try:
+        result, cluster = generate_task(ground, plan, verbose)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # Ctrl-C, SIGTERM, or cancelled in Prefect
+            get_run_logger().warning("stopped; what is committed is safe. Run the same job again to go on with run %s", plan.run)
+        raise
     return publish_task(ground, plan, result, cluster)

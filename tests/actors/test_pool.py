@@ -8,7 +8,7 @@ import pytest
 
 from actors.dispatcher import Limits
 from actors.work import ActorsFailed
-from musicgen.errors import JobError, ModelError, StoreError
+from musicgen.errors import JobError, ModelError
 from tests.actors import engines
 from tests.actors.conftest import QUICK
 
@@ -83,7 +83,7 @@ def test_a_folder_that_workers_do_not_see_is_found_at_once(planned, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     pool._settings = replace(pool._settings, output=str(elsewhere))
-    with pytest.raises(StoreError, match="not shared between the machines"):
+    with pytest.raises(JobError, match="not shared between the machines"):
         pool.run([0], 1, print)
 
 
@@ -104,3 +104,13 @@ def test_shards_that_storage_refuses_are_given_up_and_the_next_run_goes_on(plann
     assert "index" in result.given_up[0]
     index.unlink()
     assert run.run().progress.made == 4
+
+
+def test_what_another_driver_committed_is_not_made_again(planned):
+    run = planned([f"tune {i}" for i in range(4)], shard_rows=2)
+    pool, shards = run.pool(), [0, 1]
+    first = run.run()
+    second = pool.run(shards, 4, lambda progress: None)  # as if both had begun with nothing committed
+    assert (first.progress.made, second.progress.made) == (4, 4)
+    assert len(run.sounds()) == 4
+    assert len(list(run.store.list("audio"))) == 4
