@@ -116,6 +116,7 @@ class GenerationSettings(Section):
     guidance_scale: Annotated[Number, Field(ge=0, le=100)] = 3.0  # 1: no guidance
     stride_s: Annotated[Number, Field(gt=0)] = 18.0  # of the sliding window, for clips longer than the model's
     keep_continuation: bool = True  # false: only the new part of a continued clip
+    stems: bool = False  # true: melodies without their drums and bass, by Demucs (extra `stems`)
     allow_unconditional: bool = False  # rows with neither prompt nor melody
     max_duration_s: Annotated[Number, Field(gt=0, le=36_000)] = 600.0  # longer rows are refused as invalid
 

@@ -39,6 +39,7 @@ class Request:
     continuation: str | None = None
     continuation_sha256: str | None = None
     keep_continuation: bool = True
+    stems: bool = False  # leave drums and bass out of the melody
     stride_s: float = 18.0
 
     def frames(self, frame_rate: float) -> int:

@@ -33,7 +33,7 @@ _THREADS = 2
 class RequestConditioner:
     """The conditioner of a loaded model. Safe to use from several threads.
 
-    `separate` takes drums and bass out of melodies first (`stems.separator`); off by default.
+    `separate` is what takes drums and bass out for requests with `stems`; None: Demucs, when the first such request comes.
     """
 
     def __init__(self, model: Model, separate: Separate | None = None):

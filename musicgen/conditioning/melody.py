@@ -7,6 +7,8 @@ Each item is brought to the conditioning length by itself, before any batch is m
 """
 
 from collections.abc import Sequence
+from threading import Lock
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +17,28 @@ from musicgen.conditioning import chroma
 from musicgen.conditioning.decode import decode
 from musicgen.conditioning.fetch import fetch, shown
 from musicgen.conditioning.once import Once
-from musicgen.conditioning.stems import Separate
+from musicgen.conditioning.stems import Separate, separator
+from musicgen.errors import ModelError, RowError
 from musicgen.request import Request
 
-_REMEMBERED = 4096  # windows; a few hundred bytes each
+_Key = tuple[str, tuple[float, ...] | None, bool]  # content, windows, stems
+
+_REMEMBERED = 4096  # clips; a few hundred bytes a window
 
 
 class Melodies:
     """Fetches, checks and analyses melodies; each (file, window) once. Safe to use from several threads.
 
-    `length` is the checkpoint's chroma length in positions. `separate` takes drums and bass out first (see `stems`).
+    `length` is the checkpoint's chroma length in positions. `separate` takes drums and bass out, for requests with `stems`;
+    None loads Demucs when the first such request comes.
     """
 
     def __init__(self, length: int, n_chroma: int = chroma.N_CHROMA, separate: Separate | None = None):
         self.length = length
         self.n_chroma = n_chroma
-        self.separate = separate
-        self._bins: Once[tuple[str, tuple[float, ...] | None], tuple[NDArray[np.int8], ...]] = Once(_REMEMBERED)
+        self._separate = separate
+        self._loading = Lock()
+        self._bins: Once[_Key, tuple[NDArray[np.int8], ...]] = Once(_REMEMBERED)
 
     @property
     def analysed(self) -> int:
@@ -46,31 +53,43 @@ class Melodies:
         """
         assert request.melody is not None
         windows = None if starts_s is None else tuple(starts_s)
+        stems = request.stems
         if request.melody_sha256 is not None:
-            return self._bins.get((request.melody_sha256, windows), lambda: self._fetch(request, windows))
+            return self._bins.get((request.melody_sha256, windows, stems), lambda: self._fetch(request, windows))
         # Outside a planned run nobody vouches for the file's content: look at it each time.
         with fetch(request.melody) as file:
-            return self._bins.get((file.sha256, windows), lambda: self._analyse(file.file, request.melody or "", windows))
+            return self._bins.get((file.sha256, windows, stems), lambda: self._analyse(file.file, request.melody or "", windows, stems))
 
     def _fetch(self, request: Request, windows: tuple[float, ...] | None) -> tuple[NDArray[np.int8], ...]:
         uri = request.melody or ""
         with fetch(uri, sha256=request.melody_sha256) as file:
-            return self._analyse(file.file, uri, windows)
+            return self._analyse(file.file, uri, windows, request.stems)
 
-    def _analyse(self, file, uri: str, windows: tuple[float, ...] | None) -> tuple[NDArray[np.int8], ...]:
+    def _analyse(self, file: IO[bytes], uri: str, windows: tuple[float, ...] | None, stems: bool) -> tuple[NDArray[np.int8], ...]:
         seconds = chroma.CHUNK_S + (max(windows) if windows else 0.0)
         name = shown(uri)
-        if self.separate is None:
-            audio = decode(file, rate=chroma.RATE_HZ, seconds=seconds, name=name)[0]
-        else:
-            audio = self.separate(file, seconds, name)
+        read = self._separator() if stems else _mono
+        audio = read(file, seconds, name)
         if windows is None:
             found = chroma.bins(audio, self.n_chroma)
             return (np.resize(found, self.length),)  # repeats, or cuts
         return tuple(self._window(audio, start) for start in windows)
+
+    def _separator(self) -> Separate:
+        with self._loading:
+            if self._separate is None:
+                try:
+                    self._separate = separator()
+                except ModelError as error:  # the rows without stems can go on
+                    raise RowError("melody", str(error)) from error
+            return self._separate
 
     def _window(self, audio: NDArray[np.float32], start_s: float) -> NDArray[np.int8]:
         first = int(start_s * chroma.RATE_HZ)
         positions = np.arange(first, first + round(chroma.CHUNK_S * chroma.RATE_HZ))
         found = chroma.bins(np.take(audio, positions, mode="wrap"), self.n_chroma)
         return np.resize(found, self.length)
+
+
+def _mono(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:
+    return decode(file, rate=chroma.RATE_HZ, seconds=seconds, name=name)[0]

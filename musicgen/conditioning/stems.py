@@ -31,7 +31,8 @@ def separator(model: str = "htdemucs", device: str = "cpu") -> Separate:
         from demucs.pretrained import get_model
     except ImportError as error:
         raise ModelError(
-            f"separating stems needs Demucs, which is not installed ({error}): pip install 'musicgen-batch[stems]', or leave stems off"
+            f"separating stems needs Demucs, which is not installed ({error}): pip install 'musicgen-batch[stems]', "
+            "or set generation.stems: false"
         ) from error
     import soxr
 

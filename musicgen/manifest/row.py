@@ -175,6 +175,7 @@ class RowReader:
             continuation_sha256=continuation.sha256 if continuation else None,
             keep_continuation=self.keeps(continuation is not None),
             stride_s=self.stride(parameters, continuation is not None),
+            stems=self.separates(melody is not None),
         )
 
     def keeps(self, continued: bool) -> bool:
@@ -184,6 +185,10 @@ class RowReader:
     def stride(self, parameters: Parameters, continued: bool) -> float:
         """`stride_s` of a row, likewise."""
         return self.settings.stride_s if parameters.long or continued else _DEFAULTS.stride_s
+
+    def separates(self, with_melody: bool) -> bool:
+        """`stems` of a row, likewise."""
+        return self.settings.stems if with_melody and self.spec.kind == "melody" else _DEFAULTS.stems
 
     def _who_can(self, control: str) -> str:
         from musicgen.presets import presets_with

@@ -35,6 +35,7 @@ ROWS = pa.schema(
         pa.field("guidance_scale", pa.float64()),
         pa.field("keep_continuation", pa.bool_()),
         pa.field("stride_s", pa.float64()),
+        pa.field("stems", pa.bool_()),
         pa.field("source", pa.string()),
     ]
 )
@@ -121,6 +122,7 @@ class Parser:
             "seed": kept.seeds,
             "keep_continuation": [reader.keeps(past is not None) for past in pasts],
             "stride_s": [reader.stride(p, past is not None) for p, past in zip(parameters, pasts, strict=True)],
+            "stems": [reader.separates(tune is not None) for tune in tunes],
             "source": [source(numbers[position]) for position in positions],
         }
         for name in ("duration_s", "frames", "temperature", "top_k", "top_p", "guidance_scale"):

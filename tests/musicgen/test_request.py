@@ -89,6 +89,7 @@ HEARD = {
     "continuation_sha256": "ab" * 32,
     "keep_continuation": False,
     "stride_s": 12.0,
+    "stems": True,
     "seed": 5,
 }
 

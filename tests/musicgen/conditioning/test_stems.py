@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,12 @@ import torch
 
 from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
+from musicgen.conditioning.fetch import digest
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import separator
-from musicgen.errors import ModelError
+from musicgen.errors import ModelError, RowError
 from musicgen.request import Request
-from tests.musicgen.conditioning.music import heard, tune, write
+from tests.musicgen.conditioning.music import tune, write
 
 
 @pytest.mark.skipif(importlib.util.find_spec("demucs") is not None, reason="demucs is installed")
@@ -24,8 +26,14 @@ def test_without_demucs_it_says_how_to_get_it() -> None:
         separator()
 
 
-def test_off_by_default(melody_model) -> None:
-    assert RequestConditioner(melody_model).melodies.separate is None
+@pytest.mark.skipif(importlib.util.find_spec("demucs") is not None, reason="demucs is installed")
+def test_rows_that_ask_for_it_fail_alone(melody_model, melodies: Path) -> None:
+    conditioner = RequestConditioner(melody_model)
+    request = Request("piano", melody=str(melodies / "a.wav"))
+    plain, separated = conditioner.prepare([request, replace(request, stems=True)])
+    assert not isinstance(plain, Exception)
+    assert isinstance(separated, RowError)
+    assert "musicgen-batch[stems]" in str(separated)
 
 
 def test_drums_and_bass_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -46,7 +54,10 @@ def test_drums_and_bass_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setitem(sys.modules, "demucs.pretrained", SimpleNamespace(get_model=lambda name: Demucs()))
     melody, bass = 0.2 * tune(6.0, notes=(60, 64, 67), note_s=1.0), tune(6.0, notes=(54,), note_s=1.0)
     path = write(tmp_path / "a.wav", np.stack([melody, bass], axis=1))
-    (found,) = Melodies(235, separate=separator()).bins(Request("", melody=str(path)))
+    melodies = Melodies(235)
+    request = Request("", melody=str(path), melody_sha256=digest(str(path)).sha256)
+    (found,) = melodies.bins(replace(request, stems=True))
+    (mixed,) = melodies.bins(request)
     plain = chroma.bins(melody)
     assert np.mean(found[: len(plain)] == plain) > 0.95
-    assert np.mean(found[: len(plain)] == chroma.bins(heard(path.read_bytes())[0])) < 0.5
+    assert np.mean(found[: len(plain)] == mixed[: len(plain)]) < 0.5

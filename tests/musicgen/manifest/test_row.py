@@ -123,6 +123,11 @@ def test_settings_without_effect_do_not_change_a_request(spec: ModelSpec) -> Non
         assert (requests[0] == requests[1]) is same
     continued = [rows.request(rows.parameters((), ()), "x", continuation=past) for rows in (one, other)]
     assert continued[0] != continued[1]
+    one, other = reader(replace(spec, kind="melody")), reader(replace(spec, kind="melody"), stems=True)
+    for melody, same in ((None, True), (past, False)):
+        assert (
+            one.request(one.parameters((), ()), "x", melody=melody) == other.request(other.parameters((), ()), "x", melody=melody)
+        ) is same
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3))

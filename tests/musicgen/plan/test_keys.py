@@ -22,6 +22,7 @@ REQUESTS = st.builds(
     melody_sha256=HASHES,
     continuation_sha256=HASHES,
     keep_continuation=st.booleans(),
+    stems=st.booleans(),
 )
 
 
