@@ -143,25 +143,24 @@ class Engine:
 
     # ------------------------------------------------------------ a clip's way
 
-    def _prepare(self, job: "_Job") -> None:
+    def _prepare(self, job: "_Job") -> "Future[list[Prepared | Exception]]":
         if job.preparing is None:
             job.preparing = self._beside.submit(self._conditioner.prepare, [job.request])
+        return job.preparing
 
     def _admit(self) -> None:
         for job in list(self._scheduler.waiting)[: self.slots]:
             self._prepare(job)
         while self._scheduler.waiting:
-            job = self._scheduler.waiting[0]
-            self._prepare(job)
-            assert job.preparing is not None
-            if self._scheduler.running and not job.preparing.done():
+            preparing = self._prepare(self._scheduler.waiting[0])
+            if self._scheduler.running and not preparing.done():
                 return  # the others go on meanwhile
             admitted = self._scheduler.admit()
             if admitted is None:
                 return
             slot, job = admitted
             try:
-                (prepared,) = job.preparing.result()
+                (prepared,) = preparing.result()
                 if isinstance(prepared, Exception):
                     raise prepared
                 job.track = Track(job.request, prepared, self.model.spec)

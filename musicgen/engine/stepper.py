@@ -15,6 +15,7 @@ from musicgen.engine.conditions import Conditions
 from musicgen.engine.sampling import CHOICE, Choices, sample
 from musicgen.engine.track import Window
 from musicgen.model.decoder import Cache, Decoder, Tokens
+from musicgen.model.native import NativeOps
 from musicgen.request import Request
 
 PREFILL = 128  # tokens at a time of a prefix or a forced context
@@ -147,7 +148,7 @@ class Stepper:
     def _draw(self, logits: Tensor, plan: _Plan, at: Tensor) -> None:
         """Fill the codes of step `at` [clips] that are to be drawn."""
         given = self.sequence[plan.slots, :, at]
-        if not self.static:
+        if isinstance(self.decoder.ops, NativeOps):
             drawn = given.to(torch.int32)
             self.decoder.ops.sample(logits, plan.choices.table, at.to(torch.int32), drawn)
             self.sequence[plan.slots, :, at] = drawn.long()

@@ -121,7 +121,8 @@ class Decoder:
             )
         decoder.final_norm = read.norm("model.decoder.layer_norm")
         decoder.heads = read.weight(*(f"lm_heads.{k}" for k in range(spec.codebooks)), rows=spec.codebook_size)
-        tables = [read.tensor(f"model.decoder.embed_tokens.{k}.weight", (spec.codebook_size + 1, spec.hidden)) for k in range(spec.codebooks)]
+        table = (spec.codebook_size + 1, spec.hidden)
+        tables = [read.tensor(f"model.decoder.embed_tokens.{k}.weight", table) for k in range(spec.codebooks)]
         decoder.embeddings = torch.cat(tables).to(device, dtype)
         return decoder
 

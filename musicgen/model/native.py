@@ -65,7 +65,8 @@ def load_library() -> "ctypes.CDLL | str":
 def _build(compiler: str) -> Path:
     """Compile into the user's cache, named by the source, the compiler and the processor; two processes may race."""
     sources = sorted(_SOURCE.iterdir())
-    processor = subprocess.run([compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull], capture_output=True, check=True, timeout=60)
+    macros = [compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull]
+    processor = subprocess.run(macros, capture_output=True, check=True, timeout=60)
     parts = [path.read_bytes() for path in sources if path.is_file()]
     name = hashlib.sha256(b"\0".join([*parts, " ".join(_FLAGS).encode(), processor.stdout])).hexdigest()[:20]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -145,11 +146,11 @@ class NativeOps:
         return y
 
     def cache(self, rows: int, heads: int, capacity: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """Keys and values for one layer. Values are padded to whole vectors; both begin as zeros."""
+        """Keys and values for one layer, zeros. Keys are in truth [rows, heads, capacity / lanes, dim, lanes]; values are padded."""
         padded = -(-dim // self.lanes) * self.lanes
         capacity = self.round_capacity(capacity)
         return (
-            torch.zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),  # in truth [rows, heads, capacity / lanes, dim, lanes]
+            torch.zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),
             torch.zeros(rows, heads, capacity, padded, dtype=self.dtype, device=device),
         )
 

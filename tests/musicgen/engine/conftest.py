@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from musicgen.clip import Clip, Failed
-from musicgen.model import load_model
 from musicgen.model import decoder as decoder_module
+from musicgen.model import load_model
 from musicgen.model.native import load_library
 from musicgen.request import Request
 

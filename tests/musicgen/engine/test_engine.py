@@ -158,7 +158,7 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(load: Any, text_checkpo
         nonlocal calls
         calls += 1
         if calls in (9, 20):
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ...")
         return forward(self, *arguments)
 
     monkeypatch.setattr(type(model.decoder), "forward", tight)
@@ -193,10 +193,8 @@ def test_out_of_memory_with_one_slot_fails_the_row_and_goes_on(model: Any, monke
 def test_other_errors_are_not_taken_for_memory(model: Any, monkeypatch: Any) -> None:
     engine = Engine(model, slots=1)
     monkeypatch.setattr(type(engine._stepper), "step", lambda self, count=1: (_ for _ in ()).throw(RuntimeError("a bug")))
-    engine.add(ask("a", 0.2))
     with pytest.raises(RuntimeError, match="a bug"):
-        while engine.busy:
-            engine.step()
+        run(engine, [ask("a", 0.2)])
 
 
 def test_a_longer_prompt_or_clip_than_any_before_makes_room(model: Any) -> None:

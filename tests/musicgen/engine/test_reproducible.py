@@ -15,7 +15,7 @@ from musicgen.engine import Engine
 from musicgen.request import Request
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
-WORDS = "slow fast warm cold piano drums guitar city night dream loud soft".split()
+WORDS = ["slow", "fast", "warm", "cold", "piano", "drums", "guitar", "city", "night", "dream", "loud", "soft"]
 MIXES = {"native-float32": 150, "native-bfloat16": 150, "eager-float32": 10, "eager-bfloat16": 10}
 
 
