@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from flows.commands.codes import decode, encode
 from flows.commands.models import models
 from flows.commands.plan import plan
 from flows.commands.run import run
@@ -23,6 +24,8 @@ app.command("plan")(plan)
 app.command("status")(status)
 app.command("verify")(verify)
 app.command("models")(models)
+app.command("encode")(encode)
+app.command("decode")(decode)
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
 from musicgen.model.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from musicgen.model.loading import Model, load_model
+    from musicgen.model.loading import Model, load_codec, load_model
 
-__all__ = ["Checkpoint", "Model", "ModelSpec", "load_model", "resolve_checkpoint"]
+__all__ = ["Checkpoint", "Model", "ModelSpec", "load_codec", "load_model", "resolve_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Model", "load_model"):  # these import torch
+    if name in ("Model", "load_codec", "load_model"):  # these import torch
         from musicgen.model import loading
 
         return getattr(loading, name)

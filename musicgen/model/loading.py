@@ -65,6 +65,14 @@ def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype:
         )
 
 
+def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Codec:
+    """A checkpoint's codec alone, for `musicgen encode` and `decode`. Raises `ModelError`."""
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = resolve_checkpoint(checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        return EnCodec.load(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
+
+
 def pick_device(name: str) -> torch.device:
     """The device that `name` means. Raises `ModelError` for one that is not here."""
     if name == "auto":
