@@ -39,7 +39,7 @@ FILES_SCHEMA = pa.schema(
 )
 CODEC = b"musicgen.codec"  # key of the schema's metadata
 
-_GROUP_CODES = 4 << 20  # codes of a row group: 8 MB, six hours of mono
+_GROUP_CODES = 1 << 20  # codes of a row group: an hour and a half of mono
 _GROUP_ROWS = 1024
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from musicgen.errors import RowError, StoreError
 
@@ -114,10 +114,13 @@ def locate(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[
     RowError("melody") for other schemes, other hosts, and local files outside `roots`; whether such a file exists is
     not told.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets that are no IPv6 address, and the like
+        parts = None
+    if parts is None or not uri.strip() or "\0" in uri:
+        raise RowError("melody", f"{what} is not a path or URI: {shown(uri)!r}")
     scheme = parts.scheme.lower()
-    if not uri.strip() or "\0" in uri:
-        raise RowError("melody", f"{what} is not a path or URI: {uri!r}")
     if scheme in REMOTE_SCHEMES:
         if not parts.netloc or not parts.path.strip("/"):
             raise RowError("melody", f"{what} {shown(uri)} names no object: write {scheme}://bucket/path/to/file.wav")
@@ -143,9 +146,13 @@ def locate(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[
 
 def shown(uri: str) -> str:
     """The URI for a message: without user, password or query (they may be secrets), and not longer than a line."""
-    parts = urlsplit(uri)
-    if "://" in uri:
-        uri = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    scheme, separator, rest = uri.partition("://")
+    if separator:
+        host, slash, path = rest.partition("/")
+        if scheme.lower() not in REMOTE_SCHEMES:  # an object's name may hold these, a web address has its secrets behind them
+            path = path.partition("?")[0].partition("#")[0]
+            host = host.partition("?")[0].partition("#")[0]
+        uri = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
     return uri if len(uri) <= 200 else f"{uri[:100]}...{uri[-90:]}"
 
 

@@ -38,6 +38,8 @@ def refused(function, *args, **kwargs) -> str:
         ("data://a", "not allowed"),
         ("s3://bucket", "names no object"),
         ("s3:///a.wav", "names no object"),
+        ("http://[user:hunter2@::1/a.wav", "not a path"),
+        ("https://example.com?token=hunter2", "not allowed"),
         ("", "not a path"),
         ("a\0b.wav", "not a path"),
     ],
@@ -109,6 +111,9 @@ def test_from_a_bucket(s3) -> None:
     data = os.urandom(9_000_000)  # more than one range
     store.write("melodies/a b.wav", data)
     store.write("melodies/empty.wav", b"")
+    store.write("melodies/a?b#c %20.wav", b"odd")
+    assert digest(f"{s3.uri}/melodies/a?b#c %20.wav").size == 3
+    assert "a?b#absent.wav does not exist" in refused(digest, f"{s3.uri}/melodies/a?b#absent.wav")
     uri = store.join("melodies", "a b.wav")
     assert digest(uri) == digest(uri.replace("s3://", "S3://"))
     assert digest(uri).sha256 == hashlib.sha256(data).hexdigest()
