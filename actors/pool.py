@@ -1,6 +1,7 @@
 """The Ray side of the dispatcher: starts and ends actors, carries works to them and news back."""
 
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from actors.cluster import Cluster
 from actors.dispatcher import Assign, Dispatcher, Kill, Limits, Start, Stop
 from actors.generator import EngineFactory, Generator, Settings, load_engine
 from actors.versions import versions
-from actors.work import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Work
+from actors.work import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Stopped, Work
 from musicgen.errors import UserError
 from musicgen.job import Job
 from musicgen.plan import Plan
@@ -43,6 +44,7 @@ class Pool:
         make_engine: EngineFactory = load_engine,
         limits: Limits | None = None,
     ):
+        self.stop = threading.Event()  # set it from any thread, and `run` ends within seconds
         self._store = store
         self._job = job
         self._plan = plan
@@ -77,7 +79,7 @@ class Pool:
         """Make `shards` (with `rows` rows) and tell `on_progress` several times a second.
 
         Raises `ActorsFailed` if it cannot go on, the `UserError` of a first actor that cannot work at all, and
-        whatever stops the process (KeyboardInterrupt, a Prefect termination), after ending its actors.
+        `Stopped` after `stop` was set; its actors have ended then.
         """
         started = time.monotonic()
         self._first_ready = 0.0
@@ -88,6 +90,8 @@ class Pool:
         self._store.write(self._settings.token, b"the driver was here")
         try:
             while not self._dispatcher.finished:
+                if self.stop.is_set():
+                    raise Stopped("stopped")
                 self._act()
                 self._listen()
                 on_progress(self._report())

@@ -10,6 +10,10 @@ class ActorsFailed(MusicGenError):
     """The run cannot go on: no actor starts, or shard after shard fails for the same reason. Nothing made is lost."""
 
 
+class Stopped(MusicGenError):
+    """The pool was told to stop, and its actors have ended."""
+
+
 class EngineFailed(MusicGenError):
     """The generation thread of an actor has ended by an exception; the actor has to be replaced."""
 

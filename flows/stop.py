@@ -1,10 +1,15 @@
-"""SIGTERM as Ctrl-C: the same exception, the same way out."""
+"""Stopping: SIGTERM as Ctrl-C, and work that ends itself when either comes."""
 
+import contextvars
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_PATIENCE_S = 20.0
 
 
 @contextmanager
@@ -22,3 +27,29 @@ def raise_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def stoppable(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
+    """Run `work` in a thread; whatever signal interrupts the wait for it, call `stop` and let it end first.
+
+    Ray's calls run native code that knows KeyboardInterrupt and swallows any other exception of a signal handler, such
+    as the one that Prefect's SIGTERM raises. Waiting in plain Python, the main thread hears all of them.
+    """
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="work", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        stop()
+        thread.join(_PATIENCE_S)
+        raise
+    return done.result()

@@ -17,6 +17,7 @@ from flows.artifacts import ProgressArtifact, both, publish_summary
 from flows.prepare import Ground, adopt, plan_job, survey
 from flows.progress import listener
 from flows.publish import publish_run
+from flows.stop import stoppable
 from flows.summary import Summary
 from musicgen.errors import StoreError
 from musicgen.job import Job
@@ -56,7 +57,8 @@ def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | N
         from actors.pool import Pool  # imports Ray, which a plan that has nothing to do can spare
 
         pool = Pool(ground.job, plan, ground.store, cluster)
-        return pool.run(shards, rows, both(listener(), artifact)), cluster.description
+        tell = both(listener(), artifact)
+        return stoppable(lambda: pool.run(shards, rows, tell), pool.stop.set), cluster.description
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False, retries=3, retry_delay_seconds=5, retry_condition_fn=_storage_fault)

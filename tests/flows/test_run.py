@@ -75,7 +75,7 @@ def test_killed_stopped_and_interrupted_runs_go_on(served_cli: Cli, s3: S3, text
         driver.send_signal(blow)
         struck = time.monotonic()
         _, err = driver.communicate(timeout=60)
-        assert driver.returncode == code
+        assert driver.returncode == code, err
         if code == 130:
             assert time.monotonic() - struck < 15
             assert "Run the same command again to go on" in err
