@@ -153,8 +153,8 @@ class Engine:
             self._prepare(job)
         while self._scheduler.waiting:
             preparing = self._prepare(self._scheduler.waiting[0])
-            if self._scheduler.running and not preparing.done():
-                return  # the others go on meanwhile
+            if len(self._scheduler.running) > self.slots // 2 and not preparing.done():
+                return  # the others go on meanwhile; with fewer at work than that, waiting is cheaper than running half empty
             admitted = self._scheduler.admit()
             if admitted is None:
                 return
@@ -186,7 +186,8 @@ class Engine:
         self._scheduler.start(slot, job.window.steps)
 
     def _run(self) -> None:
-        steps = min(self._scheduler.horizon, _STEPS)
+        coming = self._scheduler.waiting and len(self._scheduler.running) < self.slots  # a free slot, its conditions on the way
+        steps = min(self._scheduler.horizon, 2 if coming else _STEPS)
         started = time.perf_counter()
         self._stepper.step(steps)
         self.steps += steps
