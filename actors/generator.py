@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Any
 
 import ray
@@ -64,7 +65,9 @@ def load_engine(settings: Settings) -> Engine:
             f"{planned.name} on {platform.node()} is another checkpoint ({checkpoint.identity[:12]}) than the one planned "
             f"({planned.identity[:12]}); give all workers the same files, or name a hub revision or s3:// folder"
         )
-    return SlotEngine(load_model(checkpoint, settings.device, settings.dtype), slots=settings.slots, threads=settings.threads)
+    longest = ceil(settings.plan.longest_s * planned.frame_rate)
+    model = load_model(checkpoint, settings.device, settings.dtype)
+    return SlotEngine(model, slots=settings.slots, threads=settings.threads, max_frames=longest)
 
 
 class Generator:

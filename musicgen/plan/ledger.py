@@ -21,6 +21,7 @@ class Counts:
     held_back: int  # failed rows that are not tried again
     todo: int
     todo_s: float  # their seconds of audio
+    longest_s: float  # of one of them
 
 
 class Ledger:
@@ -89,8 +90,8 @@ class Ledger:
         distinct, missing, failures, todo = (
             self._one(f"SELECT count(*) FROM {table}")[0] for table in ("rows", "missing", "failures", "todo")
         )
-        seconds = self._one("SELECT coalesce(sum(seconds), 0.0) FROM todo")[0]
-        return Counts(distinct, made=distinct - missing, failed=failures, held_back=missing - todo, todo=todo, todo_s=seconds)
+        todo_s, longest_s = self._one("SELECT coalesce(sum(seconds), 0.0), coalesce(max(seconds), 0.0) FROM todo")
+        return Counts(distinct, distinct - missing, failures, missing - todo, todo, todo_s, longest_s)
 
     def todo(self) -> Iterator[NDArray[np.int64]]:
         """The places of the rows to make, in the manifest's order, in pieces."""

@@ -228,6 +228,7 @@ class _Planning:
             parts=tuple(parts),
             rows=counts.todo,
             audio_s=round(counts.todo_s, 3),
+            longest_s=counts.longest_s,
             invalid=self.spill.refused,
             carried={field.name: str(field.type) for field in self.carried},
             created_at=_now(),

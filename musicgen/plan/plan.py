@@ -64,6 +64,7 @@ class Plan:
     parts: tuple[PlanPart, ...]
     rows: int  # to be made by this run
     audio_s: float
+    longest_s: float  # the longest clip: how much cache a slot needs
     invalid: int  # rows refused while planning, in failures/<run>/plan.parquet
     carried: dict[str, str] = field(default_factory=dict)  # carried columns and their Arrow types, as text
     created_at: str = ""  # ISO 8601, UTC
