@@ -1,0 +1,172 @@
+"""The decoder on every path: against a plain transformer, prefill against steps, caches that grow, and wrong checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from musicgen.errors import ModelError
+from musicgen.model import decoder as decoder_module
+from musicgen.model import native
+from musicgen.model.checkpoint import resolve_checkpoint
+from musicgen.model.decoder import Decoder, Tokens, sinusoids
+from musicgen.model.native import NativeOps, load_library
+from musicgen.model.tensors import Tensors
+
+PATHS = ["native-float32", "native-bfloat16", "eager-float32", "eager-bfloat16"]
+TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
+
+
+def kernels() -> Any:
+    library = load_library()
+    if isinstance(library, str):
+        pytest.skip(f"no compiled kernels: {library}")
+    return library
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], Decoder]:
+    def build(folder: Path, path: str) -> Decoder:
+        kind, dtype = path.split("-")
+        if kind == "eager":
+            monkeypatch.setattr(decoder_module, "load_library", lambda: "a test")
+        else:
+            kernels()
+        spec = resolve_checkpoint(str(folder)).spec
+        return Decoder.from_state_dict(spec, Tensors.open(folder).read("decoder."), "cpu", getattr(torch, dtype))
+
+    return build
+
+
+def tokens(rows: list[int], lengths: list[int], crossed: list[int]) -> Tokens:
+    def int32(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    return Tokens(int32(rows), int32(lengths), len(crossed), int32(crossed), max(lengths))
+
+
+def reference(decoder: Decoder, folder: Path, codes: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
+    """transformers' logits [steps, codebooks, size] of codes [steps, codebooks]."""
+    from transformers import MusicgenForConditionalGeneration
+
+    model = MusicgenForConditionalGeneration.from_pretrained(folder).eval().decoder
+    states = torch.zeros(1, 1, decoder.spec.hidden) if text is None else text[None]
+    with torch.inference_mode():
+        logits = model(codes.T.contiguous(), encoder_hidden_states=states, encoder_attention_mask=torch.ones(states.shape[:2])).logits
+    return logits.transpose(0, 1)
+
+
+@torch.inference_mode()
+def test_logits_equal_transformers_by_steps_by_prefill_and_beside_others(build: Any, path: str, deeper_checkpoint: Path) -> None:
+    """One row with text and one without; run token by token, in one go, and in two halves."""
+    decoder = build(deeper_checkpoint, path)
+    generator = torch.Generator().manual_seed(3)
+    steps = 41
+    codes = torch.randint(0, decoder.spec.codebook_size + 1, (steps, 4), generator=generator)
+    text = torch.randn(7, decoder.spec.hidden, generator=generator)
+    decoder.reserve(64)
+    for row, heard in ((0, text), (1, None)):
+        expected = reference(decoder, deeper_checkpoint, codes, heard)
+        found = {}
+        for name, pieces in {"steps": [1] * steps, "whole": [steps], "halves": [20, 21]}.items():
+            cache = decoder.cache(2, 64, 1, 16)
+            decoder.hear(cache, 0, text)
+            out, at = [], 0
+            for piece in pieces:
+                lengths = list(range(at + 1, at + piece + 1))
+                x = decoder.embed(codes[at : at + piece])
+                states = decoder.forward(x, tokens([row] * piece, lengths, [7] * piece if heard is not None else []), cache)
+                out.append(decoder.logits(states))
+                at += piece
+            found[name] = torch.cat(out)
+            scale = expected.abs().max()
+            assert (found[name] - expected).abs().max() < TOLERANCE[path.split("-")[1]] * scale
+        if path.startswith("native"):  # not merely close: the same bits, however the tokens were grouped
+            assert torch.equal(found["steps"], found["whole"])
+            assert torch.equal(found["steps"], found["halves"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("columns", "depth"), [(16, 8), (70, 36), (96, 514), (33, 1030)])
+def test_a_products_row_does_not_depend_on_the_others(dtype: torch.dtype, columns: int, depth: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(columns, depth, generator=generator), torch.randn(40, depth, generator=generator)
+    alone = None
+    for threads in (1, 3):
+        ops = NativeOps(kernels(), dtype, threads)
+        packed = ops.pack(weight)
+        if alone is None:
+            alone = torch.cat([ops.linear(row[None], packed) for row in x])
+            exact = x.double() @ weight.to(dtype).double().T
+            assert (alone - exact).abs().max() < (2e-4 if dtype == torch.float32 or ops.name != "native-avx512_bf16" else 2)
+        for rows in (2, 5, 6, 7, 13, 40):
+            order = torch.randperm(40, generator=generator)[:rows]
+            assert torch.equal(ops.linear(x[order].contiguous(), packed), alone[order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_does_not_depend_on_neighbours_or_on_what_lies_behind(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    heads, dim, rows, longest = 3, 20, 4, 50
+    ops = NativeOps(kernels(), dtype, 2)
+    keys, values = (torch.randn(longest, heads * dim, generator=generator) for _ in range(2))
+    q = torch.randn(rows, heads * dim, generator=generator)
+    lengths = torch.tensor([1, 8, 33, 50], dtype=torch.int32)
+    which = torch.arange(rows, dtype=torch.int32)
+    found = []
+    for capacity, stale in ((56, 0.0), (128, 1e30)):
+        cache = ops.cache(rows, heads, capacity, dim)
+        for part in cache:
+            part.fill_(stale)  # what an earlier clip has left
+        for row in range(rows):
+            count = int(lengths[row])
+            place = torch.full((count,), row, dtype=torch.int32)
+            ops.append(keys[:count], values[:count], place, torch.arange(1, count + 1, dtype=torch.int32), cache)
+        found.append(ops.attend(q, which, lengths, cache, longest))
+        for row in range(rows):
+            alone = ops.attend(q[row : row + 1], which[row : row + 1], lengths[row : row + 1], cache, longest)
+            assert torch.equal(alone[0], found[-1][row])
+    assert torch.equal(*found)
+
+
+def test_positions_are_cosines_then_sines() -> None:
+    table = sinusoids(5, 8)
+    assert torch.equal(table[0], torch.tensor([1.0] * 4 + [0.0] * 4))
+    assert table[3, 4] == torch.sin(torch.tensor(3.0))
+
+
+def test_wrong_checkpoints_are_named(build: Any, text_checkpoint: Path) -> None:
+    spec = resolve_checkpoint(str(text_checkpoint)).spec
+    whole = Tensors.open(text_checkpoint).read("decoder.")
+    missing = {name: t for name, t in whole.items() if name != "model.decoder.layers.1.fc1.weight"}
+    with pytest.raises(ModelError, match=r"layers\.1\.fc1\.weight; the checkpoint is incomplete"):
+        Decoder.from_state_dict(spec, missing, "cpu", torch.float32)
+    with pytest.raises(ModelError, match="shape"):
+        Decoder.from_state_dict(spec, whole | {"lm_heads.0.weight": torch.zeros(3, 32)}, "cpu", torch.float32)
+    deaf = {name: t for name, t in whole.items() if "encoder_attn" not in name}
+    with pytest.raises(ModelError, match="cross-attention"):
+        Decoder.from_state_dict(spec, deaf, "cpu", torch.float32)
+
+
+def test_kernels_that_are_wrong_or_cannot_be_had_are_left_aside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = kernels()
+    assert native._check(library) is None
+    monkeypatch.setattr(NativeOps, "attend", lambda self, q, *rest: q * 0)
+    assert native._check(library) == "torch.float32 attention"
+    for name, value, reason in (("MUSICGEN_COMPILE", "0", "MUSICGEN_COMPILE=0"), ("CXX", str(tmp_path / "none"), "no g++")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert load_library.__wrapped__() == reason
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho no such header >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", str(broken))
+        assert load_library.__wrapped__() == "g++ failed"
