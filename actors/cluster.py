@@ -80,6 +80,7 @@ def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
     A Ray that this process already uses is used as it is. Raises `JobError` if the cluster cannot be joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end must fail, not start another cluster
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning on machines without GPU
     address = _address(settings)
     ours = not address

@@ -3,13 +3,14 @@
 import contextvars
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_PATIENCE_S = 20.0
+_PATIENCE_S = 15.0
 
 
 @contextmanager
@@ -50,6 +51,9 @@ def stoppable(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
             thread.join(0.2)
     except BaseException:
         stop()
-        thread.join(_PATIENCE_S)
+        deadline = time.monotonic() + _PATIENCE_S
+        while thread.is_alive() and time.monotonic() < deadline:
+            with suppress(BaseException):  # a second signal must not take Ray away from under its actors
+                thread.join(0.2)
         raise
     return done.result()
