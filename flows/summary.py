@@ -1,5 +1,6 @@
 """How a run ended, as values and as text for people."""
 
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,9 +63,9 @@ class Summary:
         remote = "://" in dataset
         lines = [f"dataset  {dataset}"]
         if self.example and self.layout == "files":
-            lines.append(
-                f"listen   {'aws s3 cp ' if dataset.startswith('s3://') else 'open '}{dataset}/{self.example}{' .' if remote else ''}"
-            )
+            opener = "open" if sys.platform == "darwin" else "xdg-open"
+            example = f"{dataset}/{self.example}"
+            lines.append(f"listen   aws s3 cp {example} ." if dataset.startswith("s3://") else f"listen   {opener} {example}")
         else:
             lines.append(f"listen   musicgen.dataset.open({dataset!r}).audio(key) gives (samples, rate)")
         lines += [
