@@ -1,0 +1,45 @@
+"""Work beside the step: one thread each, whatever the caller has, and nothing of the caller's changed."""
+
+import os
+import sys
+import threading
+
+import pytest
+import torch
+
+from musicgen.engine.beside import Beside
+
+
+def test_workers_compute_with_one_thread_and_leave_the_caller_alone() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        beside = Beside(torch.device("cpu"), workers=2)
+        assert [beside.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+        assert torch.get_num_threads() == 3
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [3]
+        beside.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_work_raises_is_in_its_future() -> None:
+    beside = Beside(torch.device("cpu"), workers=1)
+    with pytest.raises(ZeroDivisionError):
+        beside.submit(lambda: 1 / 0).result()
+    assert beside.submit(lambda a, b: a + b, 1, 2).result() == 3
+    beside.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux alone")
+def test_the_step_goes_first() -> None:
+    beside = Beside(torch.device("cpu"), workers=1)
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    theirs = beside.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
+    assert theirs > mine
+    assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+    beside.close()
