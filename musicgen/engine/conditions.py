@@ -4,6 +4,7 @@ A `Conditioner` turns a request into `Prepared` (the slow part, once per request
 `Prepared.window` gives the `Conditions` of one window of the clip (a short clip has one window).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,13 +66,7 @@ class Prepared(Protocol):
 
 
 class Conditioner(Protocol):
-    """Prepares requests; called on the engine's thread when a request is about to be admitted."""
+    """Prepares requests, on threads beside the engine's. It may also have `expect(request)` (one was queued) and `close()`."""
 
-    def prepare(self, requests: list[Request]) -> "list[Prepared | Exception]":
+    def prepare(self, requests: list[Request]) -> "Sequence[Prepared | Exception]":
         """One result per request, in order. A RowError in a place fails that row alone."""
-
-    def width(self, request: Request) -> int:
-        """How many branches (decoder rows, 1 to 3) the request will need. Cheap: no file is touched."""
-
-    def prefix_length(self, request: Request) -> int:
-        """How many positions the prefix takes. Cheap."""

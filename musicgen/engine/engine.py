@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ class Engine:
 
     # ------------------------------------------------------------ a clip's way
 
-    def _prepare(self, job: "_Job") -> "Future[list[Prepared | Exception]]":
+    def _prepare(self, job: "_Job") -> "Future[Sequence[Prepared | Exception]]":
         if job.preparing is None:
             job.preparing = self._beside.submit(self._conditioner.prepare, [job.request])
         return job.preparing
@@ -247,7 +248,7 @@ class _Job:
 
     def __init__(self, request: Request):
         self.request = request
-        self.preparing: Future[list[Prepared | Exception]] | None = None
+        self.preparing: Future[Sequence[Prepared | Exception]] | None = None
         self.track: Track | None = None
         self.window: Window | None = None
         self.codes: NDArray[np.int16] | None = None
