@@ -8,7 +8,6 @@ STAMP := $(VENV)/.installed
 
 setup: $(STAMP)
 
-# uv is used where it is on the path (seconds instead of a minute and a half); plain pip is enough.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "musicgen-batch needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

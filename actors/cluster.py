@@ -145,13 +145,19 @@ def _describe(settings: ClusterSettings, address: str, ours: bool) -> Cluster:
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    working = [node for node in nodes if node["Resources"].get("CPU")]  # a head may be told to take no work
+    if not working and settings.gpus_per_actor == "auto":
+        raise JobError(
+            f"the Ray cluster at {address} has neither CPUs nor GPUs yet, so what an actor needs cannot be told; "
+            "set cluster.gpus_per_actor (1 where GPU nodes start on demand)"
+        )
     gpus_per_actor = (1.0 if gpus else 0.0) if settings.gpus_per_actor == "auto" else settings.gpus_per_actor
     if settings.cpus_per_actor != "auto":
         cpus_per_actor = settings.cpus_per_actor
     elif gpus_per_actor:
         cpus_per_actor = 1.0
     else:
-        smallest = min((node["Resources"]["CPU"] for node in nodes if node["Resources"].get("CPU")), default=1.0)
-        actors_per_node = -(-settings.max_actors // max(1, len(nodes)))
+        smallest = min((node["Resources"]["CPU"] for node in working), default=1.0)
+        actors_per_node = -(-settings.max_actors // max(1, len(working)))
         cpus_per_actor = float(max(1, int(smallest // actors_per_node)))
     return Cluster(address, ours, len(nodes), cpus, gpus, float(cpus_per_actor), float(gpus_per_actor))

@@ -81,7 +81,7 @@ class Pool:
         Raises `ActorsFailed` if it cannot go on, the `UserError` of a first actor that cannot work at all, and
         `Stopped` after `stop` was set; its actors have ended then.
         """
-        started = time.monotonic()
+        self._started = time.monotonic()
         self._first_ready = 0.0
         self._progress = Progress(rows, len(shards))
         self._dispatcher = Dispatcher(
@@ -102,7 +102,12 @@ class Pool:
             self._end_all()
             with suppress(UserError, OSError):
                 self._store.delete(self._settings.token)
-        return Result(self._report(), dict(self._dispatcher.given_up), tuple(self._loaded), time.monotonic() - started, self._peak_rss_mb)
+        return self.result()
+
+    def result(self) -> Result:
+        """What `run` has come to, also when it did not end well."""
+        seconds = time.monotonic() - self._started
+        return Result(self._report(), dict(self._dispatcher.given_up), tuple(self._loaded), seconds, self._peak_rss_mb)
 
     # Deeds
 

@@ -28,6 +28,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdo
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Libraries' own messages, and tracebacks.")]
 
 
+def check_retry(classes: list[str] | None) -> list[str]:
+    """The failure classes of --retry-failed. Raises `JobError` for a word that is none."""
+    from musicgen.errors import JobError
+
+    for name in classes or ():
+        if name != "crash":
+            raise JobError(f"--retry-failed {name!r} is not known; write crash (all other classes are tried again anyway)")
+    return list(classes or ())
+
+
 def load_job(path: str | None, settings: list[str] | None, **flags: Any) -> Any:
     """The job of a command's arguments."""
     from musicgen.job import Job

@@ -36,7 +36,5 @@ def plan_job(ground: Ground, dry_run: bool = False, retry_failed: Sequence[str] 
 def adopt(ground: Ground, run: str) -> PlanOutcome:
     """The outcome of planning again what `run` has planned before."""
     plan = load_plan(ground.store, run)
-    return PlanOutcome(
-        plan, new=plan.rows, made=0, failed_before=0, retried=0, invalid_count=plan.invalid, invalid=(), shards=len(plan.shards),
-        audio_s=plan.audio_s, adopted=True,
-    )  # fmt: skip
+    counts = {"made": 0, "failed_before": 0, "retried": 0, "held_back": 0, "invalid_count": plan.invalid, "shards": len(plan.shards)}
+    return PlanOutcome(plan, new=plan.rows, invalid=(), audio_s=plan.audio_s, adopted=True, **counts)

@@ -1,6 +1,6 @@
 """The end of a run: its report, the dataset's card, and what to tell."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,15 +20,19 @@ _FAILURES_SHOWN = 20
 _FAILURES_TOLD = 10
 
 
+def record(ground: Ground, plan: Plan, result: Result, interrupted: bool = False) -> None:
+    """Add what this driver did to the run's report, however it ended."""
+    write_report(ground.store, _report(plan, _session(result, interrupted)))
+
+
 def publish_run(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> tuple[Summary, list[dict[str, Any]]]:
-    """Write report and card; the summary, and the run's first failures as rows of failures/."""
+    """Write the card and close the report; the summary, and the run's first failures as rows of failures/."""
     whole = open_dataset(ground.job.output.uri)
     dataset = whole.run(plan.run)
     (now,) = status(dataset)
-    if result is not None:
-        write_report(ground.store, RunReport(plan.run, plan.job, asdict(plan.model), (_session(result),)))
     publish_card(whole)
-    failures = dataset.failures().slice(0, _FAILURES_SHOWN).to_pylist() if now.failed or now.invalid else []
+    write_report(ground.store, replace(_report(plan), published_at=_now()))
+    failures = dataset.first_failures(_FAILURES_SHOWN) if now.failed or now.invalid else []
     return (
         Summary(
             dataset=ground.job.output.uri,
@@ -51,12 +55,21 @@ def publish_run(ground: Ground, plan: Plan, result: Result | None, cluster: str)
     )
 
 
-def _session(result: Result) -> Session:
+def _report(plan: Plan, *sessions: Session) -> RunReport:
+    return RunReport(plan.run, plan.job, asdict(plan.model), sessions)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _session(result: Result, interrupted: bool) -> Session:
     end = datetime.now(UTC)
     progress = result.progress
     return Session(
         started_at=(end - timedelta(seconds=result.seconds)).isoformat(timespec="milliseconds"),
         finished_at=end.isoformat(timespec="milliseconds"),
+        interrupted=interrupted,
         made=progress.made,
         failed=progress.failed,
         audio_s=progress.audio_s,

@@ -5,6 +5,7 @@ as a function. Rows that fail are data: such a run is completed, with a warning 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from prefect import flow, task
@@ -16,7 +17,7 @@ from actors.work import Result
 from flows.artifacts import ProgressArtifact, both, publish_summary
 from flows.prepare import Ground, adopt, plan_job, survey
 from flows.progress import listener
-from flows.publish import publish_run
+from flows.publish import publish_run, record
 from flows.stop import stoppable
 from flows.summary import Summary
 from musicgen.errors import StoreError
@@ -58,12 +59,19 @@ def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | N
 
         pool = Pool(ground.job, plan, ground.store, cluster)
         tell = both(listener(), artifact)
-        return stoppable(lambda: pool.run(shards, rows, tell), pool.stop.set), cluster.description
+        try:
+            result = stoppable(lambda: pool.run(shards, rows, tell), pool.stop.set)
+        except BaseException:
+            with suppress(Exception):  # what ended it matters more
+                record(ground, plan, pool.result(), interrupted=True)
+            raise
+        record(ground, plan, result)
+        return result, cluster.description
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False, retries=3, retry_delay_seconds=5, retry_condition_fn=_storage_fault)
 def publish_task(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> Summary:
-    """Write the run's report and the dataset's card."""
+    """Write the dataset's card and close the run's report."""
     summary, failures = publish_run(ground, plan, result, cluster)
     publish_summary(summary, failures)
     return summary

@@ -17,6 +17,7 @@ class Clip:
     codes: NDArray[np.int16]  # [codebooks, frames]
     audio: NDArray[np.float32]  # [channels, samples], nominally in [-1, 1]
     sample_rate: int
+    engine: str = ""  # fingerprint of the engine when it was made
 
     @property
     def duration_s(self) -> float:

@@ -91,8 +91,8 @@ class ModelSettings(Section):
 
     name: str = Field(default="embedded", min_length=1)
     revision: str | None = None
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     @field_validator("name")
     @classmethod
@@ -168,7 +168,7 @@ class ClusterSettings(Section):
     cpus_per_actor: Annotated[Number, Field(ge=0)] | Auto = "auto"
     slots: Annotated[Whole, Field(ge=1, le=4096)] | Auto = "auto"
     shard_rows: PositiveInt | Auto = "auto"  # auto: a few minutes of work
-    attempts: PositiveInt = 3  # of a shard, before its rows are looked at one by one
+    attempts: PositiveInt = 3  # of a shard that meets storage faults, before it is given up; a crash is tried once more, then bisected
     heartbeat_s: Annotated[Number, Field(gt=0)] = 5.0
     silent_after_s: Annotated[Number, Field(gt=0)] = 300.0  # an actor without a heartbeat this long is replaced
     start_timeout_s: Annotated[Number, Field(gt=0)] = 1800.0  # for an actor to fetch and load the model

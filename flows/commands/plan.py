@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.options import Actors, AsJson, JobPath, Limit, Manifest, Model, Output, Retry, Set, Verbose, load_job, outcome
+from flows.options import Actors, AsJson, JobPath, Limit, Manifest, Model, Output, Retry, Set, Verbose, check_retry, load_job, outcome
 
 
 def plan(
@@ -26,7 +26,7 @@ def plan(
         from flows.prepare import plan_job, survey
 
         ground = survey(loaded)
-        found = _describe(loaded, ground, plan_job(ground, dry_run=True, retry_failed=list(retry_failed or ())))
+        found = _describe(loaded, ground, plan_job(ground, dry_run=True, retry_failed=check_retry(retry_failed)))
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _text(found))
 
 

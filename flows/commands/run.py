@@ -20,6 +20,7 @@ from flows.options import (
     Retry,
     Set,
     Verbose,
+    check_retry,
     load_job,
     outcome,
 )
@@ -40,7 +41,7 @@ def run(
     """Plan and run a job. Run it again to go on after an interruption, and to try again what failed."""
     with outcome(verbose):
         loaded = load_job(job, settings, manifest=manifest, output=output, model=model, limit=limit, actors=actors)
-        code = _run(loaded, list(retry_failed or ()), as_json, verbose)
+        code = _run(loaded, check_retry(retry_failed), as_json, verbose)
         raise typer.Exit(code)
 
 
@@ -63,12 +64,17 @@ def _run(job: Any, retry_failed: list[str], as_json: bool, verbose: bool) -> int
 
 def _nothing(planned: Any, dataset: str, as_json: bool) -> int:
     if as_json:
-        typer.echo(json.dumps({"dataset": dataset, "run": None, "made_before": planned.made, "invalid": planned.invalid_count}))
+        told = {"dataset": dataset, "run": None, "rows": 0, "made": 0, "failed": 0, "missing": 0, "invalid": planned.invalid_count}
+        typer.echo(json.dumps(told | {"made_before": planned.made, "failed_before": planned.failed_before}))
     else:
-        typer.echo(f"Nothing to make: all {planned.made} rows are in {dataset}.")
+        whole = planned.made + planned.failed_before + planned.invalid_count
+        typer.echo(f"Nothing to make: {'all' if whole == planned.made else f'{planned.made} of'} {whole} rows are in {dataset}.")
     left = planned.failed_before + planned.invalid_count
     if left:
-        print(f"{planned.failed_before} rows failed before and are not tried again; {planned.invalid_count} are invalid.", file=sys.stderr)
+        print(
+            f"{planned.failed_before} rows failed before (--retry-failed crash tries them again); {planned.invalid_count} are invalid.",
+            file=sys.stderr,
+        )
     return SOME_FAILED if left else OK
 
 
@@ -76,6 +82,7 @@ def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool)
     from actors.cluster import join
     from flows.display import Display
     from flows.progress import listening
+    from musicgen.errors import MusicGenError, StoreError
 
     plan = planned.plan
     with Display() as display:
@@ -91,7 +98,10 @@ def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool)
                 with server.connected():
                     from flows.synthesize import synthesize
 
-                    summary = synthesize(job, run=plan.run, verbose=verbose)
+                    try:
+                        summary = synthesize(job, run=plan.run, verbose=verbose)
+                    except StoreError as error:  # it failed on the way, so this is no longer "nothing was started"
+                        raise MusicGenError(f"{error}. What is committed is safe; run the same command again to go on") from error
         except KeyboardInterrupt:
             display.stop()
             display.say(f"stopped; what is committed is safe in {job.output.uri}. Run the same command again to go on.")
@@ -100,4 +110,7 @@ def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool)
     typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else summary.text())
     if summary.missing:
         return WRONG
-    return OK if summary.all_made else SOME_FAILED
+    held_back = 0 if planned.adopted else planned.held_back
+    if held_back:
+        print(f"{held_back} rows failed before and were not tried again; --retry-failed crash tries them.", file=sys.stderr)
+    return OK if summary.all_made and not held_back else SOME_FAILED

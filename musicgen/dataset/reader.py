@@ -117,14 +117,27 @@ class Dataset:
 
         A row that failed in one run and was made in a later one is still listed with the run where it failed.
         """
-        named = [footer.failures for _, footer in self.footers() if footer.failures is not None]
-        refused = [path for run in self.runs() if self.store.exists(path := paths.plan_failures(run))]
 
         def read(path: str) -> pa.Table:
             with self.store.open(path) as file:
                 return pq.read_table(file).select(FAILURES.names).cast(FAILURES)
 
-        return pa.concat_tables([FAILURES.empty_table(), *_in_parallel(read, [*named, *refused])])
+        return pa.concat_tables([FAILURES.empty_table(), *_in_parallel(read, self._failure_files())])
+
+    def first_failures(self, count: int) -> list[dict[str, Any]]:
+        """The first rows of `failures`, without reading more files than that takes."""
+        rows: list[dict[str, Any]] = []
+        for path in self._failure_files():
+            with self.store.open(path) as file:
+                for batch in pq.ParquetFile(file).iter_batches(count, columns=FAILURES.names):
+                    rows += batch.to_pylist()
+                    if len(rows) >= count:
+                        return rows[:count]
+        return rows
+
+    def _failure_files(self) -> Iterator[str]:
+        yield from (footer.failures for _, footer in self.footers() if footer.failures is not None)
+        yield from (path for run in self.runs() if self.store.exists(path := paths.plan_failures(run)))
 
     def to_huggingface(self) -> "datasets.Dataset":
         """The index as a `datasets.Dataset` whose column `audio` is an `Audio` feature.

@@ -45,6 +45,7 @@ class RunReport:
     job: dict[str, Any]
     model: dict[str, Any]
     sessions: tuple[Session, ...] = ()
+    published_at: str = ""  # when the card was last written after it; empty if no driver has lived to do so
 
     def __add__(self, other: "RunReport") -> "RunReport":
         """Both reports' sessions, in the order of time, each once. Raises `ValueError` for another run's report."""
@@ -52,7 +53,7 @@ class RunReport:
             raise ValueError(f"reports of two runs do not add up: {self.run} and {other.run}")
         sessions = {json.dumps(asdict(session), sort_keys=True): session for session in (*self.sessions, *other.sessions)}
         ordered = sorted(sessions.values(), key=lambda session: (session.started_at, session.finished_at))
-        return RunReport(self.run, other.job, other.model, tuple(ordered))
+        return RunReport(self.run, other.job, other.model, tuple(ordered), other.published_at or self.published_at)
 
     def totals(self) -> dict[str, Any]:
         """Sums over the sessions, with the rate in audio-seconds per second."""
@@ -72,9 +73,14 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """As the document that is stored."""
-        return {"version": 1, "run": self.run, "totals": self.totals(), "job": self.job, "model": self.model} | {
-            "sessions": [asdict(session) for session in self.sessions]
-        }
+        return {
+            "version": 1,
+            "run": self.run,
+            "published_at": self.published_at,
+            "totals": self.totals(),
+            "job": self.job,
+            "model": self.model,
+        } | {"sessions": [asdict(session) for session in self.sessions]}
 
 
 def read_report(store: Store, run: str) -> RunReport | None:
@@ -88,6 +94,7 @@ def read_report(store: Store, run: str) -> RunReport | None:
             document["job"],
             document["model"],
             tuple(Session(**{**s, "engines": tuple(s.get("engines", ()))}) for s in sessions),
+            document.get("published_at", ""),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

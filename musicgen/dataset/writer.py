@@ -139,7 +139,8 @@ class ShardWriter:
         """
         self._check_complete()
         positions = sorted(self._made)
-        places = self._layout.places(positions, {p: self._member(p) for p in positions})
+        members = {p: self._member(p) for p in positions} if self._audio.layout == "webdataset" else {}
+        places = self._layout.places(positions, members)
         failures = self._write_failures()
         footer = Footer(
             run=self.run,
@@ -196,7 +197,7 @@ class ShardWriter:
             "loudness_lufs": encoded.loudness_lufs,
             "clipped": encoded.clipped,
             "silent": encoded.silent,
-            "engine": self._engine,
+            "engine": clip.engine or self._engine,
             "run": self.run,
             "shard": self.shard,
             "created_at": datetime.now(UTC),

@@ -179,6 +179,7 @@ class Engine:
         if job.window is None:
             self._scheduler.release(slot)
             job.codes = job.track.result()
+            job.engine = self.fingerprint
             self._decoding[self._beside.submit(self.model.codec.decode, job.codes)] = job
             return
         prepared: Prepared = job.track.prepared
@@ -213,7 +214,7 @@ class Engine:
                 if not np.isfinite(audio).all():
                     raise ValueError("the sound is not finite")
                 assert job.codes is not None
-                self._finished.append(Clip(job.request, job.codes, audio, self.model.spec.sample_rate))
+                self._finished.append(Clip(job.request, job.codes, audio, self.model.spec.sample_rate, job.engine))
             except Exception as error:  # one clip's codes; the others are unharmed
                 self._finished.append(Failed(job.request, RowError("generation", f"the codec could not decode it: {error}")))
 
@@ -244,7 +245,7 @@ class Engine:
 class _Job:
     """A request in the engine's hands."""
 
-    __slots__ = ("codes", "preparing", "request", "track", "window")
+    __slots__ = ("codes", "engine", "preparing", "request", "track", "window")
 
     def __init__(self, request: Request):
         self.request = request
@@ -252,6 +253,7 @@ class _Job:
         self.track: Track | None = None
         self.window: Window | None = None
         self.codes: NDArray[np.int16] | None = None
+        self.engine = ""
 
 
 def _default_conditioner(model: "Model") -> Conditioner:

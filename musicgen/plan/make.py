@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.dataset.pins import Pins, check_pins, pin, read_pins
+from musicgen.dataset.report import read_report
 from musicgen.dataset.schema import FAILURES, carried_name
 from musicgen.errors import JobError, ManifestError, StoreError
 from musicgen.job import Job
@@ -143,6 +144,7 @@ class _Planning:
                 "made": counts.made,
                 "failed_before": counts.failed,
                 "retried": counts.failed - counts.held_back,
+                "held_back": counts.held_back,
                 "invalid_count": self.spill.refused,
                 "invalid": self.spill.first_refused(INVALID_SHOWN),
                 "duplicates": self.spill.rows - distinct,
@@ -152,9 +154,12 @@ class _Planning:
             if open_ours:
                 plan = past[open_ours[-1]].plan
                 if not dry_run:
+                    self.store.probe()
                     self._write_refusals(plan)
                 return {**said, **self._adopted(plan, past[plan.run].pending)}
             if not counts.todo and not (self.spill.refused and ledger.unknown_refusals()):
+                if ours and not self._is_published(past[ours[-1][1]]):
+                    return {**said, **self._adopted(past[ours[-1][1]].plan, [])}
                 return {**said, "plan": None, "new": 0, "retried": 0, "shards": 0, "audio_s": 0.0}
             others = [run for run in past.values() if not run.finished]
             self._check_alone(others, dry_run)
@@ -168,6 +173,11 @@ class _Planning:
         """The run's name without its number: what is to be made, in whatever order and from whatever files."""
         parts = [fingerprint, self.checkpoint.identity, self.job.audio.canonical()]
         return "r" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _is_published(self, run: PastRun) -> bool:
+        """Whether a driver of the run lived to write the card."""
+        report = None if run.superseded else read_report(self.store, run.plan.run)
+        return run.superseded or (report is not None and bool(report.published_at))
 
     def _refuse_repeated(self, first: int, second: int) -> None:
         one, other = self.spill.row(first), self.spill.row(second)
@@ -207,6 +217,7 @@ class _Planning:
         return {"plan": None, "shards": shards, "audio_s": counts.todo_s, "estimated_s": self._estimate(counts.todo_s)}
 
     def _planned(self, run: str, fingerprint: str, ledger: Ledger, counts: Counts, past: dict[str, PastRun]) -> dict[str, Any]:
+        self.store.probe()
         pin(self.store, self.pins)
         limits = shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed)
         tables = (with_carried(rows, self.spill.carried(rows, self.carried, self.names)) for rows in self._todo(ledger))

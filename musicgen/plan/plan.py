@@ -1,8 +1,11 @@
 """What a plan is: the frozen description of one run, its shards, and what planning found out."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from musicgen.errors import StoreError
@@ -73,17 +76,20 @@ class Plan:
     @property
     def shards(self) -> range:
         """The numbers of the run's shards."""
-        return range(sum(part.row_groups for part in self.parts))
+        return range(self._ends[-1])
 
     def locate(self, shard: int) -> tuple[PlanPart, int]:
         """The part that holds a shard, and the row group in it."""
-        if shard < 0:
-            raise IndexError(f"run {self.run} has no shard {shard}")
-        for part in self.parts:
-            if shard < part.row_groups:
-                return part, shard
-            shard -= part.row_groups
-        raise IndexError(f"run {self.run} has only {len(self.shards)} shards")
+        if not 0 <= shard < self._ends[-1]:
+            raise IndexError(f"run {self.run} has no shard {shard}; it has {len(self.shards)}")
+        number = bisect_right(self._ends, shard)
+        part = self.parts[number]
+        return part, shard - (self._ends[number] - part.row_groups)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The number after each part's last shard."""
+        return list(accumulate(part.row_groups for part in self.parts)) or [0]
 
     def shard_rows(self, shard: int) -> int:
         """How many rows a shard holds."""
@@ -137,6 +143,7 @@ class PlanOutcome:
     made: int  # rows the dataset has
     failed_before: int  # rows that failed in an earlier run; `retried` of them are in the plan
     retried: int
+    held_back: int  # failed rows that are tried again only when asked: class crash
     invalid_count: int
     invalid: Sequence[tuple[str, str]]  # (source, reason); the first INVALID_SHOWN of them
     shards: int

@@ -14,6 +14,7 @@ MAX_ROWS = 10_000
 MAX_BYTES = 1 << 30  # of encoded audio: what `layout: parquet` and `webdataset` gather before they commit
 _WORK_S = 180.0
 _MIN_ROWS = 8  # below that, the commit's own cost shows
+_MOST_SHARDS = 10_000  # of a job whose rows are small and many: every later plan lists them all
 _SHARDS_PER_ACTOR = 4  # enough that the last actor does not work alone for long
 _LOSSY_BYTES_PER_S = 24_000  # mp3, ogg
 
@@ -34,7 +35,7 @@ def shard_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: fl
     if job.cluster.shard_rows != "auto":
         return ShardLimits(min(job.cluster.shard_rows, 10 * MAX_ROWS), bound_s)
     fair = math.ceil(rows / (_SHARDS_PER_ACTOR * job.cluster.max_actors))
-    work_s = speed * _WORK_S
+    work_s = max(speed * _WORK_S, audio_s / _MOST_SHARDS)
     return ShardLimits(max(_MIN_ROWS, min(fair, MAX_ROWS)), min(bound_s, max(work_s, _MIN_ROWS * audio_s / max(rows, 1))))
 
 

@@ -14,7 +14,7 @@ from musicgen.dataset import paths
 from musicgen.errors import JobError, ManifestError, RowError, StoreError
 from musicgen.plan import Plan, PlanOutcome, parsing, pending_shards, read_shard
 from musicgen.storage import open_store
-from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard
+from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard, publish
 
 ROWS = "prompt,id,genre\none,a,rock\ntwo,b,jazz\nthree,c,\n"
 
@@ -51,6 +51,17 @@ def test_a_plan_holds_what_the_rows_say(submit, tmp_path: Path) -> None:
         assert request.key(50.0, "0" * 64, {}) == key
     with pytest.raises(IndexError):
         read_shard(store, plan, 2)
+
+
+def test_a_run_whose_driver_died_before_it_published_is_taken_up_again(submit, tmp_path: Path) -> None:
+    outcome = submit(ROWS)
+    make_all(outcome, tmp_path / "out")
+    store = open_store(str(tmp_path / "out"))
+    store.delete(paths.report(outcome.plan.run))
+    again = submit(ROWS)
+    assert (again.plan, again.new, again.shards, again.adopted) == (outcome.plan, 0, 0, True)
+    publish(store, outcome.plan)
+    assert submit(ROWS).plan is None
 
 
 def test_nothing_is_made_twice(submit, tmp_path: Path) -> None:
@@ -145,10 +156,14 @@ def test_the_same_bad_rows_make_no_run_after_run(submit, tmp_path: Path) -> None
     first = submit(bad)
     assert (first.new, first.invalid_count, first.shards) == (0, 2, 0)
     assert len(failures(tmp_path / "out")) == 2
+    store = open_store(str(tmp_path / "out"))
+    assert submit(bad).plan == first.plan  # until a driver has published it
+    publish(store, first.plan)
     assert submit(bad).plan is None
     another = submit(bad + ",c\n")
     assert another.plan is not None
     assert another.plan.run != first.plan.run
+    publish(store, another.plan)
     assert submit(bad + ",c\n").plan is None
 
 
@@ -340,3 +355,16 @@ def test_the_way_of_a_job_in_a_bucket(submit, s3, tmp_path: Path) -> None:
     assert (retried.new, retried.retried, retried.made) == (0, 1, 2)
     make_all(retried, output)
     assert submit(manifest, output=output).plan is None
+
+
+def test_a_store_that_ignores_put_if_absent_is_refused_before_anything_is_written(submit, tmp_path: Path, monkeypatch) -> None:
+    from musicgen.storage.local import LocalStore
+
+    def overwrite(self: LocalStore, path: str, data: bytes | Path) -> bool:
+        self.write(path, data)
+        return True
+
+    monkeypatch.setattr(LocalStore, "put_if_absent", overwrite)
+    with pytest.raises(StoreError, match="put-if-absent"):
+        submit(ROWS)
+    assert not (tmp_path / "out").exists()
