@@ -17,6 +17,7 @@ from musicgen.errors import RowError
 MAX_S = 1800.0  # a whole symphony is a mistake, ten hours are an attack; the model listens to 30 s of it
 MAX_CHANNELS = 2
 MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 192_000
+MAX_LEVEL = 1e3  # 60 dB over full scale; float files can hold 3e38, whose sums and squares are infinite
 
 Refuse = Callable[[str], RowError]
 
@@ -31,7 +32,7 @@ def decode(
 
     `channels` is 1 (the mean of both) or 2 (a mono file twice). `what` and `name` serve the messages. Memory is bounded by
     the result and one block, time by `MAX_S`. Raises RowError("melody") with the reason for a file that is not audio, not
-    of an allowed kind, too long, of too many channels, of an odd rate, cut short, or not finite.
+    of an allowed kind, too long, of too many channels, of an odd rate, cut short, not finite, or beyond `MAX_LEVEL`.
     """
     import soundfile
 
@@ -90,8 +91,11 @@ def _read(sound: Any, rate: int, seconds: float, channels: int, announced: int |
         if len(block) == 0:
             break
         done += len(block)
+        # Before anything is summed: what is within the level stays finite through the mix and the resampler.
         if not np.isfinite(block).all():
             raise refuse("contains samples that are not finite numbers")
+        if (level := float(np.abs(block).max())) > MAX_LEVEL:
+            raise refuse(f"contains samples as large as {level:.1e}, where full scale is 1: normalise it")
         mixed = _mix(block, channels)
         pieces.append(mixed if stream is None else stream.resample_chunk(mixed))
     if announced is not None and done < wanted:

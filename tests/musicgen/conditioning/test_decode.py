@@ -202,3 +202,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, audio.nbytes 
     out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
     grown, result = map(int, out)
     assert grown < 3 * result + 10_000  # KB
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [32_000, 44_100])
+@pytest.mark.parametrize("level", [3e38, 1e20, 2e3])
+def test_levels_whose_sums_overflow_are_refused(rate: int, channels: int, level: float) -> None:
+    """Each sample of such a float file is finite; the mean of two, or a resampler's sum, is not."""
+    loud = np.zeros((rate, 2), np.float32)
+    loud[rate // 2 :] = level
+    for sign in (1, -1):
+        assert "full scale" in reason(encoded(sign * loud, rate, subtype="FLOAT"), rate=RATE, channels=channels)
+
+
+def test_hot_but_possible_levels_are_heard() -> None:
+    square = np.where(np.arange(44_100) % 100 < 50, 999, -999).astype(np.float32)
+    assert np.isfinite(heard(encoded(square, 44_100, subtype="FLOAT"))).all()
