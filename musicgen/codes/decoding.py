@@ -74,11 +74,15 @@ def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
                         yield f"{path} row {row}", None if names[index] is None else str(names[index]), codes
 
 
-def _array(codes: pa.Scalar) -> NDArray[np.int16]:
-    rows = codes.as_py()
-    if not rows or len({len(row) for row in rows}) != 1:
-        raise ValueError("codes are [codebooks][frames], every codebook with as many frames")
-    return np.asarray(rows, dtype=np.int16)
+def _array(codes: pa.Scalar) -> NDArray[np.integer[Any]]:
+    """Codes [codebooks, frames] as wide as they are written: the codec refuses those beyond its books. Raises ValueError."""
+    try:
+        found = np.asarray(codes.as_py())
+    except ValueError:  # rows of several lengths
+        found = np.empty(0)
+    if found.ndim != 2 or found.size == 0 or found.dtype.kind not in "iu":
+        raise ValueError("codes are whole numbers [codebooks][frames], every codebook with as many frames")
+    return found
 
 
 def _file_name(name: str | None, number: int, taken: set[str]) -> str:

@@ -114,6 +114,31 @@ def test_what_cannot_be_decoded(codec, stereo_checkpoint: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "k1.flac").exists()
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pa.array([[[70_000] * 3] * 4], pa.list_(pa.list_(pa.int32()))),
+        pa.array([[[2**64 - 1] * 3] * 4], pa.list_(pa.list_(pa.uint64()))),
+        pa.array([[[-1] * 3] * 4], pa.list_(pa.list_(pa.int64()))),
+        pa.array([[[1.5] * 3] * 4], pa.list_(pa.list_(pa.float64()))),
+        pa.array([[[1, None, 2]] * 4], pa.list_(pa.list_(pa.int16()))),
+        pa.array([[[1, 2], None]], pa.list_(pa.list_(pa.int16()))),
+        pa.array([[[]] * 4], pa.list_(pa.list_(pa.int16()))),
+        pa.array([7], pa.int64()),
+        pa.array(["la la"], pa.string()),
+    ],
+)
+def test_codes_that_are_none_fail_their_row(codec, tmp_path: Path, bad: pa.Array) -> None:
+    good = pa.array([[[1, 2, 3]] * 4], pa.list_(pa.list_(pa.int16())))
+    for name, codes in (("a", bad), ("b", good)):
+        pq.write_table(pa.table({"id": [name], "codes": codes}), tmp_path / f"{name}.parquet")
+    done = decode_codes(str(tmp_path), str(tmp_path / "out"), codec)
+    assert done.made == 1
+    ((source, reason),) = done.failed
+    assert source.endswith("a.parquet row 1")
+    assert reason.startswith("codes")
+
+
 def test_names_that_clash_or_are_no_names(codec, tmp_path: Path) -> None:
     names = ["a", "A", "a", "../../etc/passwd", "", ".hidden", "ü" * 300, None]
     rows = [{"id": name, "codes": [[1, 2]] * 4} for name in names]
