@@ -16,6 +16,7 @@ from musicgen.errors import ModelError
 Kind = Literal["text", "melody", "style"]
 KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody", "musicgen_style": "style"}
 CONTROLS = ("text", "unconditional", "long", "continuation", "melody", "style", "stereo")
+MAX_HEAD_DIM = 256  # what the attention kernels hold of a head; the released checkpoints have 64
 WINDOW_S = 30.0  # the segments that every released checkpoint was trained on (Copet et al. 2023, section 3)
 
 
@@ -100,6 +101,11 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
     hidden, heads = _integer(decoder, "hidden_size", where), _integer(decoder, "num_attention_heads", where)
     if hidden % heads or (hidden // heads) % 2:
         raise ModelError(f"{where}: decoder.hidden_size {hidden} does not split into {heads} heads of even width")
+    if hidden // heads > MAX_HEAD_DIM:
+        raise ModelError(
+            f"{where}: heads of width {hidden // heads} (decoder.hidden_size {hidden} / {heads}) are not supported; "
+            f"at most {MAX_HEAD_DIM} are"
+        )
     channels, codebooks = _integer(decoder, "audio_channels", where, 1), _integer(decoder, "num_codebooks", where)
     if channels not in (1, 2) or codebooks % channels:
         raise ModelError(f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them evenly")

@@ -97,6 +97,7 @@ def test_pattern_and_clap_are_configuration() -> None:
         (("decoder", "hidden_size"), None, "lacks the key 'hidden_size'"),
         (("decoder", "num_hidden_layers"), 0, "num_hidden_layers is 0"),
         (("decoder", "num_attention_heads"), 7, "does not split into 7 heads"),
+        (("decoder", "hidden_size"), 4 * 258, "heads of width 258 .* not supported"),
         (("decoder", "vocab_size"), 1024, "differ"),
         (("decoder", "audio_channels"), 3, "3 audio channels"),
         (("audio_encoder", "model_type"), "dac", "'dac' is not supported"),
