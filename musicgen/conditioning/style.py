@@ -34,6 +34,7 @@ from musicgen.conditioning.once import Once
 from musicgen.errors import ModelError
 from musicgen.model.loading import Model
 from musicgen.model.tensors import fill
+from musicgen.model.text import settled
 from musicgen.request import Request
 
 _REMEMBERED = 256
@@ -166,7 +167,7 @@ class StyleEncoder:
         wanted = self.network.samples
         start = max(0, (len(audio) - wanted) // 2)
         excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated
-        return self.network(torch.from_numpy(excerpt).to(self.device)).clone()
+        return settled(self.network(torch.from_numpy(excerpt).to(self.device)).clone())
 
 
 def _settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:

@@ -84,10 +84,17 @@ class TextEncoder:
         if not prompt.strip():
             return TextStates(torch.zeros(1, self.hidden, device=self._device()), empty=True)
         states = self.embedder(prompt)  # [tokens, text_dim]
-        return TextStates(states if self.projection is None else self.projection(states))
+        return TextStates(settled(states if self.projection is None else self.projection(states)))
 
     def _device(self) -> torch.device | None:
         return None if self.projection is None else self.projection.weight.device
+
+
+def settled(states: Tensor) -> Tensor:
+    """`states`, computed: what is remembered may be read by another thread's CUDA stream, which does not wait for this one's."""
+    if states.is_cuda:
+        torch.cuda.current_stream(states.device).synchronize()
+    return states
 
 
 class T5Embedder:

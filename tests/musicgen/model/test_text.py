@@ -1,6 +1,7 @@
 """Prompts to states: equal to transformers', and a function of the prompt alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,3 +100,15 @@ def test_a_checkpoint_without_tokenizer(text_checkpoint: Path, tmp_path: Path) -
         (tmp_path / name).symlink_to(text_checkpoint / name)
     with pytest.raises(ModelError, match="no tokenizer"):
         load(tmp_path)
+
+
+def test_states_on_a_gpu_are_computed_before_they_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's stream does not wait for the one that computes; there is no GPU here, so the order is what is tested."""
+    known: list[bool] = []
+    states = SimpleNamespace(is_cuda=True, device="cuda:0")
+    encoder = TextEncoder(lambda prompt: states, None, 8)
+    stream = SimpleNamespace(synchronize=lambda: known.append("piano" in encoder._known))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    assert encoder.encode("piano").states is states
+    assert encoder.encode("piano").states is states
+    assert known == [False]
