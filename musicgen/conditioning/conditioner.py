@@ -7,8 +7,9 @@ class 0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocr
 """
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +18,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from musicgen.conditioning.continuation import Continuations
+from musicgen.conditioning.fetch import shown
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
+from musicgen.engine.beside import Beside
 from musicgen.engine.conditions import Branch, Conditions, Prepared
 from musicgen.engine.track import window_starts
-from musicgen.errors import RowError
+from musicgen.errors import ErrorClass, RowError
 from musicgen.model.loading import Model
 from musicgen.model.text import TextStates
 from musicgen.request import Request
 
 _THREADS = 2
+# Not a row's fault: the engine makes do with fewer slots, an actor whose device is lost is replaced, a closed one asks no more.
+_NOT_THE_ROWS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, CancelledError)
 
 
 class RequestConditioner:
@@ -51,7 +56,7 @@ class RequestConditioner:
             self.chroma_embeddings = (projection.weight.T + projection.bias).detach().contiguous()  # [chroma_bins, hidden]
         if model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="conditioning")
+        self._beside = Beside(model.device, _THREADS)
         self._expected: dict[Request, Future[PreparedRequest]] = {}
         self._lock = threading.Lock()
 
@@ -61,10 +66,12 @@ class RequestConditioner:
             return
         with self._lock:
             if request not in self._expected:
-                self._expected[request] = self._threads.submit(self._prepare, request)
+                self._expected[request] = self._beside.submit(self._prepare, request)
 
     def prepare(self, requests: list[Request]) -> list[Prepared | Exception]:
-        """One result per request, in order. A `RowError` in a place fails that row alone."""
+        """One result per request, in order. A `RowError` in a place fails that row alone; whatever a request's text or sound
+        brings about is one. Out of memory, and a lost device, are everybody's, and in the place as they are.
+        """
         results: list[Prepared | Exception] = []
         for request in requests:
             with self._lock:
@@ -84,13 +91,16 @@ class RequestConditioner:
 
     def close(self) -> None:
         """Stop the threads; what they are at is given up."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._beside.close()
 
     def width(self, request: Request) -> int:
-        """How many branches the request needs: 1 without guidance or without conditions, 3 for style and text, else 2."""
-        if request.guidance_scale == 1 or not (_has_text(request) or request.melody):
+        """How many branches the request needs: 1 without conditions or guidance, else 2; one more for style and text, where
+        a scale of 1 drops the null branch and leaves w + beta (c - w).
+        """
+        if not (_has_text(request) or request.melody):
             return 1
-        return 3 if self.style is not None and request.melody and _has_text(request) else 2
+        style_and_text = self.style is not None and request.melody and _has_text(request)
+        return (1 if request.guidance_scale == 1 else 2) + bool(style_and_text)
 
     def prefix_length(self, request: Request) -> int:
         """How many positions the prefix takes."""
@@ -102,15 +112,21 @@ class RequestConditioner:
         return tokens + self.spec.chroma_length
 
     def _prepare(self, request: Request) -> "PreparedRequest":
-        text = self.text.encode(request.prompt)
-        forced = None if request.continuation is None else torch.from_numpy(self.continuations.codes(request))
+        with _blamed("generation", "the prompt"):
+            text = self.text.encode(request.prompt)
+        forced: Tensor | None = None
+        if request.continuation is not None:
+            with _blamed("melody", f"continuation {shown(request.continuation)}"):
+                forced = torch.from_numpy(self.continuations.codes(request))
         bins: dict[int, NDArray[np.int8]] = {}
         style: Tensor | None = None
         if request.melody is not None:
             if self.melodies is not None:
-                bins = self._bins(request, window_starts(request, self.spec))
+                with _blamed("melody", f"melody {shown(request.melody)}"):
+                    bins = self._bins(request, window_starts(request, self.spec))
             elif self.style is not None:
-                style = self.style.encode(request)
+                with _blamed("melody", f"style excerpt {shown(request.melody)}"):
+                    style = self.style.encode(request)
             else:
                 raise RowError("invalid", "this model takes no melody: use a preset that does, as musicgen-melody")
         return PreparedRequest(self, request, text, forced, bins, style)
@@ -151,9 +167,11 @@ class PreparedRequest:
         if width == 1:
             # Without conditions the two branches are equal, and guidance between them is nothing.
             return Conditions((full,))
-        if width == 3:
+        if self.style is not None and not self.text.empty:
             assert owner.style is not None
-            sound_only = self._prefix(self._sound(start), with_text=False)
+            sound_only = self._prefix(self.style, with_text=False)
+            if request.guidance_scale == 1:
+                return Conditions((full, sound_only), owner.style.beta)  # what the formula of three is at a scale of 1
             return Conditions((full, sound_only, null), request.guidance_scale, owner.style.beta)
         return Conditions((full, null), request.guidance_scale)
 
@@ -178,6 +196,19 @@ class PreparedRequest:
             else:
                 sound = owner.chroma_embeddings[:1].expand(owner.spec.chroma_length, -1)
         return Branch(prefix=torch.cat([sound, text if with_text else torch.zeros_like(text)]))
+
+
+@contextmanager
+def _blamed(error_class: ErrorClass, what: str) -> Iterator[None]:
+    """What goes wrong within is the row's failure."""
+    try:
+        yield
+    except (RowError, *_NOT_THE_ROWS):
+        raise
+    except Exception as error:
+        if "allocate memory" in str(error) or "not enough memory" in str(error):  # as torch's allocator for the CPU says it
+            raise
+        raise RowError(error_class, f"{what} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _has_text(request: Request) -> bool:

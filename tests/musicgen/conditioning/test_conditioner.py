@@ -12,10 +12,10 @@ from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
 from musicgen.conditioning.fetch import digest
 from musicgen.engine.conditions import Conditions
-from musicgen.errors import RowError
+from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
-from tests.musicgen.conditioning.music import heard, tune, write
+from tests.musicgen.conditioning.music import encoded, heard, tune, write
 
 
 def ready(conditioner: RequestConditioner, request: Request):
@@ -206,3 +206,74 @@ def test_stereo_and_text_models(text_checkpoint: Path, stereo_checkpoint: Path, 
     write(swapped, np.stack([right, left], axis=1))
     assert forced.shape == (8, 100)
     assert torch.equal(forced[0::2], ready(stereo, Request("piano", continuation=str(swapped))).forced[1::2])
+
+
+def test_hostile_levels_fail_their_row(conditioner, melodies: Path, tmp_path: Path) -> None:
+    """A stereo float file at the largest numbers: finite until its channels are mixed."""
+    path = tmp_path / "loud.wav"
+    path.write_bytes(encoded(np.full((44_100, 2), 3e38, np.float32), 44_100, subtype="FLOAT"))
+    rows = [Request("piano", melody=str(path)), Request("piano", continuation=str(path)), Request("piano", melody=str(melodies / "a.wav"))]
+    conditioner.expect(rows[1])
+    outcomes = conditioner.prepare(rows)
+    assert [getattr(outcome, "error_class", None) for outcome in outcomes] == ["melody", "melody", None]
+
+
+@pytest.mark.parametrize(
+    ("part", "error_class"),
+    [("text.encode", "generation"), ("melodies.bins", "melody"), ("continuations.codec.encode", "melody")],
+)
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError, OverflowError, ModelError])
+def test_what_one_request_breaks_is_its_own_failure(
+    melody_model, melodies: Path, monkeypatch: pytest.MonkeyPatch, part: str, error_class: str, error: type[Exception]
+) -> None:
+    conditioner = RequestConditioner(melody_model)
+    rows = [Request("p", melody=str(melodies / "a.wav")), Request("p", continuation=str(melodies / "a.wav"))]
+    break_part(conditioner, part, error("so it is"), monkeypatch)
+    conditioner.expect(rows[0])
+    failures = [outcome for outcome in conditioner.prepare(rows) if isinstance(outcome, Exception)]
+    assert len(failures) == (2 if part == "text.encode" else 1)
+    for failure in failures:
+        assert isinstance(failure, RowError)
+        assert failure.error_class == error_class
+        assert error.__name__ in str(failure)
+        assert "so it is" in str(failure)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError(), torch.AcceleratorError("lost"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_what_the_machine_lacks_is_no_rows_failure(melody_model, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    conditioner = RequestConditioner(melody_model)
+    break_part(conditioner, "text.encode", error, monkeypatch)
+    assert conditioner.prepare([Request("p")]) == [error]
+
+
+def break_part(conditioner: RequestConditioner, part: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise error
+
+    owner: object = conditioner
+    *path, name = part.split(".")
+    for step in path:
+        owner = getattr(owner, step)
+    monkeypatch.setattr(owner, name, broken)
+
+
+def test_states_are_made_by_one_thread_whoever_asks(melody_model, melodies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several, torch sums in another order, and a clip would depend on whose thread came first."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        conditioner = RequestConditioner(melody_model)
+        assert torch.get_num_threads() == 3
+        used: list[int] = []
+        encode = conditioner.text.encode
+        monkeypatch.setattr(conditioner.text, "encode", lambda prompt: used.append(torch.get_num_threads()) or encode(prompt))
+        row = Request("piano", continuation=str(melodies / "a.wav"))
+        conditioner.expect(row)
+        ready(conditioner, row)
+        assert used == [1]
+        conditioner.close()
+    finally:
+        torch.set_num_threads(before)

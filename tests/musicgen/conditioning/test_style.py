@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from musicgen.clip import Failed
-from musicgen.conditioning.conditioner import RequestConditioner
+from musicgen.conditioning.conditioner import PreparedRequest, RequestConditioner
 from musicgen.conditioning.style import StyleEncoder, StyleNetwork, StyleSettings
+from musicgen.engine.conditions import Branch, Conditions
 from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
@@ -112,17 +113,21 @@ def test_the_excerpt_is_the_middle_of_what_is_heard(conditioner, style_model, tm
 
 def test_branches(conditioner, tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.wav", tune(4.0)))
-    rows = {
-        3: Request("warm piano", melody=path),
-        2: Request("", melody=path),
-        1: Request("warm piano", melody=path, guidance_scale=1.0),
-    }
-    for width, row in rows.items():
+    rows = [
+        (3, Request("warm piano", melody=path)),
+        (2, Request("warm piano", melody=path, guidance_scale=1.0)),
+        (2, Request("", melody=path)),
+        (1, Request("", melody=path, guidance_scale=1.0)),
+        (2, Request("warm piano")),
+        (1, Request("warm piano", guidance_scale=1.0)),
+        (1, Request("")),
+    ]
+    for width, row in rows:
         (prepared,) = conditioner.prepare([row])
         conditions = prepared.window(0, 50)
         assert len(conditions.branches) == conditioner.width(row) == width
         assert conditions.prefix_length == conditioner.prefix_length(row)
-    (prepared,) = conditioner.prepare([rows[3]])
+    (prepared,) = conditioner.prepare([rows[0][1]])
     conditions = prepared.window(0, 50)
     both, sound, none = (branch.prefix for branch in conditions.branches)
     style = conditioner.style.positions
@@ -131,6 +136,11 @@ def test_branches(conditioner, tmp_path: Path) -> None:
     assert both[style:].any()
     assert not sound[style:].any()
     assert not none.any()
+    # null + a (w + b (c - w) - null) is w + b (c - w) at a scale of 1: the null branch drops out, style's guidance stays.
+    (prepared,) = conditioner.prepare([rows[1][1]])
+    conditions = prepared.window(0, 50)
+    assert conditions.scale == SETTINGS.guidance_beta
+    assert [torch.equal(branch.prefix, wanted) for branch, wanted in zip(conditions.branches, (both, sound), strict=True)] == [True, True]
 
 
 def test_generation(style_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +152,7 @@ def test_generation(style_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         replace(greedy, prompt=""),
         replace(greedy, melody=None),
         replace(greedy, duration_s=4.0),
+        replace(greedy, guidance_scale=1.0),
     ]
     together = codes(style_model, rows)
     for row, found in zip(rows, together, strict=True):
@@ -149,13 +160,33 @@ def test_generation(style_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert np.array_equal(found, alone)
     assert not np.array_equal(together[0], together[1])
     assert not np.array_equal(together[0], together[3])
+    # A scale of 1 is the formula at that scale.
+    window = PreparedRequest.window
+
+    def spelt_out(prepared: PreparedRequest, start: int, frames: int) -> Conditions:
+        both, sound = window(prepared, start, frames).branches
+        null = Branch(prefix=torch.zeros_like(both.prefix))
+        return Conditions((both, sound, null), 1.0, SETTINGS.guidance_beta)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreparedRequest, "window", spelt_out)
+        patch.setattr(RequestConditioner, "width", lambda self, request: 3)
+        (formula,) = codes(style_model, [rows[5]])
+    assert np.array_equal(formula, together[5])
+    assert not np.array_equal(formula, together[0])
     # With beta 1 the double guidance is the single one.
     monkeypatch.setattr(StyleEncoder, "load", classmethod(lambda cls, model, load=StyleEncoder.load: _with_beta(load(model), 1.0)))
     (double,) = codes(style_model, [greedy])
     monkeypatch.setattr(RequestConditioner, "width", lambda self, request: 2)
+    monkeypatch.setattr(PreparedRequest, "window", lambda *arguments: _single(window(*arguments)))
     (single,) = codes(style_model, [greedy])
     assert np.array_equal(double, single)
     assert not np.array_equal(double, together[0])
+
+
+def _single(conditions: Conditions) -> Conditions:
+    both, _, null = conditions.branches
+    return Conditions((both, null), conditions.scale)
 
 
 def _with_beta(encoder: StyleEncoder, beta: float) -> StyleEncoder:
