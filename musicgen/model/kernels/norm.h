@@ -14,15 +14,19 @@ void norm(float* x, const float* delta, int added, const float* weight, const fl
         float *xr = x + (int64_t)r * width, *yr = y + (int64_t)r * width;
         if (r < added)
             for (int i = 0; i < width; i++) xr[i] += delta[(int64_t)r * width + i];
-        float part[4 * LANES] = {}, parts[4 * LANES] = {};
+        constexpr int LANE_SETS = 4 * LANES;  // partial sums, each over every LANE_SETS-th element
+        float part[LANE_SETS] = {}, parts[LANE_SETS] = {};
         double mean = 0, square = 0;
-        for (int i = 0; i < width; i += 4 * LANES)
-            for (int j = 0; j < 4 * LANES && i + j < width; j++) part[j] += xr[i + j];
-        for (int j = 0; j < 4 * LANES; j++) mean += part[j];
+        int whole = width / LANE_SETS * LANE_SETS;
+        for (int i = 0; i < whole; i += LANE_SETS)
+            for (int j = 0; j < LANE_SETS; j++) part[j] += xr[i + j];
+        for (int i = whole; i < width; i++) part[i - whole] += xr[i];
+        for (float p : part) mean += p;
         float middle = (float)(mean / width);
-        for (int i = 0; i < width; i += 4 * LANES)
-            for (int j = 0; j < 4 * LANES && i + j < width; j++) parts[j] += (xr[i + j] - middle) * (xr[i + j] - middle);
-        for (int j = 0; j < 4 * LANES; j++) square += parts[j];
+        for (int i = 0; i < whole; i += LANE_SETS)
+            for (int j = 0; j < LANE_SETS; j++) parts[j] += (xr[i + j] - middle) * (xr[i + j] - middle);
+        for (int i = whole; i < width; i++) parts[i - whole] += (xr[i] - middle) * (xr[i] - middle);
+        for (float p : parts) square += p;
         float scale = (float)(1.0 / std::sqrt(square / width + 1e-5));
         for (int i = 0; i < width; i++) yr[i] = (xr[i] - middle) * scale * weight[i] + bias[i];
     }
