@@ -19,6 +19,7 @@ from torch import Tensor
 
 from musicgen.conditioning.continuation import Continuations
 from musicgen.conditioning.fetch import shown
+from musicgen.conditioning.joint import JointEncoder
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
@@ -54,6 +55,7 @@ class RequestConditioner:
             # A linear layer of a one-hot vector is a column of its weight.
             projection = model.chroma_projection
             self.chroma_embeddings = (projection.weight.T + projection.bias).detach().contiguous()  # [chroma_bins, hidden]
+        self.joint = JointEncoder(model) if model.spec.hears_sound else None
         if model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
         self._beside = Beside(model.device, _THREADS)
@@ -127,6 +129,9 @@ class RequestConditioner:
             elif self.style is not None:
                 with _blamed("melody", f"style excerpt {shown(request.melody)}"):
                     style = self.style.encode(request)
+            elif self.joint is not None:
+                with _blamed("melody", f"sound {shown(request.melody)}"):
+                    text = self.joint.encode(request)
             else:
                 raise RowError("invalid", "this model takes no melody: use a preset that does, as musicgen-melody")
         return PreparedRequest(self, request, text, forced, bins, style)

@@ -52,6 +52,11 @@ class ModelSpec:
         return self.hidden // self.heads
 
     @property
+    def hears_sound(self) -> bool:
+        """Whether a sound can stand in for the prompt: CLAP embeds both alike. Its rows name it as a style excerpt is named."""
+        return self.kind == "text" and self.text_encoder == "clap"
+
+    @property
     def special_token(self) -> int:
         """The id that stands where a pattern has no code yet."""
         return self.codebook_size
@@ -61,7 +66,7 @@ class ModelSpec:
         if control == "melody":
             return self.kind == "melody"
         if control == "style":
-            return self.kind == "style"
+            return self.kind == "style" or self.hears_sound
         if control == "stereo":
             return self.channels == 2
         return control in CONTROLS
