@@ -18,7 +18,7 @@ from musicgen.engine import memory
 from musicgen.engine.beside import Beside
 from musicgen.engine.conditions import Conditioner, Prepared
 from musicgen.engine.scheduler import Scheduler
-from musicgen.engine.stepper import Stepper
+from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.engine.track import Track, Window, pattern_of
 from musicgen.errors import RowError
 from musicgen.patterns import length
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FULL = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _STEPS = 32  # at most, between two looks at what has arrived
 
 
@@ -55,6 +56,8 @@ class Engine:
         self._width = 3 if spec.kind == "style" else 2
         window = min(max_frames or spec.max_frames, spec.max_frames)
         self._capacity = length(pattern_of(spec), spec.codebooks, window) + spec.chroma_length
+        if spec.kind != "text":  # their text stands in front of the codes
+            self._capacity += TEXT_CAPACITY
         if slots == "auto":
             planned = memory.plan(model.decoder, self._width, self._capacity)
             log.info("planned %d slots of %d positions: %.2f GB", planned.slots, planned.capacity, planned.nbytes / 1e9)
@@ -63,7 +66,7 @@ class Engine:
             raise ValueError(f"slots is a positive number or 'auto', not {slots!r}")
         self._planned_slots = slots
         self._scheduler: Scheduler[_Job] = Scheduler(slots)
-        self._stepper = self._allocate(slots)
+        self._made: Stepper | None = Stepper(model.decoder, slots, self._width, self._capacity)
         self._conditioner: Any = conditioner if conditioner is not None else _default_conditioner(model)
         self._beside = Beside(model.device, workers=1 if model.device.type == "cuda" else max(1, min(4, self.threads)))
         self._decoding: dict[Future[NDArray[np.float32]], _Job] = {}
@@ -123,6 +126,7 @@ class Engine:
 
         Waits only when nothing but conditions or sound that are still being made is left.
         """
+        full = False
         try:
             self._admit()
             if self._scheduler.running:
@@ -130,6 +134,8 @@ class Engine:
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
+            full = True
+        if full:  # only now: the exception's frames hold the caches that are to be freed
             self._shrink()
         self._collect(block=not self._scheduler.running and not self._finished)
         finished = list(self._finished)
@@ -216,36 +222,44 @@ class Engine:
                 assert job.codes is not None
                 self._finished.append(Clip(job.request, job.codes, audio, self.model.spec.sample_rate, job.engine))
             except Exception as error:  # one clip's codes; the others are unharmed
+                if _out_of_memory(error) and not job.decoded_twice:
+                    job.decoded_twice = True
+                    self._decoding[self._beside.submit(self.model.codec.decode, job.codes)] = job
+                    continue
                 self._finished.append(Failed(job.request, RowError("generation", f"the codec could not decode it: {error}")))
 
     # ------------------------------------------------------------ memory
 
-    def _allocate(self, slots: int) -> Stepper:
-        return Stepper(self.model.decoder, slots, self._width, self._capacity)
+    @property
+    def _stepper(self) -> Stepper:
+        """The slots' state; after a lack of memory it is allocated anew when it is first needed."""
+        if self._made is None:
+            self._made = Stepper(self.model.decoder, self.slots, self._width, self._capacity)
+        return self._made
 
     def _shrink(self) -> None:
         """Out of memory: go on with half the slots. What ran begins again, and comes out the same."""
-        slots = self.slots // 2
-        if slots == 0:
+        if self.slots == 1:
             for slot in list(self._scheduler.running):
                 job = self._scheduler.release(slot)
                 message = "out of memory with a single slot; use a smaller model, a shorter duration_s, or more memory"
                 self._finished.append(Failed(job.request, RowError("generation", message)))
-            slots = 1
+        slots = max(1, self.slots // 2)
         log.warning("out of memory with %d slots: going on with %d", self.slots, slots)
-        del self._stepper
+        self._made = None
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self._scheduler.shrink(slots)
         for job in self._scheduler.waiting:
             job.track = job.window = None
-        self._stepper = self._allocate(slots)
+            if job.preparing is not None and job.preparing.done() and job.preparing.exception() is not None:
+                job.preparing = None  # it may have been this very lack of memory
 
 
 class _Job:
     """A request in the engine's hands."""
 
-    __slots__ = ("codes", "engine", "preparing", "request", "track", "window")
+    __slots__ = ("codes", "decoded_twice", "engine", "preparing", "request", "track", "window")
 
     def __init__(self, request: Request):
         self.request = request
@@ -253,6 +267,7 @@ class _Job:
         self.track: Track | None = None
         self.window: Window | None = None
         self.codes: NDArray[np.int16] | None = None
+        self.decoded_twice = False
         self.engine = ""
 
 
@@ -273,4 +288,4 @@ def _out_of_memory(error: Exception) -> bool:
     """CUDA says so by type, the CPU's allocator in words."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)

@@ -68,7 +68,7 @@ class Stepper:
         texts = [0 if b.cross is None else b.cross.shape[0] for b in conditions.branches]
         if any(texts[1:]):
             raise ValueError("only a window's first branch attends to text")
-        self._grow(offset + length, max(texts))
+        self._grow(offset + length, length, max(texts))
         self.sequence[slot].zero_()
         self.sequence[slot, :, :length] = torch.from_numpy(window.sequence).to(self.device)
         known = self.sequence[slot, :, : window.known - 1].T  # the last known step is the first one that `step` runs
@@ -106,24 +106,26 @@ class Stepper:
             tokens = Tokens(rows, lengths, crossed, torch.full((crossed,), text, dtype=torch.int32, device=self.device), start + count)
             self.decoder.forward(part, tokens, self.cache)
 
-    def _grow(self, positions: int, texts: int) -> None:
+    def _grow(self, positions: int, steps: int, texts: int) -> None:
         """Make room for longer windows or prompts than any before; what is in the cache stays."""
-        old = self.cache
-        text_capacity = old.text[0][0].shape[2] if old.text else 0
-        if positions <= min(old.capacity, self.sequence.shape[2] - 1) and (texts <= text_capacity or not old.text):
-            return
-        capacity = max(old.capacity, self.decoder.ops.round_capacity(positions))
-        new = self.decoder.cache(self.slots * self.width, capacity, self.slots, max(text_capacity, -(-texts // 64) * 64))
-        for before, after in zip(old.past + old.text, new.past + new.text, strict=True):
+        if positions > self.cache.capacity:
+            self._lengthen(self.cache.past, self.slots * self.width, self.decoder.ops.round_capacity(positions))
+            self.decoder.reserve(self.cache.capacity)
+        if self.cache.text and texts > self.cache.text[0][0].shape[2]:
+            self._lengthen(self.cache.text, self.slots, -(-texts // TEXT_CAPACITY) * TEXT_CAPACITY)
+        if steps >= self.sequence.shape[2]:
+            wider = torch.zeros(*self.sequence.shape[:2], steps + 1, dtype=torch.int64, device=self.device)
+            wider[..., : self.sequence.shape[2]] = self.sequence
+            self.sequence = wider
+
+    def _lengthen(self, layers: list[tuple[Tensor, Tensor]], rows: int, capacity: int) -> None:
+        """Longer caches with the same content: one layer after the other, so that hardly more than the new ones is held."""
+        spec = self.decoder.spec
+        for i, before in enumerate(layers):
+            after = self.decoder.ops.cache(rows, spec.heads, capacity, spec.head_dim)
             for a, b in zip(before, after, strict=True):
                 b.flatten(2)[..., : a[0, 0].numel()] = a.flatten(2)
-        new.text_lengths.copy_(old.text_lengths)
-        self.cache = new
-        self.decoder.reserve(capacity)
-        wider = torch.zeros(*self.sequence.shape[:2], capacity + 1, dtype=torch.int64, device=self.device)
-        wider[..., : self.sequence.shape[2]] = self.sequence
-        self.sequence = wider
-        self._plan = None
+            layers[i] = after
 
     # ------------------------------------------------------------ the step
 

@@ -50,7 +50,7 @@ def strike_and_go_on(cli: Cli, command: list[str], uri: str) -> None:
 def test_from_bucket_to_bucket_whatever_strikes_again_and_grown(
     served_cli: Cli, s3: S3, text_checkpoint: Path, write_rows: Callable[..., Path]
 ):
-    rows = [{"caption": f"tune {i}", "ytid": f"y{i}", "mood": "calm"} for i in range(20)]
+    rows = [{"caption": f"tune {i}", "ytid": f"y{i}", "mood": "calm"} for i in range(32)]
     store = open_store(s3.uri)
     store.write("rows.csv", write_rows(rows).read_bytes())
     job = served_cli.folder / "job.yaml"
@@ -62,18 +62,18 @@ cluster: {{actors: 2, cpus_per_actor: 1, slots: 4, shard_rows: 6}}
 output: {{uri: {s3.uri}/set}}
 """)
     planned = told(served_cli("plan", str(job), "--json"))
-    assert (planned["new"], planned["made"], planned["shards"]) == (20, 0, 4)
+    assert (planned["new"], planned["made"], planned["shards"]) == (32, 0, 6)
     assert list(store.list("set")) == []  # a plan writes nothing
 
     done = served_cli("run", str(job))
-    for word in ("20 of 20 clips made", f"{s3.uri}/set", "listen", "load", "duckdb", "verify"):
+    for word in ("32 of 32 clips made", f"{s3.uri}/set", "listen", "load", "duckdb", "verify"):
         assert word in done.stdout
-    assert "20/20 clips" in done.stderr
+    assert "32/32 clips" in done.stderr
     assert not any(noise in done.stderr for noise in ("Warning", "WARN", "INFO", "prefect", "raylet"))
     first = sounds(f"{s3.uri}/set")
-    assert len(first) == 20
+    assert len(first) == 32
 
-    strike_and_go_on(served_cli, ["run", str(job), "--output", f"{s3.uri}/wild", "--set", "cluster.shard_rows=2"], f"{s3.uri}/wild")
+    strike_and_go_on(served_cli, ["run", str(job), "--output", f"{s3.uri}/wild", "--set", "cluster.shard_rows=1"], f"{s3.uri}/wild")
     assert sounds(f"{s3.uri}/wild") == first
 
     again = served_cli("run", str(job))
@@ -84,9 +84,9 @@ output: {{uri: {s3.uri}/set}}
     assert (told(grown)["rows"], told(grown)["made"]) == (1, 1)
     assert first.items() < sounds(f"{s3.uri}/set").items()
 
-    assert "sound; 21 rows" in served_cli("verify", f"{s3.uri}/set", "--deep").stdout
+    assert "sound; 33 rows" in served_cli("verify", f"{s3.uri}/set", "--deep").stdout
     status = told(served_cli("status", f"{s3.uri}/set", "--json"))
-    assert sorted(run["made"] for run in status["runs"]) == [1, 20]
+    assert sorted(run["made"] for run in status["runs"]) == [1, 32]
 
 
 def test_ten_kinds_of_bad_rows_beside_good_ones(served_cli: Cli, prefect_url: str, text_checkpoint: Path, write_rows: Callable[..., Path]):
