@@ -64,12 +64,17 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _group_free() -> list[int]:
-    """What the control group (a container's limit) leaves; empty where there is none."""
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    """What the control group (a container's limit) leaves, file cache that can be dropped included; empty where there is none."""
+    for limit, used, stat in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
         try:
             top = Path("/sys/fs/cgroup", limit).read_text(encoding="ascii").strip()
             if top != "max":
-                return [max(0, int(top) - int(Path("/sys/fs/cgroup", used).read_text(encoding="ascii")))]
+                counts = dict(line.split() for line in Path("/sys/fs/cgroup", stat).read_text(encoding="ascii").splitlines())
+                taken = int(Path("/sys/fs/cgroup", used).read_text(encoding="ascii")) - int(counts.get("inactive_file", 0))
+                return [max(0, int(top) - taken)]
         except (OSError, ValueError):
             continue
     return []

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 128
+CPU_ROWS = 16  # with 6 rows and two threads, say, MKL gives a row other bits in another place; with a multiple of 16 it does not
 
 
 class EagerOps:
@@ -31,7 +32,10 @@ class EagerOps:
         """x [rows, depth] (through the GELU if `activate`) times weight^T -> float32 [rows, columns]."""
         if activate:
             x = functional.gelu(x)
-        return functional.linear(x.to(self.dtype), weight).float()
+        rows = x.shape[0]
+        if self.device.type == "cpu" and rows % CPU_ROWS:
+            x = functional.pad(x, (0, 0, 0, -rows % CPU_ROWS))
+        return functional.linear(x.to(self.dtype), weight).float()[:rows]
 
     def norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
         """x[: len(delta)] += delta, in place; returns the layer norm of x [rows, hidden]."""

@@ -12,6 +12,7 @@ from musicgen.model import decoder as decoder_module
 from musicgen.model import native
 from musicgen.model.checkpoint import resolve_checkpoint
 from musicgen.model.decoder import Decoder, Tokens, sinusoids
+from musicgen.model.eager import EagerOps
 from musicgen.model.native import NativeOps, load_library
 from musicgen.model.tensors import Tensors
 
@@ -170,3 +171,16 @@ def test_kernels_that_are_wrong_or_cannot_be_had_are_left_aside(monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setenv("CXX", str(broken))
         assert load_library.__wrapped__() == "g++ failed"
+
+
+def test_an_eager_products_row_does_not_depend_on_its_place_with_two_threads() -> None:
+    ops = EagerOps(torch.device("cpu"), torch.float32, "eager")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for rows in (1, 2, 3, 6, 10, 17, 64):  # 6 is where MKL was seen to differ
+            x, order = torch.randn(rows, 1024), torch.randperm(rows)
+            weight = ops.pack(torch.randn(1024, 1024))
+            assert torch.equal(ops.linear(x, weight)[order], ops.linear(x[order], weight))
+    finally:
+        torch.set_num_threads(threads)
