@@ -1,7 +1,7 @@
 """The CPU kernels of `kernels/`: compiled once by g++ for this processor, cached, and called through ctypes.
 
-ctypes lets go of the interpreter lock during a call, and one call costs about 3 us. The library links the OpenMP runtime
-that torch has loaded already, so both share one pool of threads.
+ctypes lets go of the interpreter lock during a call, and one call costs about 3 us. The library has a few threads of its
+own (`kernels/crew.h`).
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("kernels")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-pthread", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64

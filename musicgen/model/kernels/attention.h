@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "crew.h"
 #include "vectors.h"
 
 namespace {
@@ -80,13 +81,11 @@ template <typename C>
 void append(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, C* values,
             int heads, int dim, int capacity, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
-    threads = crew(threads, (int64_t)tokens * heads * dim * 4);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int i = 0; i < tokens * heads; i++) {
+    crew().share(tokens * heads, useful(threads, (int64_t)tokens * heads * dim * 4), [&](int64_t i) {
         int token = i / heads, head = i % heads;
         write(k + token * stride + head * dim, v + token * stride + head * dim, lengths[token] - 1, dim, padded,
               place(keys, rows[token], head, heads, capacity, dim), place(values, rows[token], head, heads, capacity, padded));
-    }
+    });
 }
 
 // Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the capacity.
@@ -96,18 +95,14 @@ void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, 
     int padded = (dim + LANES - 1) / LANES * LANES;
     int64_t work = 0;
     for (int i = 0; i < tokens; i++) work += (int64_t)lengths[i] * heads * dim / 2;
-    threads = crew(threads, work);
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<float> scores(capacity);
-#pragma omp for schedule(dynamic, 4)
-        for (int i = 0; i < tokens * heads; i++) {
-            int token = i / heads, head = i % heads;
-            attend(q + token * stride + head * dim, place(keys, rows[token], head, heads, capacity, dim),
-                   place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded, scores.data(),
-                   out + ((int64_t)token * heads + head) * dim);
-        }
-    }
+    crew().share(tokens * heads, useful(threads, work), [&](int64_t i) {
+        static thread_local std::vector<float> scores;
+        if ((int)scores.size() < capacity) scores.resize(capacity);
+        int token = i / heads, head = i % heads;
+        attend(q + token * stride + head * dim, place(keys, rows[token], head, heads, capacity, dim),
+               place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded, scores.data(),
+               out + ((int64_t)token * heads + head) * dim);
+    });
 }
 
 }  // namespace

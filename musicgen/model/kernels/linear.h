@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "crew.h"
 #include "vectors.h"
 
 namespace {
@@ -103,13 +104,12 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
     int blocks = (rows + ROWS - 1) / ROWS, panels = (columns + COLUMNS - 1) / COLUMNS;
     bool ragged = columns % COLUMNS;  // then the last panel's product goes through a buffer of its own
     std::vector<float> last(ragged ? (size_t)rows * COLUMNS : 0);
-    threads = crew(threads, (int64_t)rows * depth * columns / 8);
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (int i = 0; i < blocks; i++) pack<W>(x, x_stride, i * ROWS, rows, depth, activate, packed + (int64_t)i * ROWS * depth);
-#pragma omp for schedule(dynamic, 4)
-        for (int j = 0; j < panels; j++) {
+    crew().share(blocks, useful(threads, (int64_t)rows * depth * (activate ? 8 : 1)), [&](int64_t i) {
+        pack<W>(x, x_stride, i * ROWS, rows, depth, activate, packed + i * ROWS * depth);
+    });
+    constexpr int TOGETHER = 4;  // panels: what is fetched ahead of one is wanted by the next
+    crew().share((panels + TOGETHER - 1) / TOGETHER, useful(threads, (int64_t)rows * depth * columns / 8), [&](int64_t chunk) {
+        for (int j = chunk * TOGETHER; j < panels && j < (chunk + 1) * TOGETHER; j++) {
             bool buffered = ragged && j == panels - 1;
             float* out = buffered ? last.data() : y + j * COLUMNS;
             int64_t stride = buffered ? COLUMNS : columns;
@@ -128,18 +128,18 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
                 for (int r = 0; r < rows; r++)
                     std::memcpy(y + (int64_t)r * columns + j * COLUMNS, out + r * stride, columns % COLUMNS * sizeof(float));
         }
-    }
+    });
 }
 
 template <typename W>
 void pack_weights(const float* w, int columns, int depth, W* packed, int threads) {
     int pair = sizeof(W) == 2 ? 2 : 1;  // bf16 weights lie in pairs over depth
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int n = 0; n < columns; n++)
+    crew().share(columns, threads, [&](int64_t n) {
         for (int k = 0; k < depth; k++) {
-            int64_t at = ((int64_t)(n / COLUMNS) * depth + k / pair * pair) * COLUMNS + n % COLUMNS * pair + k % pair;
-            put(packed + at, w[(int64_t)n * depth + k]);
+            int64_t at = ((n / COLUMNS) * depth + k / pair * pair) * COLUMNS + n % COLUMNS * pair + k % pair;
+            put(packed + at, w[n * depth + k]);
         }
+    });
 }
 
 }  // namespace

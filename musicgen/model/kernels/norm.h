@@ -2,18 +2,17 @@
 #pragma once
 
 
+#include "crew.h"
 #include "vectors.h"
 
 namespace {
 
 // x += delta for the first `added` rows; y = layer norm of x (eps 1e-5).
 void norm(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width, float* y, int threads) {
-    threads = crew(threads, (int64_t)rows * width);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int r = 0; r < rows; r++) {
-        float *xr = x + (int64_t)r * width, *yr = y + (int64_t)r * width;
+    crew().share(rows, useful(threads, (int64_t)rows * width), [&](int64_t r) {
+        float *xr = x + r * width, *yr = y + r * width;
         if (r < added)
-            for (int i = 0; i < width; i++) xr[i] += delta[(int64_t)r * width + i];
+            for (int i = 0; i < width; i++) xr[i] += delta[r * width + i];
         constexpr int LANE_SETS = 4 * LANES;  // partial sums, each over every LANE_SETS-th element
         float part[LANE_SETS] = {}, parts[LANE_SETS] = {};
         double mean = 0, square = 0;
@@ -29,7 +28,7 @@ void norm(float* x, const float* delta, int added, const float* weight, const fl
         for (float p : parts) square += p;
         float scale = (float)(1.0 / std::sqrt(square / width + 1e-5));
         for (int i = 0; i < width; i++) yr[i] = (xr[i] - middle) * scale * weight[i] + bias[i];
-    }
+    });
 }
 
 }  // namespace

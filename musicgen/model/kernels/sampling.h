@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "crew.h"
 #include "vectors.h"
 
 namespace {
@@ -72,27 +73,23 @@ int32_t draw(const float* logits, int size, const Choice& c, int step, int codeb
 // next[clip, codebook] where it is -1: drawn from logits [rows, codebooks, size].
 void sample(const float* logits, const Choice* choices, int clips, const int32_t* steps, int codebooks, int size, int32_t* next,
             int threads) {
-    threads = crew(threads, (int64_t)clips * codebooks * size * 4);
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<float> mixed(size), sorted(size);
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < clips * codebooks; i++) {
-            if (next[i] >= 0) continue;
-            int clip = i / codebooks, codebook = i % codebooks;
-            const Choice& c = choices[clip];
-            const float* cond = logits + ((int64_t)c.cond * codebooks + codebook) * size;
-            const float* other = logits + ((int64_t)c.other * codebooks + codebook) * size;
-            const float* null = logits + ((int64_t)c.null * codebooks + codebook) * size;
-            for (int v = 0; v < size; v++) {
-                float x = cond[v];
-                if (c.other != c.cond) x = other[v] + (x - other[v]) * c.beta;
-                if (c.null != c.cond) x = null[v] + (x - null[v]) * c.scale;
-                mixed[v] = c.temperature > 0 ? x / c.temperature : x;
-            }
-            next[i] = draw(mixed.data(), size, c, steps[clip], codebook, sorted);
+    crew().share(clips * codebooks, useful(threads, (int64_t)clips * codebooks * size * 4), [&](int64_t i) {
+        if (next[i] >= 0) return;
+        static thread_local std::vector<float> mixed, sorted;
+        mixed.resize(size);
+        int clip = i / codebooks, codebook = i % codebooks;
+        const Choice& c = choices[clip];
+        const float* cond = logits + ((int64_t)c.cond * codebooks + codebook) * size;
+        const float* other = logits + ((int64_t)c.other * codebooks + codebook) * size;
+        const float* null = logits + ((int64_t)c.null * codebooks + codebook) * size;
+        for (int v = 0; v < size; v++) {
+            float x = cond[v];
+            if (c.other != c.cond) x = other[v] + (x - other[v]) * c.beta;
+            if (c.null != c.cond) x = null[v] + (x - null[v]) * c.scale;
+            mixed[v] = c.temperature > 0 ? x / c.temperature : x;
         }
-    }
+        next[i] = draw(mixed.data(), size, c, steps[clip], codebook, sorted);
+    });
 }
 
 }  // namespace

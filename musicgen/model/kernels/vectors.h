@@ -75,11 +75,4 @@ inline Vec gelu(Vec x) {
     return x * 0.5f * (1.0f + z * p / q);
 }
 
-
-// Threads worth waking for this many elementary operations: meeting again costs microseconds, or a time slice on a busy machine.
-inline int crew(int threads, int64_t work) {
-    int64_t useful = work / 100000 + 1;
-    return useful < threads ? (int)useful : threads;
-}
-
 }  // namespace

@@ -1,6 +1,7 @@
 """The decoder on every path: against a plain transformer, prefill against steps, caches that grow, and wrong checkpoints."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,32 @@ def test_an_eager_products_row_does_not_depend_on_its_place_with_two_threads() -
             assert torch.equal(ops.linear(x, weight)[order], ops.linear(x[order], weight))
     finally:
         torch.set_num_threads(threads)
+
+
+def test_threads_share_loops_without_losing_or_repeating_a_piece() -> None:
+    """Thousands of loops, from two callers at once, with more threads than cores: every element as one thread computes it."""
+    generator = torch.Generator().manual_seed(4)
+    x, weight = torch.randn(30, 256, generator=generator), torch.randn(512, 256, generator=generator)
+    qkv = torch.randn(30, 3 * 256, generator=generator)
+    rows, lengths = torch.arange(30, dtype=torch.int32), torch.arange(31, 61, dtype=torch.int32)
+
+    def compute(threads: int) -> list[torch.Tensor]:
+        ops = NativeOps(kernels(), torch.float32, threads)
+        cache = ops.cache(30, 8, 64, 32)
+        for length in range(31, 61, 7):
+            ops.append(qkv[:, 256:512], qkv[:, 512:], rows, torch.full((30,), length, dtype=torch.int32), cache)
+        residual = x.repeat(1, 16)
+        return [
+            ops.linear(x, ops.pack(weight)),
+            ops.attend(qkv[:, :256], rows, lengths, cache, 60),
+            ops.norm(residual, residual.clone(), torch.ones(4096), torch.zeros(4096)),
+            residual,
+        ]
+
+    expected = compute(1)
+
+    def hammer(_: int) -> bool:
+        return all(all(map(torch.equal, compute(4), expected)) for _ in range(150))
+
+    with ThreadPoolExecutor(2) as callers:
+        assert all(callers.map(hammer, range(2)))
