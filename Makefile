@@ -22,7 +22,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -n 0 -m slow
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

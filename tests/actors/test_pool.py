@@ -95,6 +95,7 @@ def test_the_first_actor_settles_the_slots_for_all(planned):
     assert result.progress.made == 4
 
 
+@pytest.mark.slow
 def test_shards_that_storage_refuses_are_given_up_and_the_next_run_goes_on(planned, tmp_path):
     run = planned([f"tune {i}" for i in range(4)], shard_rows=2)
     index = tmp_path / "set" / "index"
@@ -106,6 +107,7 @@ def test_shards_that_storage_refuses_are_given_up_and_the_next_run_goes_on(plann
     assert run.run().progress.made == 4
 
 
+@pytest.mark.slow
 def test_what_another_driver_committed_is_not_made_again(planned):
     run = planned([f"tune {i}" for i in range(4)], shard_rows=2)
     pool, shards = run.pool(), [0, 1]

@@ -28,10 +28,11 @@ def wait_for_index(uri: str, parts: int = 1, timeout_s: float = 90) -> None:
         time.sleep(0.05)
 
 
-def strike_and_go_on(cli: Cli, command: list[str], uri: str) -> None:
-    """Kill the driver half way, stop the next one by SIGTERM and the one after by Ctrl-C, and let the last one finish."""
+def strike_and_go_on(cli: Cli, command: list[str], uri: str, *blows: signal.Signals) -> None:
+    """Strike one driver after the other half way, and let the last one finish."""
     parts = 0
-    for blow, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130)):
+    for blow in blows:
+        code = -blow if blow == signal.SIGKILL else 130
         driver = cli.start(*command)
         wait_for_index(uri, parts + 1)
         driver.send_signal(blow)
@@ -50,7 +51,7 @@ def strike_and_go_on(cli: Cli, command: list[str], uri: str) -> None:
 def test_from_bucket_to_bucket_whatever_strikes_again_and_grown(
     served_cli: Cli, s3: S3, text_checkpoint: Path, write_rows: Callable[..., Path]
 ):
-    rows = [{"caption": f"tune {i}", "ytid": f"y{i}", "mood": "calm"} for i in range(32)]
+    rows = [{"caption": f"tune {i}", "ytid": f"y{i}", "mood": "calm"} for i in range(24)]
     store = open_store(s3.uri)
     store.write("rows.csv", write_rows(rows).read_bytes())
     job = served_cli.folder / "job.yaml"
@@ -62,18 +63,19 @@ cluster: {{actors: 2, cpus_per_actor: 1, slots: 4, shard_rows: 6}}
 output: {{uri: {s3.uri}/set}}
 """)
     planned = told(served_cli("plan", str(job), "--json"))
-    assert (planned["new"], planned["made"], planned["shards"]) == (32, 0, 6)
+    assert (planned["new"], planned["made"], planned["shards"]) == (24, 0, 4)
     assert list(store.list("set")) == []  # a plan writes nothing
 
     done = served_cli("run", str(job))
-    for word in ("32 of 32 clips made", f"{s3.uri}/set", "listen", "load", "duckdb", "verify"):
+    for word in ("24 of 24 clips made", f"{s3.uri}/set", "listen", "load", "duckdb", "verify"):
         assert word in done.stdout
-    assert "32/32 clips" in done.stderr
+    assert "24/24 clips" in done.stderr
     assert not any(noise in done.stderr for noise in ("Warning", "WARN", "INFO", "prefect", "raylet"))
     first = sounds(f"{s3.uri}/set")
-    assert len(first) == 32
+    assert len(first) == 24
 
-    strike_and_go_on(served_cli, ["run", str(job), "--output", f"{s3.uri}/wild", "--set", "cluster.shard_rows=1"], f"{s3.uri}/wild")
+    wild = ["run", str(job), "--output", f"{s3.uri}/wild", "--set", "cluster.shard_rows=1"]
+    strike_and_go_on(served_cli, wild, f"{s3.uri}/wild", signal.SIGKILL, signal.SIGTERM)
     assert sounds(f"{s3.uri}/wild") == first
 
     again = served_cli("run", str(job))
@@ -84,9 +86,17 @@ output: {{uri: {s3.uri}/set}}
     assert (told(grown)["rows"], told(grown)["made"]) == (1, 1)
     assert first.items() < sounds(f"{s3.uri}/set").items()
 
-    assert "sound; 33 rows" in served_cli("verify", f"{s3.uri}/set", "--deep").stdout
+    assert "sound; 25 rows" in served_cli("verify", f"{s3.uri}/set", "--deep").stdout
     status = told(served_cli("status", f"{s3.uri}/set", "--json"))
-    assert sorted(run["made"] for run in status["runs"]) == [1, 32]
+    assert sorted(run["made"] for run in status["runs"]) == [1, 24]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_and_the_next_run_goes_on(served_cli: Cli, s3: S3, text_checkpoint: Path, write_rows: Callable[..., Path]):
+    rows = write_rows([{"prompt": f"tune {i}"} for i in range(24)])
+    command = ["run", "--manifest", str(rows), "--output", s3.uri, "--model", str(text_checkpoint), *SMALL, "--set", "cluster.shard_rows=1"]
+    strike_and_go_on(served_cli, command, s3.uri, signal.SIGINT)
+    assert len(sounds(s3.uri)) == 24
 
 
 def test_ten_kinds_of_bad_rows_beside_good_ones(served_cli: Cli, prefect_url: str, text_checkpoint: Path, write_rows: Callable[..., Path]):
