@@ -1,5 +1,6 @@
 """The end of a run: its report, the dataset's card, and what to tell."""
 
+import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -49,6 +50,7 @@ def publish_run(ground: Ground, plan: Plan, result: Result | None, cluster: str)
             preemptions=result.progress.preemptions if result else 0,
             given_up=result.given_up if result else {},
             failures=tuple((row["source"], row["error_class"], row["error"]) for row in failures[:_FAILURES_TOLD]),
+            slow_path=_slow_path(result),
             example=_example(dataset),
         ),
         failures,
@@ -81,6 +83,15 @@ def _session(result: Result, interrupted: bool) -> Session:
         hardware=hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
         engines=tuple(sorted({actor.engine for actor in result.loaded})),
     )
+
+
+def _slow_path(result: Result | None) -> str:
+    """What an engine on a CPU says of why its kernels were not compiled."""
+    for actor in result.loaded if result else ():
+        engine = json.loads(actor.engine)
+        if engine.get("device") == "cpu" and engine.get("path", "").startswith("eager"):
+            return str(engine["path"])
+    return ""
 
 
 def _example(dataset: Dataset) -> str:

@@ -25,6 +25,7 @@ class Summary:
     preemptions: int = 0
     given_up: dict[int, str] = field(default_factory=dict)  # shard -> reason
     failures: tuple[tuple[str, str, str], ...] = ()  # source, class, reason: the first few
+    slow_path: str = ""  # why a CPU ran without the compiled kernels
     example: str = ""  # an audio file of the run, inside the dataset
 
     @property
@@ -45,6 +46,8 @@ class Summary:
         """The end of `musicgen run`: what there is, where, and what to do with it."""
         rate = f", {self.audio_s / self.seconds:.2f} audio-s/s" if self.seconds > 0 else ""
         lines = [f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in {clock(self.seconds)}{rate} (run {self.run})"]
+        if self.slow_path:
+            lines.append(f"it ran on torch's operations, which are slower than the compiled kernels: {self.slow_path}")
         if self.crashes or self.preemptions:
             lines.append(f"actors replaced: {self.crashes} crashed, {self.preemptions} preempted")
         if self.failed or self.invalid:

@@ -24,4 +24,4 @@ def status(dataset: Dataset, as_json: AsJson = False, verbose: Verbose = False) 
         typer.echo(f"{'run':<{width}} {'planned':>10} {'made':>10} {'failed':>8} {'missing':>10} {'invalid':>8}  shards")
         for run in runs:
             counts = f"{run.planned:>10} {run.made:>10} {run.failed:>8} {run.missing:>10} {run.invalid:>8}"
-            typer.echo(f"{run.run:<{width}} {counts}  {run.committed}/{run.shards}")
+            typer.echo(f"{run.run:<{width}} {counts}  {run.committed}/{run.shards}{' closed' if run.superseded else ''}")

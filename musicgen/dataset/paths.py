@@ -47,6 +47,11 @@ def audio_tar(run: str, shard: int, attempt: str) -> str:
     return f"{AUDIO}/{run}/part-{shard:05d}-{attempt}.tar"
 
 
+def superseded(run: str) -> str:
+    """The note that closes an unfinished run: another one has planned its missing rows."""
+    return f"{RUNS}/{run}/superseded.json"
+
+
 def plan(run: str) -> str:
     """The run's frozen plan."""
     return f"{RUNS}/{run}/plan.json"

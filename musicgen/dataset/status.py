@@ -23,6 +23,7 @@ class RunStatus:
     audio_s: float
     model: str | None
     model_revision: str | None
+    superseded: bool = False  # closed unfinished: a later run has planned what is missing here
 
     @property
     def finished(self) -> bool:
@@ -56,6 +57,7 @@ def _run_status(dataset: Dataset, run: str) -> RunStatus:
         audio_s=round(sum(f.audio_s for f in footers), 6),
         model=(plan.get("model") or {}).get("name"),
         model_revision=(plan.get("model") or {}).get("revision"),
+        superseded=dataset.store.exists(paths.superseded(run)),
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 0.5  # for conditions; a melody may be long in coming
 _FULL = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _STEPS = 32  # at most, between two looks at what has arrived
 
@@ -160,8 +161,11 @@ class Engine:
             self._prepare(job)
         while self._scheduler.waiting:
             preparing = self._prepare(self._scheduler.waiting[0])
-            if len(self._scheduler.running) > self.slots // 2 and not preparing.done():
-                return  # the others go on meanwhile; with fewer at work than that, waiting is cheaper than running half empty
+            if self._scheduler.running and not preparing.done():
+                if len(self._scheduler.running) <= self.slots // 2:  # then waiting a little is cheaper than running half empty
+                    wait([preparing], _PATIENCE_S)
+                if not preparing.done():
+                    return  # the others go on meanwhile
             admitted = self._scheduler.admit()
             if admitted is None:
                 return

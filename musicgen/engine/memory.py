@@ -1,5 +1,6 @@
 """How many slots fit: planned from free memory before anything is allocated."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,14 @@ def step_bytes(decoder: Decoder, slots: int, width: int) -> int:
 
 
 def plan(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:
-    """As many slots as fit into `free` bytes (None: what the device has), at least one, at most what gains anything."""
+    """As many slots as fit into `free` bytes (None: this engine's part), at least one, at most what gains anything.
+
+    On a CPU an engine's part of the free memory is its part of the cores: others may be starting beside it.
+    """
     device = decoder.device
-    free = free_bytes(device) if free is None else free
+    if free is None:
+        part = min(1.0, decoder.ops.threads / (os.cpu_count() or 1)) if device.type == "cpu" else 1.0
+        free = round(free_bytes(device) * part)
     kind = "cpu-static" if device.type == "cpu" and decoder.ops.static_shapes else device.type
     budget = free * _SHARE[device.type]
     for slots in range(_MOST[kind], 0, -1):

@@ -29,7 +29,7 @@ from musicgen.plan.keys import Keyer
 from musicgen.plan.ledger import Counts, Ledger
 from musicgen.plan.parsing import Parser
 from musicgen.plan.parts import with_carried, write_parts
-from musicgen.plan.past import SUPERSEDED, PastRun, load_plan, pending_shards, read_past
+from musicgen.plan.past import PastRun, load_plan, pending_shards, read_past
 from musicgen.plan.plan import Plan, PlannedModel, PlanOutcome, PlanPart
 from musicgen.plan.shards import cut, expected_speed, shard_limits
 from musicgen.plan.spill import Spill
@@ -190,7 +190,7 @@ class _Planning:
         if self.job.output.supersede_unfinished:
             for run in [] if dry_run else others:
                 note = {"superseded_at": _now(), "pending_shards": len(run.pending)}
-                self.store.put_if_absent(f"{paths.RUNS}/{run.plan.run}/{SUPERSEDED}", json.dumps(note).encode())
+                self.store.put_if_absent(paths.superseded(run.plan.run), json.dumps(note).encode())
             return
         run = others[0]
         raise JobError(
@@ -266,7 +266,7 @@ class _Planning:
             if info.path != paths.plan(run) or run == plan.run or run in past:
                 continue
             if len(load_plan(self.store, run).shards):
-                self.store.put_if_absent(f"{paths.RUNS}/{plan.run}/{SUPERSEDED}", json.dumps({"superseded_at": _now()}).encode())
+                self.store.put_if_absent(paths.superseded(plan.run), json.dumps({"superseded_at": _now()}).encode())
                 raise JobError(f"{self.store.uri}: run {run} of another job was planned at this moment; run this one when it has finished")
 
     def _todo(self, ledger: Ledger) -> Iterator[pa.Table]:

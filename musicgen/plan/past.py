@@ -25,7 +25,6 @@ _THREADS = 16
 KEYS = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
 FAILED = pa.schema([*KEYS, ("error_class", pa.string()), ("created_at", pa.timestamp("us", tz="UTC"))])
 KNOWN_REFUSED = pa.schema([("h1", pa.int64()), ("h2", pa.int64())])
-SUPERSEDED = "superseded.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +71,10 @@ def read_past(store: Store, folder: Path) -> dict[str, PastRun]:
             committed.setdefault(found[0], set()).add(found[1])
     plans, superseded = [], set()
     for info in store.list(paths.RUNS):
-        folder_name, run, name = [*info.path.split("/"), "", ""][:3]
+        run = [*info.path.split("/"), ""][1]
         if info.path == paths.plan(run):
             plans.append(run)
-        elif info.path == f"{folder_name}/{run}/{SUPERSEDED}" and name:
+        elif info.path == paths.superseded(run):
             superseded.add(run)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="past") as pool:
         runs = {
