@@ -1,36 +1,47 @@
 # make demo | make test need nothing but Python >= 3.11 and make. PYTHON= chooses the interpreter.
 PYTHON ?= python3
+comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .PHONY: setup demo test test-slow lint bench clean
 
 setup: $(STAMP)
 
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "musicgen-batch needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12" >&2; exit 2; }
+@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+@echo "Installing musicgen-batch into $(VENV) (once; two to four minutes) ..."
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(1)'
+endef
+
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "musicgen-batch needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing musicgen-batch into $(VENV) (once; a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
-	@touch $@
+	$(call install,[datasets])
+	@touch $(STAMP)
+
+# What tests and linters need on top; the demo does without.
+$(DEV): pyproject.toml
+	$(call install,[test$(comma)lint])
+	@touch $(STAMP) $(DEV)
 
 demo: $(STAMP)
 	@$(BIN)/musicgen run configs/jobs/demo.yaml
 
-test: $(STAMP)
+test: $(DEV)
 	@$(BIN)/python -m pytest
 
-test-slow: $(STAMP)
+test-slow: $(DEV)
 	@$(BIN)/python -m pytest -n 0 -m slow
 
-lint: $(STAMP)
+lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(STAMP)
+bench: $(DEV)
 	@$(BIN)/python -m tests.benchmarks --out out/bench.json
 
 clean:
