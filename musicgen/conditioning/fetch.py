@@ -21,8 +21,8 @@ from musicgen.errors import RowError, StoreError
 if TYPE_CHECKING:
     from musicgen.storage import Store
 
-MAX_BYTES = 200_000_000  # 19 minutes of 16-bit stereo at 44.1 kHz, uncompressed; `manifest.melody_max_mb` says otherwise
-PLANNED_MAX_BYTES = 4_096_000_000  # what `melody_max_mb` may allow at most: a planned file's size was judged by the planner
+MAX_BYTES = 200_000_000  # 19 minutes of 16-bit stereo at 44.1 kHz, uncompressed
+PLANNED_MAX_BYTES = 4_096_000_000  # of a file whose size the planner has judged already
 REMOTE_SCHEMES = frozenset({"s3"})
 
 _CHUNK = 1 << 20
