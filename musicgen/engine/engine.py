@@ -208,11 +208,18 @@ class Engine:
             job = self._scheduler.running[slot]
             assert job.track is not None
             assert job.window is not None
-            job.track.fill(job.window, self._stepper.take(slot, job.window.sequence.shape[1]))
-            self._stepper.clear(slot)
+            sequence = self._stepper.take(slot, job.window.sequence.shape[1])
+            try:
+                job.track.fill(job.window, sequence)
+                self._stepper.clear(slot)
+            except RowError as error:
+                self._stepper.clear(slot, wipe=True)
+                self._scheduler.release(slot)
+                self._finished.append(Failed(job.request, error))
         self.step_s += time.perf_counter() - started
         for slot in done:
-            self._next_window(slot, self._scheduler.running[slot])
+            if slot in self._scheduler.running:
+                self._next_window(slot, self._scheduler.running[slot])
 
     def _collect(self, block: bool) -> None:
         if block and self._decoding:

@@ -2,6 +2,9 @@
 
 Order and meaning are audiocraft's (`LMModel._sample_next_token`); the kept set equals transformers' logits warpers'. Every
 parameter is a tensor with one value per clip: no loop over clips, nothing read back from the device.
+
+Where a clip's mixed logits are not finite, its code is the special token (the id `size`), which is never drawn and which
+the decoder can embed: the step goes on for the others, and `Track.fill` finds it when the window is finished.
 """
 
 from dataclasses import dataclass
@@ -49,11 +52,13 @@ class Choices:
 
 def sample(logits: Tensor, choices: Choices, steps: Tensor) -> Tensor:
     """Codes int64 [clips, codebooks] from logits float32 [rows, codebooks, size]; steps [clips] count within the window."""
-    mixed = kept(guide(logits, choices), choices)
+    guided = guide(logits, choices)
+    mixed = kept(guided, choices)
     column = choices.columns
     noise = -torch.log(-torch.log(uniforms(column["seed"], column["window"].long(), steps.long(), *mixed.shape[1:])))
     greedy = (column["temperature"] <= 0)[:, None, None]
-    return torch.where(greedy, mixed.double(), mixed.double() + noise).argmax(-1)
+    drawn = torch.where(greedy, mixed.double(), mixed.double() + noise).argmax(-1)
+    return torch.where(guided.isfinite().all(-1), drawn, logits.shape[-1])
 
 
 def guide(logits: Tensor, choices: Choices) -> Tensor:

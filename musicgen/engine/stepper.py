@@ -87,10 +87,16 @@ class Stepper:
         """The finished sequence int32 [codebooks, steps] of a slot."""
         return self.sequence[slot, :, :steps].to(torch.int32).cpu().numpy()
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot."""
+    @torch.inference_mode()
+    def clear(self, slot: int, wipe: bool = False) -> None:
+        """Empty a slot. `wipe`: its cache may hold numbers that are not finite, which even a weight of zero lets through."""
         del self._placed[slot]
         self._plan = None
+        if wipe:
+            for keys, values in self.cache.past:
+                keys[slot :: self.slots], values[slot :: self.slots] = 0, 0
+            for keys, values in self.cache.text:
+                keys[slot], values[slot] = 0, 0
 
     def _prefill(self, x: Tensor, row: int, text: int) -> None:
         """Run embeddings x [tokens, hidden] as the first positions of a row, for the sake of the cache alone."""

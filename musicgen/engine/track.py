@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from musicgen import patterns
 from musicgen.engine.conditions import Prepared
+from musicgen.errors import RowError
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
@@ -76,9 +77,20 @@ class Track:
         return None
 
     def fill(self, window: Window, sequence: NDArray[np.integer]) -> None:
-        """Take a finished window's sequence [codebooks, steps]."""
+        """Take a finished window's sequence [codebooks, steps].
+
+        Raises RowError("generation") if some code is the special token, which stands for logits that were not finite.
+        """
         end = window.start + window.frames
         made = patterns.revert(pattern_of(self.spec), sequence, window.frames)
+        bad = (made == self.spec.special_token).any(axis=0)
+        if bad.any():
+            at_s = (window.start + int(bad.argmax())) / self.spec.frame_rate
+            raise RowError(
+                "generation",
+                f"the model's logits were not finite {at_s:.2f} s into the clip; if other rows fail alike its weights are damaged: "
+                "fetch them again; else this row overflows: try model.dtype float32 or a smaller guidance_scale",
+            )
         self.codes[:, self.known : end] = made[:, self.known - window.start :]
         self.known = end
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <functional>
 #include <vector>
 
@@ -70,7 +71,8 @@ int32_t draw(const float* logits, int size, const Choice& c, int step, int codeb
     return best;
 }
 
-// next[clip, codebook] where it is -1: drawn from logits [rows, codebooks, size].
+// next[clip, codebook] where it is -1: drawn from logits [rows, codebooks, size]; `size` where they are not finite (see
+// engine/sampling.py): a sort of such numbers is undefined.
 void sample(const float* logits, const Choice* choices, int clips, const int32_t* steps, int codebooks, int size, int32_t* next,
             int threads) {
     crew().share(clips * codebooks, useful(threads, (int64_t)clips * codebooks * size * 4), [&](int64_t i) {
@@ -82,13 +84,15 @@ void sample(const float* logits, const Choice* choices, int clips, const int32_t
         const float* cond = logits + ((int64_t)c.cond * codebooks + codebook) * size;
         const float* other = logits + ((int64_t)c.other * codebooks + codebook) * size;
         const float* null = logits + ((int64_t)c.null * codebooks + codebook) * size;
+        bool finite = true;
         for (int v = 0; v < size; v++) {
             float x = cond[v];
             if (c.other != c.cond) x = other[v] + (x - other[v]) * c.beta;
             if (c.null != c.cond) x = null[v] + (x - null[v]) * c.scale;
+            finite &= std::fabs(x) <= FLT_MAX;
             mixed[v] = c.temperature > 0 ? x / c.temperature : x;
         }
-        next[i] = draw(mixed.data(), size, c, steps[clip], codebook, sorted);
+        next[i] = finite ? draw(mixed.data(), size, c, steps[clip], codebook, sorted) : size;
     });
 }
 

@@ -1,6 +1,7 @@
 """The engine's seam: what goes in comes out once, failures stay with their row, windows and forced codes, memory running out."""
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from musicgen.clip import Clip, Failed
 from musicgen.engine import Engine
 from musicgen.engine.conditions import Branch, Conditions
 from musicgen.errors import RowError
 from musicgen.request import Request
-from tests.musicgen.engine.conftest import SilentCodec, codes, run
+from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
 
 @dataclass
@@ -143,6 +145,46 @@ def test_a_continuation_begins_with_its_prompt_and_listens_to_it(model: Any) -> 
     (failed,) = run(full, [ask("one", 0.4)]).values()
     assert isinstance(failed, Failed)
     assert "larger duration_s" in str(failed.error)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(load: Any, text_checkpoint: Path, path: str, bad: float) -> None:
+    """Neither beside it nor after it in its slot: a cache that keeps a NaN would carry it on, since 0 * NaN is NaN."""
+    model = replace(load(text_checkpoint, path), codec=SilentCodec())
+
+    class Poisoned(Spoken):
+        def _prepare(self, request: Request) -> Any:
+            prepared = super()._prepare(request)
+            if not request.prompt.startswith("poison"):
+                return prepared
+            states = torch.full((5, model.spec.hidden), bad)
+            return SimpleNamespace(forced=None, window=lambda start, frames: Conditions((Branch(cross=states), Branch()), 3.0))
+
+    wanted = [ask(f"{'poison' if i in (1, 2, 6) else 'piano'} {i}", 0.1 + 0.06 * i, top_p=0.9 * (i % 2)) for i in range(9)]
+    outcomes = run(Engine(model, slots=3, conditioner=Poisoned(model)), wanted)
+    calm = Engine(model, slots=3, conditioner=Spoken(model))
+    for request, outcome in outcomes.items():
+        if request.prompt.startswith("poison"):
+            assert isinstance(outcome, Failed)
+            assert outcome.error.error_class == "generation"
+            assert "not finite 0.00 s into the clip" in str(outcome.error)
+        else:
+            assert np.array_equal(codes(outcome), codes(run(calm, [request])[request]))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("tensor", ["lm_heads.2.weight", "model.decoder.layers.1.fc1.weight"])
+def test_a_checkpoint_with_a_broken_weight_fails_its_rows(load: Any, text_checkpoint: Path, tmp_path: Path, path: str, tensor: str) -> None:
+    folder = Path(shutil.copytree(text_checkpoint, tmp_path / "broken"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"decoder.{tensor}"][3, 7] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = Engine(load(folder, path), slots=2)
+    for outcome in run(engine, [ask("a", 0.2), ask("b", 0.3, temperature=0.0), ask("c", 0.1, top_k=0, top_p=0.5)]).values():
+        assert isinstance(outcome, Failed)
+        assert outcome.error.error_class == "generation"
+        assert "weights are damaged" in str(outcome.error)
 
 
 @pytest.mark.parametrize("path", ["native-float32", "eager-float32"])

@@ -104,3 +104,21 @@ def test_ties_at_the_threshold_are_all_kept() -> None:
     logits = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0]).expand(1, 1, 5)
     assert (kept(logits, choices(1, top_k=2)) > -torch.inf).tolist() == [[[True, True, True, True, False]]]
     assert (TopKLogitsWarper(2)(None, logits[0]) > -torch.inf).tolist() == [[True, True, True, True, False]]
+
+
+@pytest.mark.parametrize("path", ["torch", "native"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_give_the_special_token_and_harm_nobody(path: str, bad: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(12, 4, SIZE, generator=generator)
+    cases = {"temperature": [0.0, 1.0, 1.0, 1.0, 1.0, 1e-30], "top_k": [0, 0, 5, SIZE, 0, 250], "top_p": [0.0, 0.0, 0.0, 0.0, 0.9, 0.0]}
+    what = choices(6, cond=np.arange(6), other=np.arange(6), null=6 + np.arange(6), scale=3.0, **cases)
+    whole = draw(path, rows, what, torch.arange(6))
+    assert whole.max() < SIZE
+    for clip in range(6):
+        for row in (clip, 6 + clip):
+            hurt = rows.clone()
+            hurt[row, 2, 17] = bad
+            expected = whole.clone()
+            expected[clip, 2] = SIZE
+            assert torch.equal(draw(path, hurt, what, torch.arange(6)), expected)
