@@ -35,7 +35,7 @@ class Beside:
         torch.set_num_threads(1)
         # The step's threads wait for each other hundreds of times a step: one that has lost its core holds up all.
         with suppress(AttributeError, OSError):  # Linux takes a thread's id here; elsewhere there is no such call
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
         if self._device.type == "cuda":
             self._own.stream = torch.cuda.Stream(self._device)
 

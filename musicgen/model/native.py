@@ -114,13 +114,15 @@ def _build(compiler: str) -> Path:
     raise OSError("no folder to keep the compiled kernels in")
 
 
-def _ask_for_huge_pages(tensor: Tensor) -> None:
-    """Weights are read whole in every step; with pages of 2 MB the processor finds them a sixth faster. Linux; else nothing."""
+def _zeros(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """Zeros for what every step reads whole: with pages of 2 MB the processor finds them a sixth faster. Linux; else plain."""
+    tensor = torch.empty(shape, dtype=dtype, device=device)
     page, madv_hugepage = 4096, 14
     start = -(-tensor.data_ptr() // page) * page
     end = (tensor.data_ptr() + tensor.nbytes) // page * page
-    if sys.platform == "linux" and end > start:
+    if sys.platform == "linux" and device == "cpu" and end > start:
         ctypes.CDLL(None).madvise(_POINTER(start), ctypes.c_size_t(end - start), madv_hugepage)
+    return tensor.zero_()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,9 +156,7 @@ class NativeOps:
         if depth % 2:
             raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
         panel = 2 * self.lanes
-        data = torch.empty(-(-columns // panel) * panel * depth, dtype=self.dtype)
-        _ask_for_huge_pages(data)
-        data.zero_()
+        data = _zeros(-(-columns // panel) * panel * depth, dtype=self.dtype)
         plain = weight.float().contiguous()  # named: a temporary would be freed before the call
         self._pack(plain.data_ptr(), columns, depth, data.data_ptr(), self.threads)
         return Packed(data, columns, depth)
@@ -186,8 +186,8 @@ class NativeOps:
         padded = -(-dim // self.lanes) * self.lanes
         capacity = self.round_capacity(capacity)
         return (
-            torch.zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),
-            torch.zeros(rows, heads, capacity, padded, dtype=self.dtype, device=device),
+            _zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),
+            _zeros(rows, heads, capacity, padded, dtype=self.dtype, device=device),
         )
 
     def round_capacity(self, capacity: int) -> int:

@@ -1,4 +1,7 @@
 // Attention of single queries over a cache, and writing to the cache.
+//
+// Of one row and head, keys lie in blocks of LANES positions, [dim / 2] units each, so that no lane is ever summed across;
+// values in pairs of positions, [padded / LANES] units each, where `padded` is dim up to whole vectors.
 #pragma once
 
 #include <vector>
@@ -8,66 +11,100 @@
 
 namespace {
 
-// out[width] = sum over t of p[t] v[t, :], each element one chain over t.
-template <int N, typename C>
-void weigh(const float* p, const C* v, int length, int64_t stride, float scale, float* out) {
-    Vec acc[N] = {};
-    for (int t = 0; t < length; t++, v += stride)
+inline void fetch(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const char*)from + at);
+}
+
+// scores[t] = q . k[t] for BLOCKS * LANES positions. Meanwhile as much is fetched from `ahead`.
+template <int BLOCKS, typename C>
+inline void score(const Pair<C>* q, const C* k, int dim, float* scores, const C* ahead) {
+    Vec acc[BLOCKS] = {};
+    for (int d = 0; d < dim; d += 2) {
+        fetch(ahead + d / 2 * BLOCKS * UNIT, BLOCKS * UNIT * sizeof(C));
 #pragma GCC unroll 8
-        for (int i = 0; i < N; i++) acc[i] += p[t] * load(v + i * LANES);
+        for (int b = 0; b < BLOCKS; b++) acc[b] = add_product(acc[b], q[d / 2], k + ((int64_t)b * dim + d) * LANES);
+    }
+    for (int b = 0; b < BLOCKS; b++) store(scores + b * LANES, acc[b]);
+}
+
+// out[N * LANES] = sum over t of p[t] v[t], each element one chain over t.
+template <int N, typename C>
+void weigh(const Pair<C>* p, const C* v, int pairs, int64_t stride, float scale, float* out) {
+    constexpr int AHEAD = 16;
+    Vec acc[N] = {};
+    for (int t = 0; t < pairs; t++, v += stride) {
+        fetch(v + AHEAD * stride, N * UNIT * sizeof(C));
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++) acc[i] = add_product(acc[i], p[t], v + i * UNIT);
+    }
     for (int i = 0; i < N; i++) store(out + i * LANES, acc[i] * scale);
 }
 
 template <typename C, int N = 8>
-void weigh_of(int n, const float* p, const C* v, int length, int64_t stride, float scale, float* out) {
+void weigh_of(int n, const Pair<C>* p, const C* v, int pairs, int64_t stride, float scale, float* out) {
     if constexpr (N > 0) {
-        if (n == N) weigh<N>(p, v, length, stride, scale, out);
-        else weigh_of<C, N - 1>(n, p, v, length, stride, scale, out);
+        if (n == N) weigh<N>(p, v, pairs, stride, scale, out);
+        else weigh_of<C, N - 1>(n, p, v, pairs, stride, scale, out);
     }
 }
 
-// scores[t] = q . k[t] for BLOCKS * LANES positions. Keys lie in blocks [dim][LANES], so that no lane is ever summed across.
-template <int BLOCKS, typename C>
-inline void score(const float* q, const C* k, int dim, float* scores) {
-    Vec acc[BLOCKS] = {};
-    for (int d = 0; d < dim; d++)
-#pragma GCC unroll 8
-        for (int b = 0; b < BLOCKS; b++) acc[b] += q[d] * load(k + ((int64_t)b * dim + d) * LANES);
-    for (int b = 0; b < BLOCKS; b++) store(scores + b * LANES, acc[b]);
-}
-
-// One query against the first `length` positions of one head's cache.
+// One query against the first `length` positions of one head's cache. `next` are the keys that are wanted afterwards.
 template <typename C>
-void attend(const float* q, const C* keys, const C* values, int length, int dim, int padded, float* scores, float* out) {
-    float scaled[1024];
+void attend(const float* q, const C* keys, const C* values, int length, int dim, int padded, float* scores, float* out, const C* next) {
+    constexpr int TOGETHER = 8;  // blocks
+    float scaled[1024] = {};
     float factor = 1.0f / std::sqrt((float)dim);
     for (int d = 0; d < dim; d++) scaled[d] = q[d] * factor;
+    Pair<C> pairs[512];
+    for (int d = 0; d < dim; d += LANES) to_pairs(load(scaled + d), pairs + d / 2);
     int blocks = (length + LANES - 1) / LANES, b = 0;
-    for (; b + 4 <= blocks; b += 4) score<4>(scaled, keys + (int64_t)b * dim * LANES, dim, scores + b * LANES);
-    for (; b < blocks; b++) score<1>(scaled, keys + (int64_t)b * dim * LANES, dim, scores + b * LANES);
+    const C* k = keys;
+    for (; b + TOGETHER <= blocks; b += TOGETHER, k += TOGETHER * dim * LANES)
+        score<TOGETHER>(pairs, k, dim, scores + b * LANES, b + 2 * TOGETHER <= blocks ? k + TOGETHER * dim * LANES : values);
+    for (; b < blocks; b++, k += dim * LANES) score<1>(pairs, k, dim, scores + b * LANES, k + dim * LANES);
     for (int t = length; t < blocks * LANES; t++) scores[t] = -INFINITY;
     Vec tops = load(scores), total = {};
     for (int i = 1; i < blocks; i++) tops = select(load(scores + i * LANES) > tops, load(scores + i * LANES), tops);
     float top = tops[0];
     for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+    Pair<C>* p = (Pair<C>*)scores;  // a pair is no longer than its two numbers: written where they were read
     for (int i = 0; i < blocks; i++) {
-        Vec p = exp_(load(scores + i * LANES) - top);
-        store(scores + i * LANES, p);
-        total += p;
+        Vec e = exp_(load(scores + i * LANES) - top);
+        total += e;
+        to_pairs(e, p + i * LANES / 2);
     }
+    fetch(next, 4096);
     float share = 1.0f / sum(total), tail[8 * LANES];
     for (int d = 0; d < dim; d += 8 * LANES) {
         int n = (padded - d) / LANES < 8 ? (padded - d) / LANES : 8;
-        weigh_of<C>(n, scores, values + d, length, padded, share, tail);
+        weigh_of<C>(n, p, values + 2 * d, (length + 1) / 2, 2 * padded, share, tail);
         std::memcpy(out + d, tail, (dim - d < n * LANES ? dim - d : n * LANES) * sizeof(float));
     }
 }
 
+inline void put_key(float* unit, int lane, const float* k) { unit[lane] = k[0], unit[LANES + lane] = k[1]; }
+inline void put_key(bf16* unit, int lane, const float* k) { put(unit + 2 * lane, k[0]), put(unit + 2 * lane + 1, k[1]); }
+
+// The first position of a pair clears the second: it is read with weight 0, and what an earlier request left there could be infinite.
+inline void put_values(float* unit, int second, Vec v) {
+    store(unit + second * LANES, v);
+    if (!second) store(unit + LANES, Vec{});
+}
+inline void put_values(bf16* unit, int second, Vec v) {
+    VecBits& both = *(VecBits*)unit;
+    both = second ? (both & 0xffffu) | (rounded(v) << 16) : rounded(v);
+}
+
 template <typename C>
 void write(const float* k, const float* v, int position, int dim, int padded, C* keys, C* values) {
-    C* block = keys + (int64_t)(position / LANES) * dim * LANES + position % LANES;
-    for (int d = 0; d < dim; d++) put(block + d * LANES, k[d]);
-    for (int d = 0; d < dim; d++) put(values + (int64_t)position * padded + d, v[d]);
+    C* block = keys + (int64_t)(position / LANES) * dim * LANES;
+    C* pair = values + (int64_t)(position / 2) * 2 * padded;
+    for (int d = 0; d < dim; d += 2) put_key(block + d / 2 * UNIT, position % LANES, k + d);
+    for (int d = 0; d < dim; d += LANES) {
+        Vec lanes{};
+        std::memcpy(&lanes, v + d, (dim - d < LANES ? dim - d : LANES) * sizeof(float));
+        put_values(pair + d / LANES * UNIT, position % 2, lanes);
+    }
 }
 
 // Where row `row`, head `head` of a cache [rows, heads, capacity * width] begins.
@@ -81,10 +118,16 @@ template <typename C>
 void append(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, C* values,
             int heads, int dim, int capacity, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
-    crew().share(tokens * heads, useful(threads, (int64_t)tokens * heads * dim * 4), [&](int64_t i) {
-        int token = i / heads, head = i % heads;
-        write(k + token * stride + head * dim, v + token * stride + head * dim, lengths[token] - 1, dim, padded,
-              place(keys, rows[token], head, heads, capacity, dim), place(values, rows[token], head, heads, capacity, padded));
+    crew().share(tokens, useful(threads, (int64_t)tokens * heads * dim * 8), [&](int64_t token) {
+        int position = lengths[token] - 1;
+        for (int head = 0; head < heads; head++) {
+            if (head + 1 < heads)  // the lines of a block are far apart: ask for all of them before the first is needed
+                for (int d = 0; d < dim; d += 2)
+                    __builtin_prefetch(place(keys, rows[token], head + 1, heads, capacity, dim) +
+                                           (int64_t)(position / LANES) * dim * LANES + d / 2 * UNIT + within<C>(0, position % LANES), 1);
+            write(k + token * stride + head * dim, v + token * stride + head * dim, position, dim, padded,
+                  place(keys, rows[token], head, heads, capacity, dim), place(values, rows[token], head, heads, capacity, padded));
+        }
     });
 }
 
@@ -93,15 +136,20 @@ template <typename C>
 void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys, const C* values,
                int heads, int dim, int capacity, float* out, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
-    int64_t work = 0;
+    int64_t work = 0, items = (int64_t)tokens * heads;
     for (int i = 0; i < tokens; i++) work += (int64_t)lengths[i] * heads * dim / 2;
-    crew().share(tokens * heads, useful(threads, work), [&](int64_t i) {
+    int64_t together = items / (8 * threads) + 1;  // one after the other by one thread, which can look ahead
+    crew().share((items + together - 1) / together, useful(threads, work), [&](int64_t chunk) {
         static thread_local std::vector<float> scores;
         if ((int)scores.size() < capacity) scores.resize(capacity);
-        int token = i / heads, head = i % heads;
-        attend(q + token * stride + head * dim, place(keys, rows[token], head, heads, capacity, dim),
-               place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded, scores.data(),
-               out + ((int64_t)token * heads + head) * dim);
+        for (int64_t i = chunk * together; i < items && i < (chunk + 1) * together; i++) {
+            int token = i / heads, head = i % heads;
+            int64_t after = i + 1 < items ? i + 1 : i;
+            attend(q + token * stride + head * dim, place(keys, rows[token], head, heads, capacity, dim),
+                   place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded, scores.data(),
+                   out + ((int64_t)token * heads + head) * dim,
+                   place(keys, rows[after / heads], after % heads, heads, capacity, dim));
+        }
     });
 }
 

@@ -25,13 +25,13 @@ const char* instruction_set() {
 }
 void pack_fp32(const float* w, int columns, int depth, float* packed, int threads) { pack_weights(w, columns, depth, packed, threads); }
 void pack_bf16(const float* w, int columns, int depth, bf16* packed, int threads) { pack_weights(w, columns, depth, packed, threads); }
-void linear_fp32(const float* x, int64_t x_stride, int rows, int depth, const float* w, int columns, float* y, float* packed, int activate,
+void linear_fp32(const float* x, int64_t x_stride, int rows, int depth, const float* w, int columns, float* y, void* packed, int activate,
                  int threads) {
-    linear(x, x_stride, rows, depth, w, columns, y, packed, activate, threads);
+    linear(x, x_stride, rows, depth, w, columns, y, (Pair<float>*)packed, activate, threads);
 }
-void linear_bf16(const float* x, int64_t x_stride, int rows, int depth, const bf16* w, int columns, float* y, float* packed, int activate,
+void linear_bf16(const float* x, int64_t x_stride, int rows, int depth, const bf16* w, int columns, float* y, void* packed, int activate,
                  int threads) {
-    linear(x, x_stride, rows, depth, w, columns, y, packed, activate, threads);
+    linear(x, x_stride, rows, depth, w, columns, y, (Pair<bf16>*)packed, activate, threads);
 }
 #define CACHE(name, C)                                                                                                                   \
     void append_##name(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, \
