@@ -1,19 +1,23 @@
 """What a checkpoint's `config.json` says: the shape of the model, without torch.
 
 The format is that of transformers' `MusicgenConfig` and `MusicgenMelodyConfig`: three nested configs, `text_encoder`
-(T5, or CLAP), `audio_encoder` (EnCodec) and `decoder`. Two keys are ours and optional: `decoder.codebook_pattern`
-(a name of `musicgen.patterns`) and `conditioner` (the settings of a style conditioner).
+(T5, or CLAP), `audio_encoder` (EnCodec) and `decoder`. Ours, and optional: `decoder.codebook_pattern` (a name of
+`musicgen.patterns`), `conditioner` (the settings of a style conditioner), and in `audio_encoder` the model type
+`spectral_rvq` (the settings of `musicgen.model.spectral`).
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from musicgen.errors import ModelError
+from musicgen.patterns import proper
 
 Kind = Literal["text", "melody", "style"]
+CODECS = ("encodec", "spectral_rvq")
 KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody", "musicgen_style": "style"}
 CONTROLS = ("text", "unconditional", "long", "continuation", "melody", "style", "stereo")
 MAX_HEAD_DIM = 256  # what the attention kernels hold of a head; the released checkpoints have 64
@@ -45,6 +49,7 @@ class ModelSpec:
     chroma_bins: int  # melody checkpoints; 0 elsewhere
     chroma_length: int  # positions of the chroma prefix; 0 elsewhere
     conditioner: Mapping[str, Any] = field(default_factory=dict, hash=False)  # style checkpoints
+    codec: str = "encodec"  # one of CODECS
 
     @property
     def head_dim(self) -> int:
@@ -98,8 +103,9 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         raise ModelError(f"{where}: model_type {model_type!r} is not MusicGen; supported are {', '.join(KINDS)}")
     kind = KINDS[model_type]
     decoder, codec, text = (_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
-    if codec.get("model_type", "encodec") != "encodec":
-        raise ModelError(f"{where}: audio_encoder.model_type {codec['model_type']!r} is not supported; it must be encodec")
+    codec_type = codec.get("model_type", "encodec")
+    if codec_type not in CODECS:
+        raise ModelError(f"{where}: audio_encoder.model_type {codec_type!r} is not supported; it must be one of {', '.join(CODECS)}")
     if codec.get("normalize") or codec.get("chunk_length_s"):
         raise ModelError(f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind")
 
@@ -118,10 +124,8 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
     if vocabulary != codec_vocabulary:
         raise ModelError(f"{where}: decoder.vocab_size {vocabulary} and audio_encoder.codebook_size {codec_vocabulary} differ")
 
-    sample_rate, hop = _integer(codec, "sampling_rate", where), 1
-    for ratio in codec.get("upsampling_ratios") or _missing("audio_encoder.upsampling_ratios", where):
-        hop *= int(ratio)
-    frame_rate = sample_rate / hop
+    sample_rate = _integer(codec, "sampling_rate", where)
+    frame_rate = sample_rate / _hop(codec, codec_type, where)
     text_encoder, text_dim = _text(text, where)
     max_positions = _integer(decoder, "max_position_embeddings", where, 2048)
     return ModelSpec(
@@ -137,7 +141,7 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         heads=heads,
         ffn=_integer(decoder, "ffn_dim", where),
         activation=str(decoder.get("activation_function", "gelu")),
-        pattern=str(decoder.get("codebook_pattern") or "delay"),
+        pattern=_pattern(decoder, where),
         max_positions=max_positions,
         embed_scale=hidden**0.5 if decoder.get("scale_embedding") else 1.0,
         text_encoder=text_encoder,
@@ -147,7 +151,22 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         chroma_bins=_integer(config, "num_chroma", where, 12) if kind == "melody" else 0,
         chroma_length=_integer(config, "chroma_length", where, 235) if kind == "melody" else 0,
         conditioner=dict(config.get("conditioner") or {}),
+        codec=codec_type,
     )
+
+
+def _hop(codec: Mapping[str, Any], codec_type: str, where: str) -> int:
+    """Samples per frame."""
+    if codec_type == "spectral_rvq":
+        return _integer(codec, "hop_length", where)
+    return math.prod(int(ratio) for ratio in codec.get("upsampling_ratios") or _missing("audio_encoder.upsampling_ratios", where))
+
+
+def _pattern(decoder: Mapping[str, Any], where: str) -> str:
+    try:
+        return proper(str(decoder.get("codebook_pattern") or "delay"))
+    except ValueError as error:
+        raise ModelError(f"{where}: decoder.codebook_pattern: {error}") from None
 
 
 def _text(text: Mapping[str, Any], where: str) -> tuple[str, int]:

@@ -87,6 +87,8 @@ def test_pattern_and_clap_are_configuration() -> None:
     config["text_encoder"] = {"model_type": "clap", "projection_dim": 512, "text_config": {}}
     spec = parse_spec(config)
     assert (spec.pattern, spec.text_encoder, spec.text_dim) == ("parallel", "clap", 512)
+    config["decoder"]["codebook_pattern"] = "unroll"  # audiocraft's name
+    assert parse_spec(config).pattern == "flattening"
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,7 @@ def test_pattern_and_clap_are_configuration() -> None:
         (("decoder", "hidden_size"), 4 * 258, "heads of width 258 .* not supported"),
         (("decoder", "vocab_size"), 1024, "differ"),
         (("decoder", "audio_channels"), 3, "3 audio channels"),
+        (("decoder", "codebook_pattern"), "spiral", "unknown codebook pattern 'spiral'; known are delay"),
         (("audio_encoder", "model_type"), "dac", "'dac' is not supported"),
         (("audio_encoder", "normalize"), True, "cannot serve MusicGen"),
         (("audio_encoder", "upsampling_ratios"), None, "lacks the key 'audio_encoder.upsampling_ratios'"),
