@@ -13,6 +13,7 @@ from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
 from musicgen.model.codec import Codec, EnCodec
 from musicgen.model.decoder import Decoder
 from musicgen.model.spec import ModelSpec
+from musicgen.model.spectral import SpectralCodec
 from musicgen.model.tensors import Tensors
 from musicgen.model.text import TextEncoder, load_linear
 
@@ -57,7 +58,7 @@ def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype:
             dtype=kind,
             decoder=Decoder.from_state_dict(spec, tensors.view("decoder.", where, kind), where, kind),
             text=TextEncoder.load(folder, spec, tensors, where),
-            codec=EnCodec.load(folder, spec, tensors, where),
+            codec=_codec(folder, spec, tensors, where),
             tensors=tensors,
             chroma_projection=load_linear(tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, where)
             if spec.kind == "melody"
@@ -70,7 +71,14 @@ def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Cod
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = resolve_checkpoint(checkpoint)
     with torch.random.fork_rng(devices=[]):
-        return EnCodec.load(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
+        return _codec(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
+
+
+def _codec(folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> Codec:
+    """The codec that `config.json` names; ours computes on the CPU wherever the decoder does."""
+    if spec.codec == "spectral_rvq":
+        return SpectralCodec.load(folder, spec, tensors)
+    return EnCodec.load(folder, spec, tensors, device)
 
 
 def pick_device(name: str) -> torch.device:

@@ -63,6 +63,15 @@ def test_five_minutes_by_the_default_stride() -> None:
     assert window_starts(Request(duration_s=30, seed=0), spec) == [0]
 
 
+def test_a_stride_that_does_not_fit_becomes_the_same_part_of_the_window() -> None:
+    spec = replace(SPEC, max_frames=500)  # ten seconds
+    starts = window_starts(Request(duration_s=60, seed=0), spec)
+    assert starts == [300 * i for i in range(10)]
+    assert starts[-1] + 500 >= 3000 > starts[-2] + 500
+    assert window_starts(Request(duration_s=10, seed=0), spec) == [0]
+    assert window_starts(Request(duration_s=20, stride_s=9, seed=0), spec) == [0, 450, 900]  # one that fits is taken
+
+
 def test_the_prompt_can_be_left_out() -> None:
     forced = np.full((4, 10), 3, np.int16)
     track = Track(Request(duration_s=0.5, keep_continuation=False, seed=0), prepared(forced), SPEC)

@@ -91,6 +91,19 @@ def test_pattern_and_clap_are_configuration() -> None:
     assert parse_spec(config).pattern == "flattening"
 
 
+def test_the_spectral_codec_has_a_hop() -> None:
+    config = published(64, 4, 2, melody=True)
+    config["audio_encoder"] = {"model_type": "spectral_rvq", "sampling_rate": 16000, "hop_length": 320, "codebook_size": 2048}
+    config["decoder"]["max_position_embeddings"] = 504
+    config["chroma_length"] = 79
+    spec = parse_spec(config)
+    assert (spec.codec, spec.sample_rate, spec.frame_rate, spec.max_frames, spec.chroma_length) == ("spectral_rvq", 16000, 50.0, 500, 79)
+    assert parse_spec(published(64, 4, 2)).codec == "encodec"
+    del config["audio_encoder"]["hop_length"]
+    with pytest.raises(ModelError, match="lacks the key 'hop_length'"):
+        parse_spec(config)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
