@@ -5,10 +5,12 @@ import sys
 import typer
 
 from flows.commands.codes import decode, encode
+from flows.commands.evaluate import evaluate
 from flows.commands.models import models
 from flows.commands.plan import plan
 from flows.commands.run import run
 from flows.commands.status import status
+from flows.commands.train import train
 from flows.commands.verify import verify
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app.command("verify")(verify)
 app.command("models")(models)
 app.command("encode")(encode)
 app.command("decode")(decode)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
 
 
 def main() -> None:

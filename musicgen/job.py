@@ -247,7 +247,7 @@ class Job(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise JobError(_describe(error, document)) from None
+            raise JobError(describe(error, document)) from None
 
 
 def known_keys(model: type[BaseModel]) -> dict[str, Any]:
@@ -290,7 +290,7 @@ _WORDS = {
 }
 
 
-def _describe(error: ValidationError, document: JobDocument) -> str:
+def describe(error: ValidationError, document: JobDocument) -> str:
     """One line for all that pydantic found, each fault once, with file and line."""
     faults: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for item in error.errors(include_url=False, include_input=False):

@@ -1,0 +1,86 @@
+"""The paper's ablation of codebook patterns (Copet et al. 2023, table 5): the same data, sizes and budget, one training each.
+
+Corpus, codec, first weights and tokens are those of the recipe and shared; each pattern trains in `<output>/ablation/<pattern>`
+and exports there. What a checkpoint sounds like is measured by whoever calls: `measures` maps its folder to columns.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicgen import patterns
+from musicgen.training.log import read_log
+from musicgen.training.recipe import Recipe, Say, make_trainer, prepare
+
+if TYPE_CHECKING:
+    from musicgen.training.trainer import Report
+
+Measures = Callable[[Path], Mapping[str, float]]
+
+_CLIPS = 4  # generated to time it
+
+
+def run_ablation(
+    recipe: Recipe, command: str = "", say: Say = print, report: "Report | None" = None, measures: Measures | None = None
+) -> Path:
+    """Train what is left to train, measure, and write `table.md` and `table.json`. Returns the table's path. Raises `UserError`."""
+    start, tokens = prepare(recipe, say)
+    folder = recipe.folder / "ablation"
+    rows = []
+    for pattern in recipe.ablation:
+        one = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pattern": pattern}), "ablation": ()})
+        trainer = make_trainer(one, start, tokens, folder / pattern, command, report)
+        say(f"{pattern}: {'trained already' if trainer.done else 'training'}")
+        if trainer.done:
+            trainer.export()
+        else:
+            trainer.run()
+        lines = read_log(folder / pattern / "log.jsonl")
+        rows.append({"pattern": pattern} | _row(lines, folder / pattern / "export", start.spec, pattern, measures))
+        folder.mkdir(exist_ok=True)
+        (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (folder / "table.md").write_text(_table(rows), encoding="utf-8")
+    return folder / "table.md"
+
+
+def _row(lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, measures: Measures | None) -> dict[str, Any]:
+    last, valid = lines[-1], next((line for line in reversed(lines) if "valid" in line), {})
+    return {
+        "decoder steps a window": patterns.length(pattern, spec.codebooks, spec.max_frames) - 1,
+        "training steps": last["step"],
+        "training frames": last["frames"],
+        "training hours": round(last["seconds"] / 3600, 3),
+        "training loss": last["loss"],
+        **{
+            f"validation loss{name}": valid.get(key)
+            for name, key in (("", "valid"), (", no melody", "valid_text"), (", none", "valid_none"))
+        },
+        "generated s/s": _speed(export, spec),
+        **(measures(export) if measures is not None else {}),
+    }
+
+
+def _speed(export: Path, spec: Any) -> float:
+    """Seconds of music that the engine's steps make in a second, with `_CLIPS` clips at once, sound included."""
+    from musicgen import MusicGen, Request
+
+    seconds = spec.max_frames / spec.frame_rate
+    with MusicGen.from_pretrained(str(export), slots=_CLIPS) as model:
+        model.generate([Request(prompt="piano", duration_s=min(0.5, seconds))])  # compiles, and allocates
+        began = time.perf_counter()
+        model.generate([Request(prompt="piano", duration_s=seconds, seed=seed) for seed in range(_CLIPS)])
+        return round(_CLIPS * seconds / (time.perf_counter() - began), 2)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    names = list(rows[0])
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    for row in rows:
+        lines.append(f"| {' | '.join(_shown(row.get(name)) for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

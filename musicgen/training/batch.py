@@ -1,0 +1,112 @@
+"""What the network sees at once: clips cut to one length, laid out in a pattern, some of their conditions dropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from musicgen import patterns
+from musicgen.conditioning import chroma
+from musicgen.model.spec import ModelSpec
+from musicgen.training.loss import IGNORED
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A clip of the training data, analysed."""
+
+    codes: NDArray[np.int16]  # [codebooks, frames]
+    bins: NDArray[np.int8]  # pitch classes, one each `chroma.HOP` samples at `chroma.RATE_HZ`; empty: none
+    text: NDArray[np.int32]  # token ids with the end token; empty: no prompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Tensors of B clips. The pattern's step s predicts step s + 1, so inputs lack the last step and targets the first."""
+
+    inputs: Tensor  # int64 [B, codebooks, steps - 1]
+    targets: Tensor  # int64 [B, codebooks, steps - 1], IGNORED where a step has no code
+    text: Tensor  # int64 [B, S], padded with 0
+    text_lengths: Tensor  # int64 [B], at least 1
+    text_kept: Tensor  # bool [B]; False: zeros in its place
+    bins: Tensor  # int64 [B, chroma length], all 0 where the melody is dropped; [B, 0] in text models
+
+    @property
+    def frames(self) -> int:
+        """Real codes of the first codebook."""
+        return int((self.targets[:, 0] != IGNORED).sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class Dropout(BaseModel):
+    """How often conditions are dropped. What is dropped is what guidance and rows without it see at generation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    all: float = Field(default=0.1, ge=0, le=1)  # text and melody together: the null branch of guidance
+    text: float = Field(default=0.1, ge=0, le=1)  # text alone
+    melody: float = Field(default=0.4, ge=0, le=1)  # melody alone: rows with only a prompt
+
+
+def assemble(
+    clips: Sequence[Clip],
+    spec: ModelSpec,
+    pattern: str,
+    frames: int,
+    draw: np.random.Generator | None = None,
+    dropout: Dropout | None = None,
+) -> Batch:
+    """A batch of clips, each cut to `frames` (or its own length, if shorter).
+
+    With `draw` the cuts begin anywhere and conditions are dropped; without, the cuts begin at 0 and all is kept.
+    """
+    rows = [_cut(clip, spec, frames, draw) for clip in clips]
+    layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
+    steps = max(layout.shape[1] for layout in layouts)
+    sequences = np.full((len(rows), spec.codebooks, steps), spec.special_token, np.int64)
+    targets = np.full((len(rows), spec.codebooks, steps), IGNORED, np.int64)
+    for row, layout in enumerate(layouts):
+        sequences[row, :, : layout.shape[1]] = layout
+        targets[row, :, : layout.shape[1]] = np.where(layout == spec.special_token, IGNORED, layout)
+
+    lengths = np.array([max(1, len(clip.text)) for clip in clips])
+    text = np.zeros((len(rows), lengths.max()), np.int64)
+    for row, clip in enumerate(clips):
+        text[row, : len(clip.text)] = clip.text
+    kept = np.array([len(clip.text) > 0 for clip in clips])
+    bins = np.stack([bins for _, bins in rows]).astype(np.int64)
+    if draw is not None and dropout is not None:
+        luck = draw.random(len(rows))
+        alone = luck - dropout.all
+        no_text = luck < dropout.all + dropout.text
+        no_melody = (luck < dropout.all) | ((alone >= dropout.text) & (alone < dropout.text + dropout.melody))
+        kept &= ~no_text
+        bins[no_melody] = 0
+        # Guidance's null branch is as long as the text it stands for; a row without a prompt has a single position.
+        lengths = np.where(no_text & (draw.random(len(rows)) < 0.5) & (luck >= dropout.all), 1, lengths)
+    return Batch(
+        inputs=torch.from_numpy(sequences[:, :, :-1]),
+        targets=torch.from_numpy(targets[:, :, 1:]),
+        text=torch.from_numpy(text),
+        text_lengths=torch.from_numpy(lengths.astype(np.int64)),
+        text_kept=torch.from_numpy(kept),
+        bins=torch.from_numpy(bins),
+    )
+
+
+def _cut(clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | None) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
+    """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's are."""
+    rate = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
+    spare = clip.codes.shape[1] - frames
+    # Cuts begin at a pitch class, so that both keep step.
+    first = 0 if draw is None or spare <= 0 else int(draw.integers(0, int(spare * rate) + 1))
+    start = round(first / rate)
+    bins = clip.bins[first:] if len(clip.bins) > first else np.zeros(1, np.int8)
+    return clip.codes[:, start : start + frames], np.resize(bins, spec.chroma_length)

@@ -1,0 +1,41 @@
+"""Seconds of running: what a stopped process (SIGSTOP, a closed lid) sleeps through does not count."""
+
+import threading
+import time
+
+_TICK_S = 0.25
+_LONGEST_S = 2.0  # between two ticks of a process that runs, on however busy a machine
+
+
+class RunningClock:
+    """Counts while it is entered; a thread looks at the time, and a gap between two looks is a pause."""
+
+    def __init__(self, seconds: float = 0.0):
+        self._seconds = seconds
+        self._looked = 0.0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    @property
+    def seconds(self) -> float:
+        """So far, those given at the beginning included."""
+        self._look()
+        return self._seconds
+
+    def __enter__(self) -> "RunningClock":
+        self._looked = time.monotonic()
+        threading.Thread(target=self._tick, name="clock", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _tick(self) -> None:
+        while not self._stop.wait(_TICK_S):
+            self._look()
+
+    def _look(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._seconds += min(now - self._looked, _LONGEST_S)
+            self._looked = now

@@ -1,0 +1,99 @@
+"""What there is to train on: the rows of a folder of audio and Parquet captions, or of a dataset that our flow made.
+
+A folder holds audio files and one Parquet file or several beside them, with the columns `audio` (a path relative to the
+Parquet's folder) and `prompt`; optional are `melody` (the path of a sound to take the melody from; null: the audio
+itself) and `split` (train, valid or test). Rows without a split are divided by a hash of their audio's name.
+"""
+
+import hashlib
+import io
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.errors import UserError
+from musicgen.storage import Store, open_store
+
+SPLITS = ("train", "valid", "test")
+_VALID_OF = 50  # where nothing says otherwise, one row in fifty is for validation
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the data. `place` is its audio's path, or in a dataset where its audio lies (`musicgen.dataset.reader`)."""
+
+    name: str
+    prompt: str
+    split: str
+    place: Any
+    melody: str | None = None
+
+    def open_audio(self, store: Store) -> IO[bytes]:
+        """The audio file. Raises FileNotFoundError, StoreError."""
+        if isinstance(self.place, str):
+            return store.open(self.place)
+        from musicgen.dataset.reader import read_audio
+
+        return io.BytesIO(read_audio(store, self.place))
+
+
+def rows(store: Store) -> list[Row]:
+    """Every row of the data in `store`, in the order of its Parquet files. Raises `UserError`: none, or a column is missing."""
+    store.check()
+    found = list(_dataset_rows(store) if store.exists(paths.PINS) else _folder_rows(store))
+    if not found:
+        raise UserError(f"{store.uri}: nothing to train on: its Parquet files have no rows")
+    return found
+
+
+def open_data(uri: str) -> Store:
+    """The store that `uri` names. Raises `UserError` if it is not there."""
+    return open_store(uri)
+
+
+def _folder_rows(store: Store) -> Iterator[Row]:
+    files = [info.path for info in store.list() if info.path.endswith(".parquet")]
+    if not files:
+        raise UserError(
+            f"{store.uri}: nothing to train on; give a folder of audio files with a Parquet file of the columns audio and prompt, "
+            "or a dataset that `musicgen run` made"
+        )
+    for path in files:
+        with store.open(path) as file:
+            parquet = pq.ParquetFile(file)
+            missing = {"audio", "prompt"} - set(parquet.schema_arrow.names)
+            if missing:
+                raise UserError(
+                    f"{store.join(path)}: lacks the column {sorted(missing)[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
+                )
+            wanted = [name for name in ("audio", "prompt", "melody", "split") if name in parquet.schema_arrow.names]
+            for row in parquet.read(columns=wanted).to_pylist():
+                yield _folder_row(row, posixpath.dirname(path))
+
+
+def _folder_row(row: dict[str, Any], folder: str) -> Row:
+    audio, melody = str(row["audio"] or ""), row.get("melody")
+    split = row.get("split")
+    return Row(
+        name=audio,
+        prompt=str(row["prompt"] or "").strip(),
+        split=split if split in SPLITS else _split(audio),
+        place=posixpath.join(folder, audio),
+        melody=posixpath.join(folder, str(melody)) if melody else None,
+    )
+
+
+def _dataset_rows(store: Store) -> Iterator[Row]:
+    import musicgen.dataset
+
+    for batch in musicgen.dataset.open(store.uri).batches(["key", "prompt", "audio", "audio_offset", "audio_bytes"]):
+        for row in batch.to_pylist():
+            yield Row(row["key"], (row["prompt"] or "").strip(), _split(row["key"]), row)
+
+
+def _split(name: str) -> str:
+    return "valid" if int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _VALID_OF == 0 else "train"

@@ -1,0 +1,87 @@
+"""A trained network as a checkpoint in the published format: what `musicgen run --model FOLDER` and transformers load."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicgen.model.checkpoint import Checkpoint
+from musicgen.training.start import copy_small_files
+
+if TYPE_CHECKING:
+    from musicgen.training.network import Network
+
+DTYPES = {"float16": "float16", "float32": "float32"}
+
+
+def export(network: "Network", start: Checkpoint, folder: Path, pattern: str, dtype: str | None = None, card: str = "") -> None:
+    """Write `network` with the codec, tokenizer and config of `start` into `folder`, whole or not at all.
+
+    `dtype` is the stored one, "float16" or "float32"; None: each tensor's own in `start`. `card` becomes README.md.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from musicgen.model.tensors import Tensors
+
+    partial, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    for path in (partial, old):
+        shutil.rmtree(path, ignore_errors=True)
+    partial.mkdir(parents=True)
+    stored = Tensors.open(start.folder)
+    tensors = dict(stored.view("", "cpu"))
+    trained = {name: tensor.cpu() for name, tensor in network.published().items()}
+    for name, tensor in trained.items():
+        name = name if name in tensors or name != "text_encoder.shared.weight" else "text_encoder.encoder.embed_tokens.weight"
+        tensors[name] = tensor.to(tensors[name].dtype) if name in tensors else tensor
+    if dtype is not None:
+        kind = getattr(torch, DTYPES[dtype])
+        tensors = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "model.safetensors", {"format": "pt"})
+    config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
+    if pattern != start.spec.pattern:
+        config["decoder"]["codebook_pattern"] = pattern
+    config["dtype"] = dtype or str(trained["decoder.lm_heads.0.weight"].dtype).removeprefix("torch.")
+    (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    copy_small_files(start.folder, partial)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def card(
+    *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, bad: int,
+    lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any]
+) -> str:  # fmt: skip
+    """The model card of a training: what it is, what it was made of and by which command, and its losses."""
+    spec = start.spec
+    last = lines[-1] if lines else {}
+    valid: dict[str, Any] = next((line for line in reversed(lines) if "valid" in line), {})
+    rows = [
+        ("decoder", f"{spec.layers} layers x {spec.hidden}, {spec.codebooks} codebooks of {spec.codebook_size}, pattern {pattern}"),
+        ("parameters trained", f"{parameters:,}"),
+        ("codec", f"{spec.sample_rate} Hz, {spec.frame_rate:g} frames a second"),
+        ("trained on", f"{clips:,} clips, {hours_of_music:.1f} hours of music ({data}); {bad} rows could not be used"),
+        ("steps", f"{last.get('step', 0):,}, {last.get('frames', 0):,} frames, {last.get('epochs', 0):.1f} epochs"),
+        ("hours of running", f"{last.get('seconds', 0) / 3600:.2f}"),
+        ("seed", f"{schedule['seed']}"),
+        ("training loss, nats a code", f"{last['loss']:.3f} ({', '.join(f'{x:.3f}' for x in last['each'])} by codebook)" if last else "-"),
+    ]
+    if valid:
+        rows.append(
+            (
+                "validation loss, nats a code",
+                f"{valid['valid']:.3f}; without melody {valid['valid_text']:.3f}; without melody and text {valid['valid_none']:.3f}",
+            )
+        )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"# {title}\n\nA MusicGen checkpoint ({spec.kind}) in the published format. Made by:\n\n```\n{command}\n```\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        f"The weights are an exponential moving average of the training's ({schedule['ema']} a step). Settings:\n\n"
+        f"```json\n{json.dumps(schedule, indent=1)}\n```\n"
+    )

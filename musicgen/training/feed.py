@@ -1,0 +1,70 @@
+"""Which clips a step sees: a new order each epoch, cuts and dropped conditions drawn anew each step, all from the seed."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen.errors import UserError
+from musicgen.model.spec import ModelSpec
+from musicgen.training.batch import Batch, Clip, assemble
+from musicgen.training.schedule import Schedule
+from musicgen.training.tokens import Tokens
+
+_FULL = 0.5  # of the steps take the longest cuts: the last positions are seen as often as the first half of the others
+_VALID_ROWS = 8
+
+
+class Feed:
+    """Batches of the clips `numbers` of `tokens`. A step's batch is a function of the seed, the step and the clips seen."""
+
+    def __init__(self, tokens: Tokens, numbers: Sequence[int], tokenizer: Any, spec: ModelSpec, pattern: str, schedule: Schedule):
+        if not numbers:
+            raise UserError("nothing to train on: no row is in the split train")
+        self.tokens, self.numbers, self.spec, self.pattern, self.schedule = tokens, numbers, spec, pattern, schedule
+        prompts = [tokens.clips[number]["prompt"] for number in numbers]
+        self._text = [np.asarray(tokenizer(p, truncation=True, max_length=512)["input_ids"] if p else [], np.int32) for p in prompts]
+        longest = max(tokens.clips[number]["frames_end"] - tokens.clips[number]["frames_begin"] for number in numbers)
+        self.window = min(spec.max_frames, longest, max(1, round(schedule.crop_s[1] * spec.frame_rate)))
+        self.shortest = min(self.window, max(1, round(schedule.crop_s[0] * spec.frame_rate)))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def batches(self, step: int, seen: int, parts: int) -> tuple[list[Batch], int]:
+        """The batches of a step, `parts` of equal size, and how many clips they hold together."""
+        draw = np.random.default_rng([self.schedule.seed, 1, step])
+        frames = self.window if draw.random() < _FULL else int(draw.integers(self.shortest, self.window + 1))
+        rows = max(1, round(self.schedule.batch_frames / frames / parts))
+        clips = [self.clip(self._at(seen + i)) for i in range(rows * parts)]
+        args = self.spec, self.pattern, frames, draw, self.schedule.dropout
+        return [assemble(clips[part::parts], *args) for part in range(parts)], len(clips)
+
+    def fixed(self, clips: int, text: bool = True, melody: bool = True) -> list[Batch]:
+        """The first `clips` clips in whole windows, with or without their conditions: for validation."""
+        found = [self.clip(i) for i in range(min(clips, len(self)))]
+        kept = [
+            Clip(clip.codes, clip.bins if melody else clip.bins[:0], clip.text if text else clip.text[:0])  # without: the null conditions
+            for clip in found
+        ]
+        return [assemble(kept[i : i + _VALID_ROWS], self.spec, self.pattern, self.window) for i in range(0, len(kept), _VALID_ROWS)]
+
+    def clip(self, index: int) -> Clip:
+        """The clip at a place among `numbers`."""
+        row = self.tokens.clips[self.numbers[index]]
+        return Clip(
+            self.tokens.codes[:, row["frames_begin"] : row["frames_end"]],
+            self.tokens.bins[row["bins_begin"] : row["bins_end"]],
+            self._text[index],
+        )
+
+    def _at(self, count: int) -> int:
+        epoch, place = divmod(count, len(self))
+        return int(_order(len(self), self.schedule.seed, epoch)[place])
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)

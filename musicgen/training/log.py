@@ -1,0 +1,72 @@
+"""What a training says: a JSON line now and then, a line of progress, and a picture of the losses."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Log:
+    """`log.jsonl` of a training. Lines after the step that it goes on from are dropped: they will be made again."""
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, whole ones; none if there is no log."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # cut short by a kill
+            continue
+    return lines
+
+
+def progress_line(line: Mapping[str, Any]) -> str:
+    """One line for a person."""
+    each = " ".join(f"{loss:.2f}" for loss in line["each"])
+    valid = ""
+    if "valid" in line:
+        valid = f"  valid {line['valid']:.3f} (melody off {line['valid_text']:.3f}, all off {line['valid_none']:.3f})"
+    return (
+        f"step {line['step']:>6}  {100 * line['progress']:5.1f} %  loss {line['loss']:.3f} ({each})  "
+        f"{line['frames_per_s']:,.0f} frames/s  {line['left_s'] / 60:.0f} min left{valid}"
+    )
+
+
+def plot(lines: list[dict[str, Any]], path: Path) -> None:
+    """The losses over the steps, as a PNG. Without matplotlib (the extra `train`) there is none."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    steps = [line["step"] for line in lines]
+    for codebook in range(len(lines[0]["each"]) if lines else 0):
+        axes.plot(steps, [line["each"][codebook] for line in lines], linewidth=0.6, alpha=0.6, label=f"codebook {codebook + 1}")
+    axes.plot(steps, [line["loss"] for line in lines], color="black", linewidth=1, label="training, all")
+    for name, label in (("valid", "validation"), ("valid_text", "validation, without melody"), ("valid_none", "validation, without both")):
+        marks = [(line["step"], line[name]) for line in lines if name in line]
+        if marks:
+            axes.plot(*zip(*marks, strict=True), marker=".", linewidth=1.2, label=label)
+    axes.set(xlabel="step", ylabel="cross-entropy, nats a code")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)

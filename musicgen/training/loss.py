@@ -1,0 +1,57 @@
+"""Cross-entropy of all codebooks without the logits of all positions at once.
+
+A small decoder's heads are a third of its work, and their logits (4,000 positions x 4 codebooks x 1,024 in float32: 64 MB)
+fall out of every cache. Here a block of positions is multiplied, its loss and its gradient are taken while it is in the cache,
+and only the gradients of states and heads are kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # a target that is no code
+_BLOCK = 128  # positions: 2 MB of logits
+
+
+def cross_entropy(states: Tensor, heads: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The codebooks' mean cross-entropies: their mean, which can be differentiated, and each, float32 [codebooks], which cannot.
+
+    states [N, hidden]; heads [codebooks * size, hidden], one codebook's rows after the other's; targets int64 [N, codebooks],
+    `IGNORED` where there is no code (a codebook without any has the loss 0). Under autocast the products are in its dtype.
+    """
+    if torch.is_autocast_enabled(states.device.type):
+        dtype = torch.get_autocast_dtype(states.device.type)
+        states, heads = states.to(dtype), heads.to(dtype)
+    loss, each = _CrossEntropy.apply(states, heads, targets)
+    return loss, each
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, heads: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        codebooks = targets.shape[1]
+        weight = 1 / (targets != IGNORED).sum(0).clamp(min=1)  # [codebooks]
+        needed = any(ctx.needs_input_grad[:2])
+        losses = torch.zeros(codebooks, dtype=torch.float32, device=states.device)
+        states_grad, heads_grad = torch.empty_like(states), torch.zeros(heads.shape, dtype=torch.float32, device=heads.device)
+        with torch.autocast(states.device.type, enabled=False):
+            for x, y, grad in zip(states.split(_BLOCK), targets.split(_BLOCK), states_grad.split(_BLOCK), strict=True):
+                kept = (y != IGNORED) * weight  # [block, codebooks]
+                at = y.clamp(min=0)[..., None]
+                logs = (x @ heads.T).view(len(x), codebooks, -1).float().log_softmax(-1)
+                losses -= (logs.gather(-1, at)[..., 0] * kept).sum(0)
+                if needed:
+                    slope = logs.exp_().scatter_add_(-1, at, torch.full_like(at, -1.0, dtype=logs.dtype))
+                    slope = slope.mul_(kept[..., None] / codebooks).flatten(1).to(x.dtype)
+                    torch.mm(slope, heads, out=grad)
+                    heads_grad += slope.T @ x
+        if needed:
+            ctx.save_for_backward(states_grad, heads_grad.to(heads.dtype))
+        ctx.mark_non_differentiable(losses)
+        return losses.mean(), losses
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        states_grad, heads_grad = ctx.saved_tensors
+        return states_grad * scale, heads_grad * scale, None

@@ -1,0 +1,200 @@
+"""The decoder as a network to train: every step of a clip at once, causal, with the tensor names of the published format.
+
+What `musicgen.model.decoder` runs step by step is here one teacher-forced pass (Copet et al. 2023, section 3.1). Rows are
+laid out as the engine lays them out: in a melody model [chroma, text, codes] without a gap, positions counted from the
+first chroma position, so a row's padding stands at its end, where a causal row never looks. In a text model the codes
+attend to the text by cross-attention. A dropped text is zeros, a dropped melody is pitch class 0: exactly the null
+conditions of `musicgen.conditioning.conditioner`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicgen.model.decoder import sinusoids
+from musicgen.model.spec import ModelSpec
+from musicgen.model.tensors import Tensors, fill
+from musicgen.training.attention import causal_attention
+from musicgen.training.batch import Batch
+from musicgen.training.loss import cross_entropy
+
+_TABLE, _TWIN = "text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight"  # one tensor
+_INIT = 0.02
+_EMBEDDING = 0.3  # four of them weigh as much as the sinusoids that they are added to
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases; over itself, causal, or over text states."""
+
+    def __init__(self, hidden: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(hidden, hidden, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, N, hidden]
+        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product instead of three
+        q, k, v = F.linear(x, weight).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, heads, N, head dim] each
+        return self.out_proj(causal_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def cross(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """Attend from x [B, N, hidden] to text [B, S, hidden] where mask [B, S] is true."""
+        q, k, v = (
+            project(states).view(*states.shape[:2], self.heads, -1).transpose(1, 2)
+            for project, states in ((self.q_proj, x), (self.k_proj, text), (self.v_proj, text))
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None]).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Pre-norm: causal self-attention, in text models cross-attention, feed-forward."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.self_attn, self.self_attn_layer_norm = Attention(spec.hidden, spec.heads), nn.LayerNorm(spec.hidden)
+        if spec.kind == "text":
+            self.encoder_attn, self.encoder_attn_layer_norm = Attention(spec.hidden, spec.heads), nn.LayerNorm(spec.hidden)
+        self.fc1, self.fc2 = nn.Linear(spec.hidden, spec.ffn, bias=False), nn.Linear(spec.ffn, spec.hidden, bias=False)
+        self.final_layer_norm = nn.LayerNorm(spec.hidden)
+
+    def forward(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:  # [B, N, hidden]
+        x = x + self.self_attn(self.self_attn_layer_norm(x))
+        if text is not None and mask is not None:
+            x = x + self.encoder_attn.cross(self.encoder_attn_layer_norm(x), text, mask)
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+
+
+class Transformer(nn.Module):
+    """Codebook embeddings, layers, final norm."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.embed_tokens = nn.ModuleList(nn.Embedding(spec.codebook_size + 1, spec.hidden) for _ in range(spec.codebooks))
+        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+        self.layer_norm = nn.LayerNorm(spec.hidden)
+
+
+class Inner(nn.Module):
+    """`decoder.model`: a level that the published names have."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.decoder = Transformer(spec)
+
+
+class Decoder(nn.Module):
+    """`decoder`: the transformer and a head for each codebook."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.model = Inner(spec)
+        self.lm_heads = nn.ModuleList(nn.Linear(spec.hidden, spec.codebook_size, bias=False) for _ in range(spec.codebooks))
+
+
+class Network(nn.Module):
+    """Text encoder, projections and decoder; parameter names are the published checkpoint's, without its codec.
+
+    `text` is the config of a T5 encoder (`text_encoder` of config.json). Raises ValueError for what cannot be trained here:
+    style and CLAP checkpoints.
+    """
+
+    sinusoids: Tensor
+
+    def __init__(self, spec: ModelSpec, text: dict[str, object]):
+        super().__init__()
+        from transformers import T5Config, T5EncoderModel
+
+        if spec.kind not in ("text", "melody") or spec.text_encoder != "t5":
+            raise ValueError(f"only text and melody models with a T5 encoder can be trained, not {spec.kind} with {spec.text_encoder}")
+        self.spec = spec
+        self.text_encoder = T5EncoderModel._from_config(T5Config(**text), attn_implementation="eager")
+        if spec.text_projection:
+            self.enc_to_dec_proj = nn.Linear(spec.text_dim, spec.hidden)
+        if spec.kind == "melody":
+            self.audio_enc_to_dec_proj = nn.Linear(spec.chroma_bins, spec.hidden)
+        self.decoder = Decoder(spec)
+        self.register_buffer("sinusoids", sinusoids(spec.max_positions, spec.hidden), persistent=False)
+        self._initialise()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks], detached."""
+        heads = torch.cat([head.get_parameter("weight") for head in self.decoder.lm_heads])  # one product instead of four
+        return cross_entropy(self.states(batch).flatten(0, 1), heads, batch.targets.transpose(1, 2).flatten(0, 1))
+
+    def logits(self, batch: Batch) -> Tensor:
+        """What each step predicts of its successor: [B, steps - 1, codebooks, codebook_size]."""
+        states = self.states(batch)
+        return torch.stack([head(states) for head in self.decoder.lm_heads], dim=2)
+
+    def states(self, batch: Batch) -> Tensor:
+        """The normed states at the clips' steps: [B, steps - 1, hidden]."""
+        transformer, spec = self.decoder.model.decoder, self.spec
+        x = torch.stack([table(batch.inputs[:, k]) for k, table in enumerate(transformer.embed_tokens)]).sum(0)  # [B, L, hidden]
+        x = x if spec.embed_scale == 1.0 else x * spec.embed_scale
+        text = self._text(batch)  # [B, S, hidden]
+        start: Tensor | None = None
+        if spec.kind == "melody":
+            sound = F.embedding(batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias)  # [B, P, hidden]
+            start = sound.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
+            x = _join(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
+        x = x + self._positions(x.shape[1])
+        mask = None
+        if spec.kind == "text":
+            # A dropped text is zeros to attend to, which adds exactly nothing.
+            mask = torch.arange(text.shape[1], device=x.device) < batch.text_lengths[:, None]
+        for layer in transformer.layers:
+            x = layer(x, None if mask is None else text, mask)
+        if start is not None:
+            at = start[:, None] + torch.arange(batch.inputs.shape[2], device=x.device)
+            x = x.flatten(0, 1)[at + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]]
+        return transformer.layer_norm(x)
+
+    def published(self) -> dict[str, Tensor]:
+        """The tensors as a checkpoint holds them; T5's table once, under one of its names."""
+        return {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items() if name != _TWIN}
+
+    def load(self, tensors: Tensors) -> None:
+        """Take the weights of a checkpoint. Raises `ModelError`: one is missing, or of another shape."""
+        wanted = ("text_encoder.", "decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
+        found = {name: tensors.view("", "cpu", torch.float32)[name] for name in tensors.names() if name.startswith(wanted)}
+        table = found.get(_TABLE, found.get(_TWIN))
+        if table is not None:
+            found |= {_TABLE: table, _TWIN: table}
+        fill(self, found, str(tensors.folder))
+
+    def _text(self, batch: Batch) -> Tensor:
+        """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
+        mask = torch.arange(batch.text.shape[1], device=batch.text.device) < batch.text_lengths[:, None]  # [B, S]
+        with torch.autocast(batch.text.device.type, enabled=False):  # small, and T5 wants its range
+            states = self.text_encoder(input_ids=batch.text, attention_mask=mask.long()).last_hidden_state
+            states = self.enc_to_dec_proj(states) if self.spec.text_projection else states
+        return states * (mask & batch.text_kept[:, None])[..., None]
+
+    def _positions(self, length: int) -> Tensor:
+        if length > len(self.sinusoids):  # computed alike beyond the table, as the engine does
+            self.sinusoids = sinusoids(length, self.spec.hidden).to(self.sinusoids.device)
+        return self.sinusoids[:length]
+
+    def _initialise(self) -> None:
+        """As GPT-2: small weights, those that write to the residual stream smaller with depth."""
+        for name, weight in self.named_parameters():
+            if name.startswith("text_encoder."):
+                continue
+            if "embed_tokens" in name:
+                nn.init.normal_(weight, 0.0, _EMBEDDING)
+            elif name.startswith("audio_enc_to_dec_proj"):
+                nn.init.normal_(weight, 0.0, 2 * _EMBEDDING)
+            elif name.endswith(("out_proj.weight", "fc2.weight")):
+                nn.init.normal_(weight, 0.0, _INIT / (2 * self.spec.layers) ** 0.5)
+            elif weight.ndim == 2 and name.startswith("decoder."):
+                nn.init.normal_(weight, 0.0, _INIT)
+
+
+def _join(parts: Tensor, start: Tensor, after: int) -> Tensor:
+    """Close the gap between a row's text and its codes: parts [B, N, hidden], whose codes begin at `after`, to `start` [B].
+
+    What is left over, at the end, repeats the last position; nothing looks at it.
+    """
+    batch, length = parts.shape[:2]
+    place = torch.arange(length, device=parts.device).expand(batch, -1)
+    source = torch.where(place < start[:, None], place, (place + after - start[:, None]).clamp(max=length - 1))
+    return parts.flatten(0, 1)[source + torch.arange(batch, device=parts.device)[:, None] * length]

@@ -1,0 +1,225 @@
+"""A recipe: what is trained, on what, for how long; one YAML file, one command, stages that are not done twice.
+
+    corpus (or your own data) -> codec -> start (a checkpoint of random weights) -> tokens -> training -> export
+
+Each stage leaves its product in a folder of `output`, whole or not at all; a product that is there is taken as it is.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from musicgen.errors import JobError, MusicGenError, UserError
+from musicgen.job import describe, known_keys
+from musicgen.job_file import JobDocument
+from musicgen.model.checkpoint import EMBEDDED, Checkpoint, resolve_checkpoint
+from musicgen.training.schedule import Schedule
+from musicgen.training.start import CodecParts, Sizes, write_start
+
+if TYPE_CHECKING:
+    from musicgen.storage import Store
+    from musicgen.training.tokens import Tokens
+    from musicgen.training.trainer import Report, Trainer
+
+Say = Callable[[str], None]
+
+
+class CorpusSettings(BaseModel):
+    """The corpus to compose, where no `data` is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clips: int = Field(default=4000, ge=10)
+    seconds: float = Field(default=10.0, gt=1)
+
+
+class CodecSettings(BaseModel):
+    """Where the codec comes from: fitted on the data, or taken from a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    of: str | None = None  # a checkpoint whose codec is taken; None: fit a spectral codec
+    fit_clips: int = Field(default=600, ge=1)
+    codebook_size: int = Field(default=1024, ge=2)
+
+
+class ExportSettings(BaseModel):
+    """The checkpoint that comes out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Literal["float16", "float32"] | None = None  # None: as stored where it began
+    title: str = "A MusicGen model trained with musicgen-batch"
+
+
+class Recipe(BaseModel):
+    """A recipe, as its file says it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str = Field(min_length=1)
+    data: str | None = None  # a folder of audio and captions, or a dataset; None: the corpus
+    start: str | None = None  # a checkpoint to train on from; None: random weights
+    corpus: CorpusSettings = Field(default_factory=CorpusSettings)
+    codec: CodecSettings = Field(default_factory=CodecSettings)
+    model: Sizes = Field(default_factory=Sizes)
+    training: Schedule
+    export: ExportSettings = Field(default_factory=ExportSettings)
+    ablation: tuple[str, ...] = ()  # patterns, each trained alike: `musicgen.training.ablation`
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, tuple[str, Any]] | None = None) -> "Recipe":
+        """The recipe of a YAML file (or of flags alone). `flags`: flag -> (key, value). Raises `JobError`, one line."""
+        document = JobDocument.read(path) if path is not None else JobDocument()
+        for flag, (key, value) in (flags or {}).items():
+            document.set(key, value, origin=flag)
+        for override in overrides:
+            document.override(override)
+        document.check_keys(known_keys(cls))
+        values = document.expanded()
+        values.setdefault("training", {})
+        if not values.get("output"):
+            raise JobError("the recipe names no output: give --output FOLDER, or `output` in its file")
+        if values.get("start") and (taken := [name for name in ("model", "codec") if values.get(name)]):
+            raise JobError(
+                f"{document.origin((taken[0],))}`{taken[0]}` says nothing with `start`: that checkpoint's own is kept; leave it out"
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise JobError(describe(error, document)) from None
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.output).expanduser()
+
+
+def run_recipe(recipe: Recipe, command: str = "", say: Say = print, report: "Report | None" = None) -> Path:
+    """Do what is left to do of a recipe. Returns the folder of the exported checkpoint. Raises `UserError`."""
+    start, tokens = prepare(recipe, say)
+    trainer = make_trainer(recipe, start, tokens, recipe.folder, command, report)
+    if trainer.done:
+        say(f"trained already: {trainer.counters.step} steps")
+        trainer.export()
+    else:
+        trainer.run()
+    return recipe.folder / "export"
+
+
+def prepare(recipe: Recipe, say: Say = print) -> "tuple[Checkpoint, Tokens]":
+    """Everything before the training: the checkpoint to start from, and the tokens."""
+    from musicgen.storage import open_store
+    from musicgen.training.tokens import make_tokens
+
+    folder = recipe.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    data = open_store(recipe.data if recipe.data is not None else str(_corpus(recipe, say)))
+    start = _start(recipe, data, say)
+    tokens = make_tokens(data, start, folder / "tokens", progress=say)
+    for name, reason in tokens.bad[:10]:
+        say(f"{name}: {reason}")
+    if len(tokens.bad) > 10:
+        say(f"... and {len(tokens.bad) - 10} more in {folder / 'tokens' / 'bad.json'}")
+    return start, tokens
+
+
+def make_trainer(
+    recipe: Recipe, start: Checkpoint, tokens: "Tokens", folder: Path, command: str = "", report: "Report | None" = None
+) -> "Trainer":
+    """The trainer of a recipe, its state and export in `folder`."""
+    from musicgen.training.export import card, export
+    from musicgen.training.log import read_log
+    from musicgen.training.trainer import Trainer
+
+    def save(trainer: "Trainer") -> None:
+        text = card(
+            title=recipe.export.title,
+            start=start,
+            pattern=trainer.pattern,
+            data=recipe.data or "the corpus that the project composes",
+            clips=len(tokens.split("train")),
+            hours_of_music=tokens.frames / start.spec.frame_rate / 3600,
+            bad=len(tokens.bad),
+            lines=read_log(folder / "log.jsonl"),
+            parameters=sum(p.numel() for p in trainer.names.values()),
+            command=command or f"musicgen train --output {shlex.quote(recipe.output)}",
+            schedule=recipe.training.model_dump(),
+        )
+        export(trainer.average, start, folder / "export", trainer.pattern, recipe.export.dtype, text)
+
+    try:
+        return Trainer(start, tokens, recipe.training, folder, save, report)
+    except ValueError as error:
+        raise UserError(f"{start.name}: {error}") from None
+
+
+def _corpus(recipe: Recipe, say: Say) -> Path:
+    folder = recipe.folder / "corpus"
+    if not (folder / "captions.parquet").is_file():
+        from musicgen.training.corpus.write import write_corpus
+
+        say(f"corpus: composing {recipe.corpus.clips} clips of {recipe.corpus.seconds:g} s")
+        write_corpus(folder, recipe.corpus.clips, recipe.training.seed, recipe.corpus.seconds)
+    return folder
+
+
+def _start(recipe: Recipe, data: "Store", say: Say) -> Checkpoint:
+    if recipe.start is not None:
+        return resolve_checkpoint(recipe.start)
+    from musicgen.training.data import rows
+
+    folder = recipe.folder / "start"
+    if not (folder / "model.safetensors").is_file():
+        codec = CodecParts.of(resolve_checkpoint(recipe.codec.of)) if recipe.codec.of else _codec(recipe, data, say)
+        prompts = [row.prompt for row in rows(data)]
+        write_start(folder, recipe.model, codec, prompts, recipe.training.seed, recipe.training.pattern or "delay")
+    return resolve_checkpoint(folder)
+
+
+def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
+    """The spectral codec, fitted on training clips drawn evenly, or as an earlier run left it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from musicgen.model.spectral import SpectralSettings
+    from musicgen.training.codec import fit_codec
+    from musicgen.training.data import rows
+
+    folder = recipe.folder / "codec"
+    settings = SpectralSettings(codebook_size=recipe.codec.codebook_size)
+    if not (folder / "model.safetensors").is_file():
+        train = [row for row in rows(data) if row.split == "train"]
+        chosen = np.random.default_rng(recipe.training.seed).permutation(len(train))[: recipe.codec.fit_clips]
+        say(f"codec: fitting on {len(chosen)} clips")
+        sounds = (sound for number in sorted(chosen) if (sound := _sound(train[number], data, settings.sampling_rate)) is not None)
+        fitted = fit_codec(sounds, settings, recipe.training.seed)
+        say(f"codec: {', '.join(f'{left:.3f}' for left in fitted.left)} of the variance left after each codebook")
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(fitted.settings.section(), indent=2) + "\n", encoding="utf-8")
+        tensors = {f"audio_encoder.{name}": torch.from_numpy(np.ascontiguousarray(value)).half() for name, value in fitted.tensors.items()}
+        save_file(tensors, folder / "model.safetensors")
+    return CodecParts(json.loads((folder / "config.json").read_text(encoding="utf-8")), load_file(folder / "model.safetensors"))
+
+
+def _sound(row: Any, data: "Store", rate: int) -> NDArray[np.float32] | None:
+    from musicgen.conditioning.decode import decode
+
+    try:
+        with row.open_audio(data) as file:
+            return decode(file, rate=rate, seconds=60.0, what="audio", name=row.name)[0]
+    except (MusicGenError, OSError):
+        return None  # named when the tokens are made
+
+
+def default_start(recipe: Recipe) -> Recipe:
+    """A recipe of flags alone takes the codec of the embedded model, unless it says otherwise."""
+    if recipe.start is None and recipe.codec.of is None and recipe.data is not None:
+        return recipe.model_copy(update={"codec": recipe.codec.model_copy(update={"of": EMBEDDED})})
+    return recipe

@@ -1,0 +1,59 @@
+"""How a training goes: its settings, and what they come to at a step."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from musicgen import patterns
+from musicgen.training.batch import Dropout
+
+
+class Schedule(BaseModel):
+    """The settings of a training. It ends after `steps`, or after `hours` of running."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    pattern: str | None = None  # None: the checkpoint's
+    batch_frames: int = Field(default=4000, ge=1)  # of codec frames a step, divided into clips
+    crop_s: tuple[float, float] = (6.0, 10.0)  # half of the batches hold clips of the upper length, half something between
+    learning_rate: float = Field(default=1.2e-3, gt=0)
+    final_learning_rate: float = Field(default=0.02, ge=0, le=1)  # where the cosine ends, as a part of the peak
+    warmup_steps: int = Field(default=200, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)  # how much of the average stays at each step
+    dropout: Dropout = Field(default_factory=Dropout)
+    text_encoder: Literal["train", "freeze"] = "train"
+    dtype: str = "auto"  # of the products; weights are float32
+    seed: int = 0
+    valid_clips: int = Field(default=64, ge=1)
+    valid_steps: int = Field(default=400, ge=1)
+    checkpoint_s: float = Field(default=180.0, gt=0)
+    export_s: float = Field(default=600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Schedule":
+        if (self.steps is None) == (self.hours is None):
+            raise ValueError("give either steps or hours")
+        if not 0 < self.crop_s[0] <= self.crop_s[1]:
+            raise ValueError(f"crop_s {list(self.crop_s)} is no range of seconds; write [shortest, longest]")
+        if self.pattern is not None:
+            patterns.layout(self.pattern, 1, 1)  # raises ValueError
+        return self
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the training is done, 0 .. 1, after `step` steps and `seconds` of running."""
+        return min(1.0, step / self.steps if self.steps is not None else seconds / (3600 * (self.hours or 1)))
+
+    def rate(self, step: int, seconds: float) -> float:
+        """The learning rate of the step after `step`: a linear warm-up, then a cosine."""
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress(step, seconds)))
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.learning_rate * warm * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
+
+    def averaging(self, step: int) -> float:
+        """How much of the weights' average stays at this step; at the beginning less, so that it forgets where it began."""
+        return min(self.ema, (1 + step) / (10 + step))

@@ -1,0 +1,143 @@
+"""The checkpoint that a training starts from: a published one as it is, or a new one of random weights around a codec.
+
+Training is always "from a checkpoint": its config, tokenizer and codec stay, its decoder, projections and text encoder
+are trained, and what comes out has the same files.
+"""
+
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from musicgen.embedded.make import EXTRA_IDS, LETTERS
+from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
+from musicgen.model.spec import parse_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FILES = [
+    *("preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "spiece.model", "vocab.json", "merges.txt"),
+]
+
+
+class Sizes(BaseModel):
+    """What a new model is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["text", "melody"] = "melody"
+    hidden: int = Field(default=256, ge=8)
+    layers: int = Field(default=6, ge=1)
+    heads: int = Field(default=4, ge=1)
+    text_hidden: int = Field(default=128, ge=8)
+    text_layers: int = Field(default=2, ge=1)
+    text_heads: int = Field(default=4, ge=1)
+    vocabulary: int = Field(default=600, ge=120)  # of the tokenizer: the captions' commonest words, letters and digits
+    positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
+    chroma_length: int = Field(default=79, ge=1)  # pitch classes of a window, 7.8 a second
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodecParts:
+    """A codec as a checkpoint holds it: the section `audio_encoder` of config.json, and the tensors under that name."""
+
+    section: dict[str, Any]
+    tensors: Mapping[str, "Tensor"]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "CodecParts":
+        """The codec of a checkpoint."""
+        from musicgen.model.tensors import Tensors
+
+        section = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))["audio_encoder"]
+        tensors = Tensors.open(checkpoint.folder).read("audio_encoder.")
+        return cls(section, {f"audio_encoder.{name}": tensor for name, tensor in tensors.items()})
+
+
+def write_start(folder: Path, sizes: Sizes, codec: CodecParts, prompts: Iterable[str], seed: int, pattern: str = "delay") -> Checkpoint:
+    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes."""
+    import torch
+    from safetensors.torch import save_file
+
+    from musicgen.training.network import Network
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _config(sizes, codec.section, pattern)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_tokenizer(folder, sizes.vocabulary, prompts)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(parse_spec(config), config["text_encoder"])
+    save_file(
+        {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}}, folder / "model.safetensors", {"format": "pt"}
+    )
+    return resolve_checkpoint(folder)
+
+
+def copy_small_files(source: Path, target: Path) -> None:
+    """Copy tokenizer and settings of a checkpoint, not its weights."""
+    for name in _FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    from transformers import MusicgenDecoderConfig, MusicgenMelodyDecoderConfig, T5Config
+
+    melody = sizes.kind == "melody"
+    text = T5Config(
+        vocab_size=sizes.vocabulary,
+        d_model=sizes.text_hidden,
+        d_kv=sizes.text_hidden // sizes.text_heads,
+        d_ff=2 * sizes.text_hidden,
+        num_layers=sizes.text_layers,
+        num_heads=sizes.text_heads,
+        dropout_rate=0.0,
+    )
+    size = codec["codebook_size"]
+    decoder = (MusicgenMelodyDecoderConfig if melody else MusicgenDecoderConfig)(
+        vocab_size=size,
+        max_position_embeddings=sizes.positions,
+        num_hidden_layers=sizes.layers,
+        ffn_dim=4 * sizes.hidden,
+        num_attention_heads=sizes.heads,
+        hidden_size=sizes.hidden,
+        num_codebooks=codec.get("num_quantizers", 4),
+        audio_channels=1,
+        dropout=0.0,
+        pad_token_id=size,
+        bos_token_id=size,
+    )
+    config = {
+        "architectures": ["MusicgenMelodyForConditionalGeneration" if melody else "MusicgenForConditionalGeneration"],
+        "model_type": "musicgen_melody" if melody else "musicgen",
+        "is_encoder_decoder": True,
+        "text_encoder": text.to_dict(),
+        "audio_encoder": dict(codec),
+        "decoder": decoder.to_dict() | ({} if pattern == "delay" else {"codebook_pattern": pattern}),
+    }
+    return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} if melody else {})
+
+
+def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str]) -> None:
+    """A T5 (Unigram) tokenizer: the prompts' commonest words whole, everything else, numbers too, by letters."""
+    from transformers import T5Tokenizer
+
+    counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]{2,}(?:[#'-][A-Za-z]+)*", prompt))
+    special, extra = ["<pad>", "</s>", "<unk>"], [f"<extra_id_{i}>" for i in reversed(range(EXTRA_IDS))]
+    letters = ["\u2581", *LETTERS]
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(special) - len(extra) - len(letters)]
+    vocabulary = [(piece, 0.0) for piece in special]
+    vocabulary += [(f"\u2581{word}", round(-math.log(rank + 2), 4)) for rank, word in enumerate(words)]
+    vocabulary += [(letter, -12.0) for letter in letters]
+    vocabulary += [(piece, 0.0) for piece in extra]
+    T5Tokenizer(vocab=vocabulary, extra_ids=EXTRA_IDS, model_max_length=512).save_pretrained(folder)

@@ -1,0 +1,74 @@
+"""A training's state on disk: weights, their average and the optimiser's moments in safetensors, the counters in JSON.
+
+A state is written beside its place and renamed to it, so that one that is there is whole; the last two are kept.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from musicgen.errors import UserError
+
+_KEPT = 2
+_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass(slots=True)
+class Counters:
+    """Where a training is. Everything random is a function of the seed and these."""
+
+    step: int = 0
+    seen: int = 0  # clips
+    frames: int = 0
+    seconds: float = 0.0  # of running
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, about: Mapping[str, Any]) -> None:
+    """Write a state into `folder`; `about` says what it belongs to."""
+    from safetensors.torch import save_file
+
+    name = f"step-{counters.step:08d}"
+    partial = folder / f"{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(dict(tensors), partial / "state.safetensors")
+    (partial / "state.json").write_text(json.dumps({"counters": asdict(counters), "about": dict(about)}, indent=1) + "\n", encoding="utf-8")
+    _sync(partial)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    os.replace(partial, folder / name)
+    for old in _states(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counters] | None:
+    """The latest state in `folder`, or None. Raises `UserError` for one of another training."""
+    from safetensors.torch import load_file
+
+    states = _states(folder)
+    if not states:
+        return None
+    note = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
+    for key, value in about.items():
+        if note["about"].get(key) != value:
+            held = note["about"].get(key)
+            raise UserError(f"{folder}: holds a training whose {key} is {held!r}, not {value!r}; go on with that, or give another --output")
+    return load_file(states[-1] / "state.safetensors"), Counters(**note["counters"])
+
+
+def _states(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,206 @@
+"""Music to what the network learns from: the codec's codes, the melody's pitch classes, the prompt. Done once, and kept.
+
+A folder of tokens holds `codes.npy` int16 [codebooks, all frames], `bins.npy` int8 [all pitch classes], `clips.parquet` (one
+row a clip: where its codes and pitch classes begin and end, prompt, split), `bad.json` (the rows that could not be used, and why) and
+`tokens.json` (what it was made of: equal data and codec are not analysed again).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from musicgen.conditioning import chroma
+from musicgen.conditioning.decode import decode
+from musicgen.errors import MusicGenError, UserError
+from musicgen.model.checkpoint import Checkpoint
+from musicgen.model.weights import read_headers
+from musicgen.storage import Store
+from musicgen.training.data import Row, rows
+
+_VERSION = 1
+_MAX_S = 600.0  # of a clip; what is beyond is not used
+_ALONE = 24  # fewer rows are not worth a process
+_CHUNK = 8
+
+Analysed = tuple[NDArray[np.int16], NDArray[np.int8]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The tokens of a folder, mapped."""
+
+    codes: NDArray[np.int16]
+    bins: NDArray[np.int8]
+    clips: list[dict[str, Any]]
+    bad: list[tuple[str, str]]  # row, reason
+
+    @classmethod
+    def open(cls, folder: Path) -> "Tokens":
+        """The tokens that `make_tokens` left in `folder`."""
+        return cls(
+            np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False),
+            np.load(folder / "bins.npy", mmap_mode="r", allow_pickle=False),
+            pq.read_table(folder / "clips.parquet").to_pylist(),
+            [(name, reason) for name, reason in json.loads((folder / "bad.json").read_text(encoding="utf-8"))],
+        )
+
+    def split(self, *names: str) -> list[int]:
+        """The numbers of the clips of these splits."""
+        return [number for number, clip in enumerate(self.clips) if clip["split"] in names]
+
+    @property
+    def frames(self) -> int:
+        """Of all clips together."""
+        return self.codes.shape[1]
+
+
+def make_tokens(store: Store, checkpoint: Checkpoint, folder: Path, processes: int = 0, progress: Callable[[str], None] = print) -> Tokens:
+    """Analyse the data in `store` with the checkpoint's codec, or open what an earlier call left in `folder`.
+
+    Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores. Raises
+    `UserError` if no row is left.
+    """
+    found = rows(store)
+    made_of = {"version": _VERSION, "codec": _codec_identity(checkpoint), "data": _data_identity(store, found)}
+    note = folder / "tokens.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_of:
+        return Tokens.open(folder)
+    partial_folder = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
+    _write(partial_folder, found, _analyse_all(store, checkpoint, found, processes), progress)
+    (partial_folder / "tokens.json").write_text(json.dumps(made_of) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial_folder, folder)
+    return Tokens.open(folder)
+
+
+def analyse(row: Row, store: Store, codec: Any, hears_melody: bool) -> Analysed:
+    """Codes [codebooks, frames] and pitch classes of a row. Raises RowError, OSError, StoreError: the row cannot be used."""
+    with row.open_audio(store) as file:
+        audio = decode(file, rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, what="audio", name=row.name)
+        codes = np.asarray(codec.encode(audio), np.int16)
+        if not hears_melody:
+            return codes, np.zeros(0, np.int8)
+        if row.melody is None:
+            file.seek(0)
+            return codes, _bins(file, "audio", row.name)
+    with store.open(row.melody) as melody:
+        return codes, _bins(melody, "melody", row.melody)
+
+
+def _bins(file: Any, what: str, name: str) -> NDArray[np.int8]:
+    """Pitch classes as `musicgen.conditioning.melody` takes them."""
+    return chroma.bins(decode(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0])
+
+
+class _Worker:
+    """A process's codec and store."""
+
+    here: "_Worker"
+
+    def __init__(self, store: Store, checkpoint: Checkpoint):
+        import torch
+
+        from musicgen.model.loading import load_codec
+
+        torch.set_num_threads(1)
+        self.store, self.codec = store, load_codec(checkpoint, "cpu")
+        self.hears_melody = checkpoint.spec.kind == "melody"
+
+    def __call__(self, row: Row) -> Analysed | str:
+        try:
+            return analyse(row, self.store, self.codec, self.hears_melody)
+        except (MusicGenError, OSError, ValueError) as error:
+            return f"there is no {error.args[-1]}" if isinstance(error, FileNotFoundError) else str(error)
+
+
+def _begin(store: Store, checkpoint: Checkpoint) -> None:
+    _Worker.here = _Worker(store, checkpoint)
+
+
+def _work(chunk: list[Row]) -> list[Analysed | str]:
+    return [_Worker.here(row) for row in chunk]
+
+
+def _analyse_all(store: Store, checkpoint: Checkpoint, found: list[Row], processes: int) -> Iterator[Analysed | str]:
+    if len(found) < _ALONE or processes == 1:
+        yield from map(_Worker(store, checkpoint), found)
+        return
+    # Spawned: torch's threads do not survive a fork.
+    initialise = partial(_begin, store, checkpoint)
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), initialise) as pool:
+        for results in pool.map(_work, _chunks(found)):
+            yield from results
+
+
+def _chunks(found: Iterable[Row]) -> Iterator[list[Row]]:
+    remaining = iter(found)
+    while chunk := list(islice(remaining, _CHUNK)):
+        yield chunk
+
+
+def _write(folder: Path, found: list[Row], results: Iterable[Analysed | str], progress: Callable[[str], None]) -> None:
+    clips: list[dict[str, Any]] = []
+    bad: list[tuple[str, str]] = []
+    codes: list[NDArray[np.int16]] = []
+    bins: list[NDArray[np.int8]] = []
+    frames = pitches = 0
+    for number, (row, result) in enumerate(zip(found, results, strict=True), 1):
+        if isinstance(result, str):
+            bad.append((row.name, result))
+        else:
+            codes.append(result[0])
+            bins.append(result[1])
+            ends = frames + result[0].shape[1], pitches + len(result[1])
+            clips.append(
+                {"audio": row.name, "prompt": row.prompt, "split": row.split}
+                | {"frames_begin": frames, "frames_end": ends[0], "bins_begin": pitches, "bins_end": ends[1]}
+            )
+            frames, pitches = ends
+        if number % 200 == 0 or number == len(found):
+            progress(f"tokens: {number} of {len(found)} clips" + (f", {len(bad)} bad" if bad else ""))
+    if not clips:
+        raise UserError(f"nothing to train on: no row of {len(found)} can be used; the first, {bad[0][0]}: {bad[0][1]}")
+    np.save(folder / "codes.npy", np.concatenate(codes, axis=1), allow_pickle=False)
+    np.save(folder / "bins.npy", np.concatenate(bins), allow_pickle=False)
+    pq.write_table(pa.Table.from_pylist(clips), folder / "clips.parquet")
+    (folder / "bad.json").write_text(json.dumps(bad, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _codec_identity(checkpoint: Checkpoint) -> str:
+    """A hash of the codec's config and weights, and of whether melodies are heard."""
+    from musicgen.model.tensors import Tensors
+
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(json.dumps([config["audio_encoder"], checkpoint.spec.kind], sort_keys=True).encode())
+    tensors = Tensors(checkpoint.folder, read_headers(checkpoint.folder)).view("audio_encoder.")
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _data_identity(store: Store, found: list[Row]) -> str:
+    """A hash of the rows and of the files' ETags."""
+    digest = hashlib.sha256()
+    for row in found:
+        place = row.place if isinstance(row.place, str) else row.name
+        digest.update(json.dumps([row.name, row.prompt, row.split, place, row.melody]).encode())
+    for info in store.list():
+        digest.update(f"{info.path} {info.size}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,257 @@
+"""The training loop: AdamW, a warm-up and a cosine, clipped gradients, an average of the weights; it goes on where it was stopped.
+
+A step's clips are divided into parts of equal size, worked on by one thread each with products on a single core: on a CPU that
+meets once a step and not at every product, which is faster, much more so on a busy machine. What a part computes does not depend
+on the threads there are, so a training that was interrupted ends with the weights of one that was not.
+"""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from musicgen.engine.track import pattern_of
+from musicgen.model.checkpoint import Checkpoint
+from musicgen.model.loading import pick_device, pick_dtype
+from musicgen.model.tensors import Tensors
+from musicgen.model.text import load_tokenizer
+from musicgen.training.batch import Batch
+from musicgen.training.clock import RunningClock
+from musicgen.training.feed import Feed
+from musicgen.training.log import Log, plot, read_log
+from musicgen.training.network import Network
+from musicgen.training.schedule import Schedule
+from musicgen.training.state import Counters, load_state, save_state
+from musicgen.training.tokens import Tokens
+
+PARTS = 2
+_LOGGED = 10  # steps a line of the log
+_BETAS = (0.9, 0.95)
+
+Report = Callable[[Mapping[str, Any]], None]
+Export = Callable[["Trainer"], None]
+
+
+class Trainer:
+    """A training of the checkpoint `start` on `tokens`, whose state is in `folder`; begins where an earlier one stopped.
+
+    `export` is called now and then with the trainer, whose `average` is the network to use. Raises `UserError`: nothing to
+    train on, or `folder` holds another training; ValueError for a checkpoint that cannot be trained here.
+    """
+
+    def __init__(
+        self,
+        start: Checkpoint,
+        tokens: Tokens,
+        schedule: Schedule,
+        folder: Path,
+        export: Export | None = None,
+        report: Report | None = None,
+    ):
+        import json
+
+        self.start, self.tokens, self.schedule, self.folder = start, tokens, schedule, folder
+        self.pattern = schedule.pattern or pattern_of(start.spec)
+        self.device = pick_device("auto")
+        self.dtype = pick_dtype(schedule.dtype, self.device)
+        text = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]
+        self.network = Network(start.spec, text)
+        self.network.load(Tensors.open(start.folder))
+        self.network.to(self.device).eval()  # nothing here drops activations; T5 would, by its config
+        if schedule.text_encoder == "freeze":
+            self.network.text_encoder.requires_grad_(False)
+        tokenizer = load_tokenizer(start.folder, self.network.text_encoder.config)
+        self.feed, self.valid = (self._feed(tokenizer, split) for split in ("train", "valid"))
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.parts = [self.network, *(_sharing(self.network) for _ in range(PARTS - 1))]
+        self.names = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        decayed = [p for p in self.names.values() if p.ndim > 1]
+        others = [p for p in self.names.values() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=schedule.learning_rate,
+            betas=_BETAS,
+            fused=True,
+        )
+        self.counters = Counters()
+        self.last: dict[str, Any] = {}  # the last line of the log that has a validation, for the card
+        self._export, self._report = export, report
+        self._about = {"start": start.identity, "pattern": self.pattern, "seed": schedule.seed}
+        self._restore()
+
+    @property
+    def done(self) -> bool:
+        """Whether its steps or hours are over."""
+        return self.schedule.progress(self.counters.step, self.counters.seconds) >= 1
+
+    def run(self, until: int | None = None) -> Counters:
+        """Train to the end, or to the step `until`. Keeps its state, exports, and returns where it is."""
+        folder, counters = self.folder, self.counters
+        folder.mkdir(parents=True, exist_ok=True)
+        log = Log(folder / "log.jsonl", counters.step)
+        self.last = next((line for line in reversed(read_log(log.path)) if "valid" in line), {})
+        threads = torch.get_num_threads()
+        saved = exported = counters.seconds
+        try:
+            with (
+                RunningClock(counters.seconds) as clock,
+                ThreadPoolExecutor(PARTS, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ):
+                torch.set_num_threads(1)
+                began = time.monotonic(), counters.frames, counters.step
+                while not self.done and (until is None or counters.step < until):
+                    losses = self._step(pool)
+                    counters.seconds = clock.seconds
+                    final = self.done or counters.step == until
+                    validate = counters.step % self.schedule.valid_steps == 0 or final
+                    if counters.step % _LOGGED == 0 or validate:
+                        line = self._line(losses, began) | (self._validate(pool) if validate else {})
+                        began = time.monotonic(), counters.frames, counters.step
+                        if "valid" in line:
+                            self.last = line
+                        log.add(line)
+                        if self._report is not None:
+                            self._report(line)
+                    if final or counters.seconds - saved > self.schedule.checkpoint_s:
+                        self._save()
+                        saved = counters.seconds
+                    if final or counters.seconds - exported > self.schedule.export_s:
+                        self.export()
+                        exported = counters.seconds
+        finally:
+            torch.set_num_threads(threads)
+        return counters
+
+    def export(self) -> None:
+        """Draw the losses, and hand the average of the weights to `export`."""
+        plot(read_log(self.folder / "log.jsonl"), self.folder / "loss.png")
+        if self._export is not None:
+            self._export(self)
+
+    def _feed(self, tokenizer: Any, split: str) -> Feed | None:
+        numbers = self.tokens.split(split)
+        if not numbers and split != "train":
+            return None
+        return Feed(self.tokens, numbers, tokenizer, self.start.spec, self.pattern, self.schedule)
+
+    def _step(self, pool: ThreadPoolExecutor) -> Tensor:
+        """One step. Returns each codebook's loss, float32 [codebooks]."""
+        assert self.feed is not None
+        counters, schedule = self.counters, self.schedule
+        batches, clips = self.feed.batches(counters.step, counters.seen, PARTS)
+        work = zip(self.parts, batches, strict=True)
+        if self.device.type == "cpu":
+            losses = [future.result() for future in [pool.submit(self._learn, network, batch) for network, batch in work]]
+        else:
+            losses = [self._learn(network, batch) for network, batch in work]
+        self._collect()
+        torch.nn.utils.clip_grad_norm_(list(self.names.values()), schedule.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.rate(counters.step, counters.seconds)
+        self.optimizer.step()
+        for network in self.parts:
+            network.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            average: list[Tensor] = [p for name, p in self.average.named_parameters() if name in self.names]
+            torch._foreach_lerp_(average, [*self.names.values()], 1 - schedule.averaging(counters.step))
+        counters.step += 1
+        counters.seen += clips
+        counters.frames += sum(batch.frames for batch in batches)
+        return torch.stack(losses).mean(0)
+
+    def _learn(self, network: Network, batch: Batch) -> Tensor:
+        with torch.enable_grad():
+            with self._precision():
+                loss, each = network(batch.to(self.device))
+            (loss / PARTS).backward()
+        return each.detach()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _collect(self) -> None:
+        """Add the parts' gradients to the first's, in order."""
+        for network in self.parts[1:]:
+            for mine, other in zip(self.network.parameters(), network.parameters(), strict=True):
+                if other.grad is not None:
+                    mine.grad = other.grad if mine.grad is None else mine.grad.add_(other.grad)
+
+    @torch.no_grad()
+    def _validate(self, pool: ThreadPoolExecutor) -> dict[str, float]:
+        """The average's loss on the validation clips: as they are, without their melody, without either condition."""
+        if self.valid is None:
+            return {}
+        found = {}
+        for name, kept in (("valid", {}), ("valid_text", {"melody": False}), ("valid_none", {"melody": False, "text": False})):
+            batches = self.valid.fixed(self.schedule.valid_clips, **kept)
+            losses = list((pool.map if self.device.type == "cpu" else map)(self._measure, batches))
+            weights = [len(batch.inputs) for batch in batches]
+            found[name] = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
+        return found
+
+    def _measure(self, batch: Batch) -> float:
+        with torch.no_grad(), self._precision():  # of a thread's own
+            return float(self.average(batch.to(self.device))[0])
+
+    def _line(self, losses: Tensor, began: tuple[float, int, int]) -> dict[str, Any]:
+        counters, schedule = self.counters, self.schedule
+        seconds = max(1e-9, time.monotonic() - began[0])
+        left = (
+            (schedule.steps - counters.step) * seconds / max(1, counters.step - began[2])
+            if schedule.steps is not None
+            else 3600 * (schedule.hours or 0) - counters.seconds
+        )
+        return {
+            "step": counters.step,
+            "loss": round(float(losses.mean()), 5),
+            "each": [round(float(loss), 4) for loss in losses],
+            "rate": schedule.rate(counters.step, counters.seconds),
+            "frames": counters.frames,
+            "seconds": round(counters.seconds, 1),
+            "frames_per_s": round((counters.frames - began[1]) / seconds, 1),
+            "progress": schedule.progress(counters.step, counters.seconds),
+            "left_s": round(left, 1),
+            "epochs": round(counters.seen / len(self.feed or ()), 3),
+        }
+
+    def _save(self) -> None:
+        tensors = {f"weights.{name}": p.detach() for name, p in self.names.items()}
+        tensors |= {f"average.{name}": p for name, p in self.average.named_parameters() if name in self.names}
+        for name, p in self.names.items():
+            tensors |= {f"{moment}.{name}": self.optimizer.state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
+        save_state(self.folder / "state", tensors, self.counters, self._about)
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        found = load_state(self.folder / "state", self._about)
+        if found is None:
+            return
+        tensors, self.counters = found
+        average = dict(self.average.named_parameters())
+        for name, p in self.names.items():
+            p.copy_(tensors[f"weights.{name}"])
+            average[name].copy_(tensors[f"average.{name}"])
+            self.optimizer.state[p] = {
+                "step": torch.tensor(float(self.counters.step), device=self.device),
+                "exp_avg": tensors[f"exp_avg.{name}"].to(self.device),
+                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(self.device),
+            }
+
+
+def _sharing(network: Network) -> Network:
+    """A copy with gradients of its own that shares the weights."""
+    other = copy.deepcopy(network)
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        theirs.data = mine.data
+    return other
+
+
+def cores() -> int:
+    """How many there are for us."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,111 @@
+"""Recipes: from a folder of music to a checkpoint by one command, stages done once; and the ablation of patterns."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import configs
+from musicgen import MusicGen, Request
+from musicgen.embedded.make import Sizes as Random
+from musicgen.embedded.make import write_checkpoint
+from musicgen.errors import JobError, UserError
+from musicgen.training.ablation import run_ablation
+from musicgen.training.recipe import Recipe, run_recipe
+
+SMALL = {
+    "codec": {"codebook_size": 64},
+    "model": {"hidden": 32, "layers": 2, "text_hidden": 16, "vocabulary": 160, "positions": 84, "chroma_length": 14},
+    "training": {"steps": 4, "batch_frames": 160, "crop_s": (0.6, 1.6), "valid_steps": 2},
+    "export": {"dtype": "float16"},
+}
+
+
+def _quiet(_: object) -> None:
+    pass
+
+
+def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_file: Path, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), **SMALL})
+    export = run_recipe(recipe, "musicgen train this", say=_quiet)
+    with MusicGen.from_pretrained(str(export)) as model:
+        assert (model.sample_rate, model.spec.max_frames, model.spec.kind) == (16_000, 80, "melody")
+        clip = model.generate([Request(prompt="slow piano number 3", melody=str(melody_file), duration_s=1.0)])[0]
+        assert clip.audio.shape == (1, 16_000)
+    card = (export / "README.md").read_text()
+    assert "musicgen train this" in card
+    assert "2 rows could not be used" in card
+    assert "float16" in (export / "config.json").read_text()
+
+    before = {path: path.stat().st_mtime_ns for folder in ("codec", "start", "tokens") for path in (tmp_path / "out" / folder).iterdir()}
+    weights = (export / "model.safetensors").read_bytes()
+    run_recipe(recipe, say=_quiet)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert (export / "model.safetensors").read_bytes() == weights
+
+
+def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music: Path, tmp_path: Path) -> None:
+    start = write_checkpoint(tmp_path / "start", Random(kind="text", half=True), seed=1)
+    said = {"training": {"steps": 3, "batch_frames": 160, "text_encoder": "freeze"}}
+    export = run_recipe(
+        Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), "start": str(start), **said}), say=_quiet
+    )
+    from safetensors.torch import load_file
+
+    before, after = load_file(start / "model.safetensors"), load_file(export / "model.safetensors")
+    assert set(before) == set(after)
+    changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"decoder", "enc_to_dec_proj"}
+    assert {t.dtype for t in after.values()} == {t.dtype for t in before.values()}
+    assert (export / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    assert (export / "preprocessor_config.json").is_file()
+
+
+def test_an_ablation_trains_each_pattern_alike_and_tables_it(music: Path, tmp_path: Path) -> None:
+    said = {**SMALL, "ablation": ["delay", "parallel", "coarse_first", "flattening"]}
+    recipe = Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), **said})
+    table = run_ablation(recipe, say=_quiet, measures=lambda folder: {"distance": float(len(folder.name))})
+    rows = json.loads(table.with_suffix(".json").read_text())
+    assert [row["pattern"] for row in rows] == list(recipe.ablation)
+    assert [row["decoder steps a window"] for row in rows] == [83, 80, 160, 320]
+    assert len({row["training steps"] for row in rows}) == 1
+    assert all(row["generated s/s"] > 0 and row["distance"] == 6 for row in rows)
+    assert table.read_text().count("\n") == 6
+
+
+def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
+    def load(text: str) -> Recipe:
+        (tmp_path / "r.yaml").write_text(text)
+        return Recipe.load(tmp_path / "r.yaml")
+
+    with pytest.raises(JobError, match=r"r.yaml:3: unknown key `training.learning_rat`; did you mean `training.learning_rate`"):
+        load("output: x\ntraining:\n  learning_rat: 1\n  steps: 1\n")
+    with pytest.raises(JobError, match="either steps or hours"):
+        load("output: x\ntraining: {steps: 1, hours: 2}\n")
+    with pytest.raises(JobError, match="names no output"):
+        load("training: {steps: 1}\n")
+    with pytest.raises(JobError, match="`model` says nothing with `start`"):
+        load("output: x\nstart: embedded\nmodel: {hidden: 16}\ntraining: {steps: 1}\n")
+    with pytest.raises(JobError, match="unknown codebook pattern 'delya'"):
+        load("output: x\ntraining: {steps: 1, pattern: delya}\n")
+
+
+def test_data_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    recipe = Recipe.model_validate({"data": str(tmp_path / "data"), "output": str(tmp_path / "out"), **SMALL})
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="nothing to train on"):
+        run_recipe(recipe, say=_quiet)
+    pq.write_table(pa.table({"audio": ["a.flac"], "caption": ["x"]}), tmp_path / "data" / "a.parquet")
+    with pytest.raises(UserError, match="lacks the column 'prompt'; it has audio, caption"):
+        run_recipe(recipe, say=_quiet)
+
+
+@pytest.mark.parametrize("name", ["embedded", "ablation"])
+def test_the_recipes_that_ship_are_sound(name: str) -> None:
+    recipe = Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml")
+    assert recipe.data is None
+    assert recipe.model.positions == 504
