@@ -1,0 +1,59 @@
+"""The bounds a model is held to: one table. What the corpus' own originals reach is printed beside each."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Relation = Literal[">=", "<=", "<"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`measure` is a name of what `measure()` returns."""
+
+    measure: str
+    relation: Relation
+    limit: float
+    words: str
+
+    def holds(self, value: float) -> bool:
+        """Whether a value keeps the bound; NaN keeps none."""
+        if math.isnan(value):
+            return False
+        return {">=": value >= self.limit, "<=": value <= self.limit, "<": value < self.limit}[self.relation]
+
+
+BOUNDS = (
+    Bound("codec.value", ">=", 0.85, "codec round trip: frames that keep their strongest pitch class"),
+    Bound("codec.clipped", "<=", 0, "codec round trip: clips beyond full scale"),
+    Bound("codec.silent", "<=", 0, "codec round trip: silent clips"),
+    Bound("melody.ratio", ">=", 3.0, "melody: agreement with the melody given, as a multiple of that with others"),
+    Bound("melody.n", ">=", 100, "melody: clips judged"),
+    Bound("melody.p", "<", 0.001, "melody: far from chance"),
+    Bound("instrument.value", ">=", 0.60, "prompt: the instrument asked for"),
+    Bound("instrument.p", "<", 0.001, "instrument: far from chance"),
+    Bound("tempo.value", ">=", 0.50, "prompt: the tempo asked for, within 8 %, half or double counted, clips with drums"),
+    Bound("tempo.p", "<", 0.001, "tempo: far from chance"),
+    Bound("mode.value", ">=", 0.65, "prompt: major or minor as asked for"),
+    Bound("mode.p", "<", 0.001, "mode: far from chance"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A bound and what was measured."""
+
+    bound: Bound
+    value: float
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.bound.words}: {self.value:.4g}, to be {self.bound.relation} {self.bound.limit:g} ({self.bound.measure})"
+
+
+def verdicts(measures: Mapping[str, float]) -> list[Verdict]:
+    """Every bound against what was measured; only a model that takes no melody (no "melody.value") is not held to the melody's."""
+    held = [bound for bound in BOUNDS if "melody.value" in measures or not bound.measure.startswith("melody.")]
+    values = [float(measures.get(bound.measure, math.nan)) for bound in held]
+    return [Verdict(bound, value, bound.holds(value)) for bound, value in zip(held, values, strict=True)]
