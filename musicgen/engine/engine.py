@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from musicgen.engine import memory
 from musicgen.engine.beside import Beside
 from musicgen.engine.conditions import Conditioner, Prepared
 from musicgen.engine.scheduler import Scheduler
+from musicgen.engine.sounding import Sounding
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.engine.track import Track, Window, pattern_of
 from musicgen.errors import RowError
@@ -56,9 +57,10 @@ class Engine:
         model.decoder.ops.threads = self.threads
         self._width = 3 if spec.kind == "style" else 2
         window = min(max_frames or spec.max_frames, spec.max_frames)
-        self._capacity = length(pattern_of(spec), spec.codebooks, window) + spec.chroma_length
-        if spec.kind != "text":  # their text stands in front of the codes
-            self._capacity += TEXT_CAPACITY
+        self._conditioner: Any = conditioner if conditioner is not None else _default_conditioner(model)
+        self._capacity = length(pattern_of(spec), spec.codebooks, window)
+        if spec.kind != "text":  # a melody or style stands in front of the codes, and the text with it
+            self._capacity += getattr(self._conditioner, "sound_positions", spec.chroma_length) + TEXT_CAPACITY
         if slots == "auto":
             planned = memory.plan(model.decoder, self._width, self._capacity)
             log.info("planned %d slots of %d positions: %.2f GB", planned.slots, planned.capacity, planned.nbytes / 1e9)
@@ -68,9 +70,9 @@ class Engine:
         self._planned_slots = slots
         self._scheduler: Scheduler[_Job] = Scheduler(slots)
         self._made: Stepper | None = Stepper(model.decoder, slots, self._width, self._capacity)
-        self._conditioner: Any = conditioner if conditioner is not None else _default_conditioner(model)
-        self._beside = Beside(model.device, workers=1 if model.device.type == "cuda" else max(1, min(4, self.threads)))
-        self._decoding: dict[Future[NDArray[np.float32]], _Job] = {}
+        workers = 1 if model.device.type == "cuda" else max(1, min(4, self.threads))
+        self._beside = Beside(model.device, workers)
+        self._sounding: Sounding[_Job] = Sounding(model.codec.decode_all, self._beside, workers)
         self._finished: deque[Clip | Failed] = deque()
         self.steps = 0  # decode steps so far
         self.step_s = 0.0  # seconds in them
@@ -90,7 +92,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step` has anything left to do or to give back."""
-        return not self._scheduler.idle or bool(self._decoding) or bool(self._finished)
+        return not self._scheduler.idle or bool(self._sounding) or bool(self._finished)
 
     @property
     def fingerprint(self) -> str:
@@ -138,7 +140,7 @@ class Engine:
             full = True
         if full:  # only now: the exception's frames hold the caches that are to be freed
             self._shrink()
-        self._collect(block=not self._scheduler.running and not self._finished)
+        self._collect()
         finished = list(self._finished)
         self._finished.clear()
         return finished
@@ -190,7 +192,7 @@ class Engine:
             self._scheduler.release(slot)
             job.codes = job.track.result()
             job.engine = self.fingerprint
-            self._decoding[self._beside.submit(self.model.codec.decode, job.codes)] = job
+            self._sounding.add(job, job.codes)
             return
         prepared: Prepared = job.track.prepared
         conditions = prepared.window(job.window.start, job.window.frames)
@@ -221,23 +223,20 @@ class Engine:
             if slot in self._scheduler.running:
                 self._next_window(slot, self._scheduler.running[slot])
 
-    def _collect(self, block: bool) -> None:
-        if block and self._decoding:
-            wait(self._decoding, return_when=FIRST_COMPLETED)
-        for future in [f for f in self._decoding if f.done()]:
-            job = self._decoding.pop(future)
-            try:
-                audio = future.result()
-                if not np.isfinite(audio).all():
-                    raise ValueError("the sound is not finite")
-                assert job.codes is not None
-                self._finished.append(Clip(job.request, job.codes, audio, self.model.spec.sample_rate, job.engine))
-            except Exception as error:  # one clip's codes; the others are unharmed
-                if _out_of_memory(error) and not job.decoded_twice:
+    def _collect(self) -> None:
+        alone = not self._scheduler.running
+        for job, audio in self._sounding.done(last=alone, block=alone and not self._finished):
+            assert job.codes is not None
+            if isinstance(audio, Exception):
+                if _out_of_memory(audio) and not job.decoded_twice:
                     job.decoded_twice = True
-                    self._decoding[self._beside.submit(self.model.codec.decode, job.codes)] = job
+                    self._sounding.add(job, job.codes)
                     continue
-                self._finished.append(Failed(job.request, RowError("generation", f"the codec could not decode it: {error}")))
+                self._finished.append(Failed(job.request, RowError("generation", f"the codec could not decode it: {audio}")))
+            elif not np.isfinite(audio).all():
+                self._finished.append(Failed(job.request, RowError("generation", "the codec made sound that is not finite")))
+            else:
+                self._finished.append(Clip(job.request, job.codes, audio, self.model.spec.sample_rate, job.engine))
 
     # ------------------------------------------------------------ memory
 

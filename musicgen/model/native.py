@@ -33,6 +33,8 @@ _SIGNATURES = {
     "pack_bf16": [_POINTER, _INT, _INT, _POINTER, _INT],
     "linear_fp32": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
     "linear_bf16": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
+    "convolve_fp32": [_POINTER, _LONG, _LONG, _INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
+    "recur_fp32": [_INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
     "append_fp32": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
     "append_bf16": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
     "attention_fp32": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
@@ -193,6 +195,10 @@ class NativeOps:
     def round_capacity(self, capacity: int) -> int:
         """The positions that are allocated where `capacity` are needed."""
         return -(-capacity // self.lanes) * self.lanes
+
+    def work_bytes(self, tokens: int, heads: int, hidden: int, ffn: int) -> int:
+        """What one layer holds at most, beside the cache: the states, and the feed-forward's with their packed copy."""
+        return 4 * (tokens * (9 * hidden + ffn) + (tokens + self._tile_rows) * ffn)
 
     def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> None:
         """Token i's key and value (views [tokens, hidden] of one matrix) become position lengths[i] - 1 of row rows[i]."""

@@ -1,8 +1,8 @@
-"""EnCodec's decoder as matrix products: on a CPU two thirds of the time that torch's convolutions take (measured: AVX2, float32).
+"""EnCodec's decoder as matrix products, on a CPU.
 
 The network is SEANet (Tagliasacchi et al. 2020; Défossez et al. 2022, section 3.1), its weights are transformers'. Sound is
-laid out [time, channels], so that one tap of a convolution is one product of shifted rows, and a transposed convolution
-whose kernel is twice its stride is two: of each frame, and of the frame before it.
+laid out [time, channels], so that a convolution is one product of overlapping rows, and so is a transposed convolution whose
+kernel is twice its stride: of each frame and the one before it.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,19 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from musicgen.model.products import Recurrence, product
+
 Stage = Callable[[Tensor], Tensor]  # [time, channels] -> [time', channels']
 
 
-def stages(layers: Iterable[Any]) -> list[Stage] | None:
-    """The layers of transformers' `EncodecDecoder`, weight norm folded, one stage each; None for a kind that needs its modules.
-
-    The stage of the LSTM is its module: the caller runs it.
+def stages(layers: Iterable[Any]) -> tuple[list[Stage], Recurrence, list[Stage]] | None:
+    """The layers of transformers' `EncodecDecoder`, weight norm folded: before, at and behind its LSTM; None for a kind that needs
+    its modules.
     """
-    built: list[Stage] = []
+    before: list[Stage] = []
+    behind: list[Stage] = []
+    recurrence = None
     for layer in layers:
+        built = before if recurrence is None else behind
         kind = type(layer).__name__
-        if kind == "EncodecLSTM":
-            built.append(_Recurrence(layer))
+        if kind == "EncodecLSTM" and recurrence is None and not layer.lstm.bidirectional:
+            recurrence = Recurrence(layer.lstm)
         elif kind == "ELU":
             built.append(nn.functional.elu)
         elif kind == "EncodecConv1d" and _plain(layer):
@@ -34,11 +38,12 @@ def stages(layers: Iterable[Any]) -> list[Stage] | None:
             built.append(Residual(layer))
         else:
             return None
-    return built
+    return None if recurrence is None else (before, recurrence, behind)
 
 
 def _plain(layer: Any) -> bool:
-    return not layer.causal and layer.norm_type == "weight_norm" and getattr(layer, "pad_mode", "reflect") == "reflect"
+    reflects = getattr(layer, "pad_mode", "reflect") == "reflect"
+    return not layer.causal and layer.norm_type == "weight_norm" and reflects and layer.conv.dilation[0] == 1
 
 
 class Convolution:
@@ -46,28 +51,27 @@ class Convolution:
 
     def __init__(self, layer: Any, activate: bool = False):
         weight: Tensor = layer.conv.weight  # [out, in, taps]
-        self.taps = [tap.T.contiguous() for tap in weight.unbind(-1)]  # [in, out] each
-        self.few = weight.permute(1, 2, 0).reshape(weight.shape[1], -1).contiguous() if weight.shape[0] <= 2 else None
+        self.out, _, self.taps = weight.shape
         self.bias: Tensor = layer.conv.bias
-        self.dilation: int = layer.conv.dilation[0]
+        self.few = self.out <= 2  # the last one: all taps at once, then shifted sums of narrow columns
+        if self.few:
+            flat = weight.permute(2, 0, 1).reshape(-1, weight.shape[1], 1)  # [taps * out, in, 1]
+            self.product = product(flat, torch.zeros(len(flat)))
+        else:
+            self.product = product(weight, self.bias)
         self.activate = activate
-        padding = (len(self.taps) - 1) * self.dilation
-        self.right = padding // 2
-        self.left = padding - self.right
+        self.right = (self.taps - 1) // 2
+        self.left = self.taps - 1 - self.right
 
     def __call__(self, x: Tensor) -> Tensor:
         """[time, in] -> [time, out]."""
-        time = x.shape[0]
         padded = self._pad(x)
-        if self.few is not None:  # the last one: all taps at once, then shifted sums of narrow columns
-            products = (padded @ self.few).view(padded.shape[0], len(self.taps), -1)  # [time + padding, taps, out]
-            y = self.bias + products[:time, 0]
-            for k in range(1, len(self.taps)):
-                y += products[k * self.dilation : k * self.dilation + time, k]
-            return y
-        y = torch.addmm(self.bias, padded[:time], self.taps[0])
-        for k in range(1, len(self.taps)):
-            y.addmm_(padded[k * self.dilation : k * self.dilation + time], self.taps[k])
+        if not self.few:
+            return self.product(padded)
+        time, products = x.shape[0], self.product(padded)  # [time + taps - 1, taps * out]
+        y = self.bias + products[:time, : self.out]
+        for k in range(1, self.taps):
+            y += products[k : k + time, k * self.out : (k + 1) * self.out]
         return y
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -91,17 +95,14 @@ class Upsampling:
     def __init__(self, layer: Any):
         weight: Tensor = layer.conv.weight  # [in, out, 2r]
         self.stride: int = layer.conv.stride[0]
-        flat = weight.permute(0, 2, 1)  # [in, 2r, out]
-        self.now = flat[:, : self.stride].reshape(weight.shape[0], -1).contiguous()  # [in, r * out]
-        self.before = flat[:, self.stride :].reshape(weight.shape[0], -1).contiguous()
-        self.bias = layer.conv.bias.repeat(self.stride)
         self.out: int = weight.shape[1]
+        flat = weight.permute(2, 1, 0)  # [2r, out, in]
+        now, before = (half.reshape(-1, weight.shape[0]) for half in (flat[: self.stride], flat[self.stride :]))  # [r * out, in]
+        self.product = product(torch.stack([before, now], dim=-1), layer.conv.bias.repeat(self.stride))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[time, in] -> [time * r, out]."""
-        padded = nn.functional.pad(x, (0, 0, 1, 1))
-        y = torch.addmm(self.bias, padded[1:], self.now)
-        y.addmm_(padded[:-1], self.before)  # [time + 1, r * out]
+        y = self.product(nn.functional.pad(x, (0, 0, 1, 1)))  # [time + 1, r * out]
         first = self.stride - self.stride // 2
         return y.view(-1, self.out)[first : first + x.shape[0] * self.stride]
 
@@ -119,13 +120,3 @@ class Residual:
         for convolution in self.convolutions:
             y = convolution(y)
         return y.add_(x if self.shortcut is None else self.shortcut(x))
-
-
-class _Recurrence:
-    """The LSTM beside the identity."""
-
-    def __init__(self, layer: Any):
-        self.lstm = layer.lstm
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.lstm(x[:, None])[0][:, 0] + x

@@ -11,7 +11,7 @@ one BLAS product only proposes candidates. A clip's sound depends on its codes a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,7 @@ class SpectralSettings:
     n_mels: int = 160
     num_quantizers: int = 4
     codebook_size: int = 1024
-    compression: float = 0.4  # the power that band magnitudes are raised to
+    compression: float = 0.5  # the power that band magnitudes are raised to
 
     @classmethod
     def parse(cls, section: Mapping[str, Any], where: str = "config.json") -> "SpectralSettings":
@@ -181,6 +181,10 @@ class SpectralCodec:
         audio = np.stack([self.bands.synthesise(self.compressed(codes[channel :: self.channels])) for channel in range(self.channels)])
         peak = np.abs(audio).max()
         return audio / peak if peak > 1 else audio
+
+    def decode_all(self, clips: Sequence[NDArray[np.integer[Any]]]) -> list[NDArray[np.float32]]:
+        """`decode` of each clip."""
+        return [self.decode(codes) for codes in clips]
 
     def compressed(self, codes: NDArray[np.integer[Any]]) -> Float:
         """The compressed band magnitudes [frames, mels] that codes [levels, frames] of one channel stand for."""

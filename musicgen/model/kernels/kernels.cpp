@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "norm.h"
+#include "recurrence.h"
 #include "sampling.h"
 
 extern "C" {
@@ -27,11 +28,20 @@ void pack_fp32(const float* w, int columns, int depth, float* packed, int thread
 void pack_bf16(const float* w, int columns, int depth, bf16* packed, int threads) { pack_weights(w, columns, depth, packed, threads); }
 void linear_fp32(const float* x, int64_t x_stride, int rows, int depth, const float* w, int columns, float* y, void* packed, int activate,
                  int threads) {
-    linear(x, x_stride, rows, depth, w, columns, y, (Pair<float>*)packed, activate, threads);
+    linear(x, x_stride, rows, depth, w, columns, (const float*)nullptr, y, (Pair<float>*)packed, activate, threads);
 }
 void linear_bf16(const float* x, int64_t x_stride, int rows, int depth, const bf16* w, int columns, float* y, void* packed, int activate,
                  int threads) {
-    linear(x, x_stride, rows, depth, w, columns, y, (Pair<bf16>*)packed, activate, threads);
+    linear(x, x_stride, rows, depth, w, columns, (const float*)nullptr, y, (Pair<bf16>*)packed, activate, threads);
+}
+void convolve_fp32(const float* x, int64_t x_stride, int64_t rows, int depth, const float* w, int columns, const float* bias, float* y,
+                   void* packed) {
+    convolve(x, x_stride, rows, depth, w, columns, bias, y, (Pair<float>*)packed);
+}
+int convolve_rows() { return ROWS * GROUP; }
+void recur_fp32(int sequences, const int32_t* lengths, const float* const* gates, const float* w, int hidden, float* h, float* c,
+                float* const* out) {
+    recur(sequences, lengths, gates, w, hidden, h, c, out);
 }
 #define CACHE(name, C)                                                                                                                   \
     void append_##name(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, \

@@ -8,14 +8,14 @@
 
 namespace {
 
-// y[rows, COLUMNS] (+)= the product of pairs a[depth / 2, ROWS] and units b[depth / 2, COLUMNS / LANES]; every element is one
-// chain over depth. Meanwhile `step` bytes at a time are fetched from `ahead`: a share of the weights that come next, so that
+// y[rows, COLUMNS] = start[COLUMNS] (null: y itself) + the product of pairs a[depth / 2, ROWS] and units
+// b[depth / 2, COLUMNS / LANES]; every element is one chain over depth. Meanwhile `step` bytes at a time are fetched from `ahead`: a share of the weights that come next, so that
 // memory works while the products do.
 template <int R, typename W>
-void tile(const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, bool first, const char* ahead, int step) {
+void tile(const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, const float* start, const char* ahead, int step) {
     Vec acc[R][2];
     for (int r = 0; r < R; r++)
-        for (int c = 0; c < 2; c++) acc[r][c] = first ? Vec{} : load(y + r * stride + c * LANES);
+        for (int c = 0; c < 2; c++) acc[r][c] = load((start ? start : y + r * stride) + c * LANES);
     for (int k = 0; k < depth; k += 2, a += ROWS, b += 2 * UNIT, ahead += step) {
         for (int line = 0; line < step; line += LINE) __builtin_prefetch(ahead + line);
 #pragma GCC unroll 12
@@ -29,10 +29,11 @@ void tile(const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, boo
 }
 
 template <typename W, int R = ROWS>
-void tile_of(int rows, const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, bool first, const char* ahead, int step) {
+void tile_of(int rows, const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, const float* start,
+             const char* ahead, int step) {
     if constexpr (R > 0) {
-        if (rows == R) tile<R>(a, b, depth, y, stride, first, ahead, step);
-        else tile_of<W, R - 1>(rows, a, b, depth, y, stride, first, ahead, step);
+        if (rows == R) tile<R>(a, b, depth, y, stride, start, ahead, step);
+        else tile_of<W, R - 1>(rows, a, b, depth, y, stride, start, ahead, step);
     }
 }
 
@@ -55,9 +56,11 @@ void pack(const float* x, int64_t stride, int first, int rows, int depth, bool a
     }
 }
 
+// `bias` has whole panels of columns; null is none.
 template <typename W>
-void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weights, int columns, float* y, Pair<W>* packed,
-            bool activate, int threads) {
+void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weights, int columns, const float* bias, float* y,
+            Pair<W>* packed, bool activate, int threads) {
+    static const float none[COLUMNS] = {};
     int blocks = (rows + ROWS - 1) / ROWS, panels = (columns + COLUMNS - 1) / COLUMNS;
     bool ragged = columns % COLUMNS;  // then the last panel's product goes through a buffer of its own
     std::vector<float> last(ragged ? (size_t)rows * COLUMNS : 0);
@@ -77,8 +80,8 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
                 int step = 2 * COLUMNS * (int)sizeof(W) / blocks;  // bytes: a share of what a pair's turn reads
                 for (int i = 0; i < blocks; i++) {
                     int live = rows - i * ROWS < ROWS ? rows - i * ROWS : ROWS;
-                    tile_of<W>(live, packed + ((int64_t)i * depth + k) / 2 * ROWS, b, deep, out + i * ROWS * stride, stride, k == 0,
-                               next + (int64_t)i * step * (deep / 2), step);
+                    tile_of<W>(live, packed + ((int64_t)i * depth + k) / 2 * ROWS, b, deep, out + i * ROWS * stride, stride,
+                               k ? nullptr : bias ? bias + j * COLUMNS : none, next + (int64_t)i * step * (deep / 2), step);
                 }
             }
             if (buffered)
@@ -86,6 +89,18 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
                     std::memcpy(y + (int64_t)r * columns + j * COLUMNS, out + r * stride, columns % COLUMNS * sizeof(float));
         }
     });
+}
+
+// The same for many rows, which may overlap (x_stride < depth: the taps of a convolution), alone: so many rows at a time as the
+// second cache holds. `packed` has room for ROWS * GROUP of them.
+constexpr int GROUP = 8;
+template <typename W>
+void convolve(const float* x, int64_t x_stride, int64_t rows, int depth, const W* weights, int columns, const float* bias, float* y,
+              Pair<W>* packed) {
+    for (int64_t i = 0; i < rows; i += ROWS * GROUP) {
+        int some = rows - i < ROWS * GROUP ? (int)(rows - i) : ROWS * GROUP;
+        linear(x + i * x_stride, x_stride, some, depth, weights, columns, bias, y + i * columns, packed, false, 1);
+    }
 }
 
 template <typename W>

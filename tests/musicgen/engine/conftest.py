@@ -1,6 +1,6 @@
 """Engines over small random checkpoints, on every path: compiled kernels and eager operations, float32 and bfloat16."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +69,6 @@ class SilentCodec:
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         return np.zeros((1, codes.shape[1]), np.float32)
+
+    def decode_all(self, clips: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        return [self.decode(codes) for codes in clips]

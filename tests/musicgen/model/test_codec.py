@@ -79,16 +79,31 @@ def test_memory_is_bounded_by_the_piece(text_checkpoint: Path, monkeypatch: pyte
     codec = load(text_checkpoint)
     monkeypatch.setattr(codec_module, "PIECE_FRAMES", 40)
     assert codec._stages is not None
-    last, seen = codec._stages[-1], []
+    behind = codec._stages[2]
+    last, seen = behind[-1], []
 
     def watched(x: torch.Tensor) -> torch.Tensor:
         seen.append(x.shape[0])
         return last(x)
 
-    codec._stages[-1] = watched
+    behind[-1] = watched
     assert codec.decode(random_codes(codec, 400)).shape == (1, 400 * 640)
     assert len(seen) == 10
     assert max(seen) <= (40 + 2 * codec_module.CONTEXT_FRAMES) * 640
+
+
+def test_clips_decoded_together_are_the_clips_alone(mono: EnCodec) -> None:
+    check_together(mono)
+
+
+def test_stereo_clips_decoded_together_are_the_clips_alone(stereo: EnCodec) -> None:
+    check_together(stereo)
+
+
+def check_together(codec: EnCodec) -> None:
+    clips = [random_codes(codec, frames) for frames in (40, 3, 700, 41, 256, 40)]
+    for clip, audio in zip(clips, codec.decode_all(clips), strict=True):
+        np.testing.assert_array_equal(audio, codec.decode(clip))
 
 
 def test_kinds_that_the_matrices_do_not_know_run_as_modules(reference: EncodecModel) -> None:
