@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from musicgen.conditioning.container import _mpeg_frame
 from musicgen.conditioning.decode import decode
 from musicgen.errors import RowError
+from tests.musicgen.conditioning import hostile
+from tests.musicgen.conditioning.hostile import BOMB_HZ, forge_length
 from tests.musicgen.conditioning.music import encoded, heard, tune
 
 RATE = 32_000
@@ -155,29 +156,8 @@ def test_odd_shapes() -> None:
     assert "cannot be decoded" in reason(bytes(forged))
 
 
-BOMB_HZ = 2000
-
-
-@pytest.fixture(scope="module")
-def bomb() -> bytes:
-    """Ten hours of silence, a hundred times smaller than its samples."""
-    block = np.zeros(BOMB_HZ * 1200, np.int16)
-    file = io.BytesIO()
-    with soundfile.SoundFile(file, "w", BOMB_HZ, 1, format="FLAC") as sound:
-        for _ in range(30):
-            sound.write(block)
-    return file.getvalue()
-
-
-def forge_length(flac: bytes, frames: int) -> bytes:
-    """The STREAMINFO block's total (36 bits) changed; RFC 9639, section 8.2."""
-    data = bytearray(flac)
-    data[21] = data[21] & 0xF0 | frames >> 32
-    data[22:26] = struct.pack(">I", frames & 0xFFFFFFFF)
-    return bytes(data)
-
-
-def test_ten_hours_and_bombs(bomb: bytes) -> None:
+def test_ten_hours_and_bombs() -> None:
+    bomb = hostile.bomb()
     assert len(bomb) < 36_000 * BOMB_HZ * 2 / 100
     assert "is 10.0 h long, and at most 30 min are allowed" in reason(bomb)
     assert "does not say how long it is" in reason(forge_length(bomb, 0))
@@ -186,10 +166,10 @@ def test_ten_hours_and_bombs(bomb: bytes) -> None:
     assert "damaged or cut short" in reason(forge_length(encoded(tune(2.0, 8000), 8000, "FLAC"), 8000 * 20))
 
 
-def test_memory_is_bounded(bomb: bytes, tmp_path: Path) -> None:
+def test_memory_is_bounded(tmp_path: Path) -> None:
     """In a process of its own: ten hours that claim half an hour, decoded to the last allowed sample."""
     path = tmp_path / "bomb.flac"
-    path.write_bytes(forge_length(bomb, BOMB_HZ * 1799))
+    path.write_bytes(forge_length(hostile.bomb(), BOMB_HZ * 1799))
     code = """
 import resource, sys
 from musicgen.conditioning.decode import decode
