@@ -166,7 +166,10 @@ def _corpus(recipe: Recipe, say: Say) -> Path:
         from musicgen.training.corpus.write import write_corpus
 
         say(f"corpus: composing {recipe.corpus.clips} clips of {recipe.corpus.seconds:g} s")
-        write_corpus(folder, recipe.corpus.clips, recipe.training.seed, recipe.corpus.seconds)
+        try:
+            write_corpus(folder, recipe.corpus.clips, recipe.training.seed, recipe.corpus.seconds, say=say)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     return folder
 
 
