@@ -104,6 +104,11 @@ class RequestConditioner:
         style_and_text = self.style is not None and request.melody and _has_text(request)
         return (1 if request.guidance_scale == 1 else 2) + bool(style_and_text)
 
+    @property
+    def sound_positions(self) -> int:
+        """How many positions of a prefix a melody or a style takes at most, for the engine's plan."""
+        return self.spec.chroma_length if self.style is None else self.style.positions
+
     def prefix_length(self, request: Request) -> int:
         """How many positions the prefix takes."""
         if self.spec.kind == "text":

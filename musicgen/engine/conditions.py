@@ -66,7 +66,10 @@ class Prepared(Protocol):
 
 
 class Conditioner(Protocol):
-    """Prepares requests, on threads beside the engine's. It may also have `expect(request)` (one was queued) and `close()`."""
+    """Prepares requests, on threads beside the engine's.
+
+    It may also have `expect(request)` (one was queued), `close()`, and `sound_positions` (the longest prefix without its text).
+    """
 
     def prepare(self, requests: list[Request]) -> "Sequence[Prepared | Exception]":
         """One result per request, in order. A RowError in a place fails that row alone."""

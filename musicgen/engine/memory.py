@@ -14,7 +14,8 @@ from musicgen.model.decoder import Decoder
 _SHARE = {"cuda": 0.85, "cpu": 0.5}
 # More slots than this gain nothing: the products have reached their best rate. A static shape pays for idle slots too.
 _MOST = {"cuda": 128, "cpu": 32, "cpu-static": 8}
-_MARGIN = 1.05  # allocators round up
+_KEPT = 2.5  # allocators keep what is freed in pieces: so much of what a step needs stays resident, measured on CPUs
+_SAMPLE = 40  # bytes for each logit of a clip while torch draws: words of int64, numbers of float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,20 @@ def slot_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
     return kept + slots * (spec.codebooks * (capacity + 1) * 8 + 8) + slots * 4  # sequences, positions, text lengths
 
 
-def step_bytes(decoder: Decoder, slots: int, width: int) -> int:
-    """What a step or a piece of prefill allocates for a moment, in bytes: the widest layer, the logits, the sorted copy."""
-    spec, tokens = decoder.spec, max(slots * width, PREFILL)
-    widest = max(spec.ffn, 3 * spec.hidden)
-    states = tokens * (6 * spec.hidden + 2 * widest)
-    logits = 4 * tokens * spec.codebooks * spec.codebook_size
-    noise = slots * spec.codebooks * spec.codebook_size * 10 * 2 if decoder.ops.static_shapes else 0  # int64 words and float64
-    return 4 * (states + logits + noise)
+def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
+    """What placing a window or making a step allocates for a moment, in bytes: the largest of what never stands together."""
+    spec, ops, rows = decoder.spec, decoder.ops, slots * width
+    embedding = capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)  # a whole context, by codebook
+    placing = capacity * spec.hidden * 2 * 4 + ops.work_bytes(PREFILL, spec.heads, spec.hidden, spec.ffn)
+    stepping = ops.work_bytes(rows, spec.heads, spec.hidden, spec.ffn)
+    clip = 4 * rows / slots + (_SAMPLE if ops.static_shapes else 0)  # bytes for each of a clip's logits
+    drawing = 3 * 4 * rows * spec.hidden + round(slots * spec.codebooks * spec.codebook_size * clip)
+    return max(embedding, placing, stepping, drawing)
+
+
+def planned_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
+    """What an engine with these slots takes at most, in bytes, beside weights and codec."""
+    return slot_bytes(decoder, slots, width, capacity) + round(_KEPT * step_bytes(decoder, slots, width, capacity))
 
 
 def plan(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:
@@ -56,7 +63,7 @@ def plan(decoder: Decoder, width: int, capacity: int, free: int | None = None) -
     kind = "cpu-static" if device.type == "cpu" and decoder.ops.static_shapes else device.type
     budget = free * _SHARE[device.type]
     for slots in range(_MOST[kind], 0, -1):
-        nbytes = round(_MARGIN * (slot_bytes(decoder, slots, width, capacity) + step_bytes(decoder, slots, width)))
+        nbytes = planned_bytes(decoder, slots, width, capacity)
         if nbytes <= budget or slots == 1:
             return MemoryPlan(slots, capacity, nbytes, free)
     raise AssertionError("one slot is always planned")

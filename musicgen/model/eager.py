@@ -52,6 +52,14 @@ class EagerOps:
         """The positions that are allocated where `capacity` are needed."""
         return -(-capacity // BLOCK) * BLOCK
 
+    def work_bytes(self, tokens: int, heads: int, hidden: int, ffn: int) -> int:
+        """What one layer holds at most, beside the cache: a block of keys and values for each token, or the feed-forward's."""
+        itemsize = self.dtype.itemsize
+        gathered = BLOCK * (
+            hidden * (2 * 4 + (itemsize if itemsize < 4 else 0)) + heads * 4 * 4
+        )  # float32, one also as it is stored; scores
+        return tokens * (8 * 4 * hidden + max(gathered, 4 * hidden + ffn * (2 * 4 + 2 * itemsize)))
+
     def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> None:
         """Token i's key and value [tokens, hidden] become position lengths[i] - 1 of row rows[i]."""
         for values, store in ((k, cache[0]), (v, cache[1])):
@@ -81,4 +89,5 @@ class EagerOps:
             total = total * fade + p.sum(-1, keepdim=True)
             out = out * fade + (p[..., None, :] @ v).squeeze(-2)
             top = peak
+            del k, v  # or the next ones would be gathered beside them
         return (out / total.clamp_min(1e-30)).reshape(-1, heads * dim)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from musicgen.clip import Failed
+from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditioner import PreparedRequest, RequestConditioner
 from musicgen.conditioning.style import StyleEncoder, StyleNetwork, StyleSettings
+from musicgen.engine import Engine
 from musicgen.engine.conditions import Branch, Conditions
+from musicgen.engine.stepper import TEXT_CAPACITY
 from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
@@ -182,6 +184,21 @@ def test_generation(style_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (single,) = codes(style_model, [greedy])
     assert np.array_equal(double, single)
     assert not np.array_equal(double, together[0])
+
+
+def test_the_engine_plans_room_for_excerpt_and_prompt(style_model, tmp_path: Path) -> None:
+    prompt = "warm " * 40
+    while style_model.text.encode(prompt).states.shape[0] < TEXT_CAPACITY:
+        prompt += "warm "
+    row = Request(prompt, melody=str(write(tmp_path / "a.wav", tune(4.0))), duration_s=4.0).resolve(0, 50)
+    engine = Engine(style_model, slots=1)
+    planned = engine._stepper.cache.capacity
+    engine.add(row)
+    while engine.busy:
+        assert all(isinstance(outcome, Clip) for outcome in engine.step())
+    needed = 4 * 50 + 4 + engine._conditioner.prefix_length(row)
+    engine.close()
+    assert needed <= engine._stepper.cache.capacity == planned < needed + 64
 
 
 def _single(conditions: Conditions) -> Conditions:
