@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from musicgen.errors import UserError
 from musicgen.model.spectral import Bands, SpectralSettings
 
-MAX_FRAMES = 90_000  # half an hour; of more, frames are drawn evenly
+MAX_FRAMES = 180_000  # an hour; of more, frames are drawn evenly: many clips say more than many frames of a few
 BATCH = 4096  # frames of a k-means step
-ROUNDS = 20  # over all frames, in batches, and then
-POLISH = 3  # over all frames at once
+ROUNDS = 10  # over all frames, in batches, and then
+POLISH = 2  # over all frames at once
 QUIETER = (0.05, 1.0)  # each clip is heard at a level drawn from here too: codes for what is soft
 SILENCE = 0.005  # the part of the frames that are digital silence: it has a code of its own
 
@@ -36,7 +36,7 @@ class FittedCodec:
 def fit_codec(clips: Iterable[NDArray[np.float32]], settings: SpectralSettings | None = None, seed: int = 0) -> FittedCodec:
     """Fit codebooks to `clips`, each sound float32 [samples] at `settings.sampling_rate`; the same seed gives the same codebooks.
 
-    Clips are read once, and only their mel spectra held: 60 MB at most. Raises `UserError`: too little sound to fit on.
+    Clips are read once, and only their mel spectra held: 120 MB at most. Raises `UserError`: too little sound to fit on.
     """
     from threadpoolctl import threadpool_limits
 

@@ -92,7 +92,7 @@ def test_music_comes_back(codec: SpectralCodec) -> None:
 def test_phases_are_found_without_quantising() -> None:
     bands, audio = Bands(SETTINGS), music(100)
     heard = bands.synthesise(bands.analyse(audio))
-    assert distance(audio, heard) < 0.13  # zero phases refined alone: 0.14
+    assert distance(audio, heard) < 0.13  # 0.16 without a round of refinement
     onsets = np.abs(np.diff(np.abs(audio.reshape(-1, 320)).max(axis=1))), np.abs(np.diff(np.abs(heard.reshape(-1, 320)).max(axis=1)))
     assert np.corrcoef(*onsets)[0, 1] > 0.9  # attacks stay where they are
 
