@@ -9,6 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from musicgen.errors import ModelError
 from musicgen.model.weights import weight_files
 
 _VERSION = "1"
@@ -29,11 +30,17 @@ PATTERNS = (*_SMALL_FILES, "model.safetensors", "model-*.safetensors", "model.sa
 
 
 def cache_folder() -> Path:
-    """Where staged checkpoints and hashes are kept: `MUSICGEN_CACHE`, else `musicgen-batch` in the user's cache folder."""
+    """Where staged checkpoints and hashes are kept: `MUSICGEN_CACHE`, else `musicgen-batch` in the user's cache folder.
+
+    Raises `ModelError` if the user has no home.
+    """
     own = os.environ.get("MUSICGEN_CACHE")
     if own:
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "musicgen-batch"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "musicgen-batch"
+    except RuntimeError:
+        raise ModelError("this user has no home folder: say with MUSICGEN_CACHE where checkpoints may be kept") from None
 
 
 def identity(folder: Path) -> str:

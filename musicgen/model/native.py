@@ -1,17 +1,16 @@
-"""The CPU kernels of `kernels/`: compiled once by g++ for this processor, cached, and called through ctypes.
+"""The CPU kernels of `kernels/`: compiled once by g++ for this processor (`build.py`), and called through ctypes.
 
 ctypes lets go of the interpreter lock during a call, and one call costs about 3 us. The library has a few threads of its
 own (`kernels/crew.h`).
 """
 
 import ctypes
-import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from musicgen.model import build
+
 log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("kernels")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-pthread", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -49,11 +49,11 @@ def load_library() -> "ctypes.CDLL | str":
     """The compiled kernels, or in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
     if os.environ.get("MUSICGEN_COMPILE", "1") == "0":
         return "MUSICGEN_COMPILE=0"
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # it may be `ccache g++`
+    if shutil.which(compiler[0]) is None:
         return "no g++"
     try:
-        library = ctypes.CDLL(str(_build(compiler)))
+        library = build.load(_SOURCE, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         log.warning("the CPU kernels could not be compiled, falling back to slower eager operations: %s", detail)
@@ -87,33 +87,6 @@ def _check(library: ctypes.CDLL) -> str | None:
         if not torch.allclose(ops.attend(x, rows, lengths, cache, tokens), expected, atol=tolerance):
             return f"{dtype} attention"
     return None
-
-
-def _build(compiler: str) -> Path:
-    """Compile into the user's cache, named by the source, the compiler and the processor; two processes may race."""
-    sources = sorted(_SOURCE.iterdir())
-    macros = [compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull]
-    processor = subprocess.run(macros, capture_output=True, check=True, timeout=60)
-    parts = [path.read_bytes() for path in sources if path.is_file()]
-    name = hashlib.sha256(b"\0".join([*parts, " ".join(_FLAGS).encode(), processor.stdout])).hexdigest()[:20]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (home / "musicgen-batch", Path(tempfile.gettempdir()) / f"musicgen-batch-{os.getuid()}"):
-        library = folder / f"kernels-{name}.so"
-        try:
-            if library.is_file() and library.stat().st_uid == os.getuid():
-                return library
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():  # someone else's folder of that name: never load from it
-                continue
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                fresh = Path(scratch) / library.name
-                command = [compiler, *_FLAGS, str(_SOURCE / "kernels.cpp"), "-o", str(fresh)]
-                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-                fresh.rename(library)
-            return library
-        except OSError:  # read-only home: try the next
-            continue
-    raise OSError("no folder to keep the compiled kernels in")
 
 
 def _zeros(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:

@@ -1,0 +1,144 @@
+"""Compiled kernels are kept where only their user can write, loaded only whole, and built by many at once without harm.
+
+The source here is one function, so that compiling takes a moment.
+"""
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from musicgen.errors import ModelError
+from musicgen.model import build
+from musicgen.model.identity import cache_folder
+from musicgen.model.native import load_library
+
+COMPILER = [shutil.which("g++") or ""]
+pytestmark = pytest.mark.skipif(not COMPILER[0], reason="no g++")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "kernels.cpp").write_text('extern "C" int answer() { return 42; }')
+    return folder
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / "cache" / "musicgen-batch" / "kernels"
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """The folder that is tried after it."""
+    return tmp_path / f"musicgen-batch-{os.getuid()}"
+
+
+def content(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def test_it_is_compiled_once_and_by_a_command_with_arguments(source: Path, kept: Path, tmp_path: Path, second: Path) -> None:
+    counted = tmp_path / "counted"
+    counted.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo >> {tmp_path}/count;; esac\nexec "$@"\n')
+    counted.chmod(0o755)
+    for _ in range(2):
+        assert build.load(source, [str(counted), *COMPILER]).answer() == 42
+    assert (tmp_path / "count").read_text() == "\n"
+    (library,) = content(kept)
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert stat.S_IMODE(library.stat().st_mode) == 0o600
+    assert not second.exists()
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut", "one byte", "no library"])
+def test_a_damaged_library_is_built_again(source: Path, kept: Path, harm: str) -> None:
+    build.load(source, COMPILER)
+    (library,) = content(kept)
+    good = bytearray(library.read_bytes())
+    good[len(good) // 2] ^= 1
+    bad = {"empty": b"", "cut": good[: len(good) // 2], "one byte": good, "no library": b"#!/bin/sh\n" * 100}[harm]
+    library.unlink()  # it is loaded: its bytes are not to be changed under this process's feet
+    library.write_bytes(bad)
+    assert build.load(source, COMPILER).answer() == 42
+    assert build._whole(library)
+    assert library.read_bytes() != bad
+
+
+def test_a_whole_file_that_cannot_be_loaded_is_built_again(source: Path, kept: Path) -> None:
+    kept.mkdir(parents=True, mode=0o700)
+    library = kept / build._name(source, COMPILER)
+    (kept.parent / "other").write_bytes(b"of another system")
+    build._keep(kept.parent / "other", library)
+    assert build._whole(library)
+    assert build.load(source, COMPILER).answer() == 42
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_nothing_is_loaded_from_a_folder_that_others_can_write_to(source: Path, kept: Path, second: Path, mode: int) -> None:
+    kept.mkdir(parents=True)
+    planted = kept / build._name(source, COMPILER)
+    evil = kept.parent / "kernels.cpp"
+    evil.write_text('extern "C" int answer() { return 13; }')
+    build._keep(build._compile(kept.parent, COMPILER, kept.parent / "evil.so"), planted)
+    kept.chmod(0o700)
+    assert build.load(source, COMPILER).answer() == 13, "planted well: it is loaded as long as the folder is private"
+    kept.chmod(mode)
+    assert build.load(source, COMPILER).answer() == 42
+    assert len(content(second)) == 1
+    second.chmod(mode)  # nowhere at all: compiled for this process alone
+    assert build.load(source, COMPILER).answer() == 42
+    kept.chmod(0o700)
+    planted.chmod(0o666)
+    before = planted.read_bytes()
+    build.load(source, COMPILER)
+    assert planted.read_bytes() != before
+
+
+def test_a_link_to_another_folder_is_not_followed(source: Path, kept: Path, second: Path, tmp_path: Path) -> None:
+    kept.parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    kept.symlink_to(tmp_path / "elsewhere")
+    assert build.load(source, COMPILER).answer() == 42
+    assert content(tmp_path / "elsewhere") == []
+    assert len(content(second)) == 1
+
+
+def test_a_user_without_a_home(source: Path, second: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("MUSICGEN_CACHE")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it answers for a uid that nobody knows
+    assert build.load(source, COMPILER).answer() == 42
+    assert len(content(second)) == 1
+    with pytest.raises(ModelError, match="MUSICGEN_CACHE"):
+        cache_folder()
+
+
+def test_processes_that_build_at_once_leave_one_library(source: Path, kept: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from musicgen.model import build; "
+        f"sys.exit(build.load(Path({str(source)!r}), {COMPILER!r}).answer() != 42)"
+    )
+    racers = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(4)]
+    for racer in racers:
+        _, errors = racer.communicate(timeout=120)
+        assert racer.returncode == 0, errors.decode()
+    assert len(content(kept)) == 1
+
+
+def test_the_compiler_of_the_environment_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(load_library(), str):
+        pytest.skip("no compiled kernels")
+    monkeypatch.setenv("CXX", f"env LANG=C {shlex.quote(COMPILER[0])}")
+    assert not isinstance(load_library.__wrapped__(), str)
