@@ -100,12 +100,15 @@ class Engine:
         parts: dict[str, str | int] = {
             "musicgen": _version(),
             "torch": torch.__version__,
+            "transformers": version("transformers"),
             "device": self.model.device.type if self.model.device.type == "cpu" else torch.cuda.get_device_name(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "path": self.model.decoder.ops.name,
             "slots": self.slots,
             "threads": self.threads,
         }
+        if self.model.device.type == "cpu":  # what text encoder, codec and conditioners compute with
+            parts["vectors"] = torch.backends.cpu.get_cpu_capability()
         if self.slots != self._planned_slots:
             parts["halved_from"] = self._planned_slots
         return json.dumps(parts, separators=(",", ":"))

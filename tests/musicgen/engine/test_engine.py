@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from musicgen.clip import Clip, Failed
@@ -252,3 +253,5 @@ def test_the_fingerprint_names_what_bits_may_depend_on(model: Any) -> None:
     assert found["torch"] == torch.__version__
     assert (found["device"], found["dtype"], found["slots"], found["threads"]) == ("cpu", "float32", 2, 1)
     assert found["path"].startswith("native")
+    assert found["vectors"] == torch.backends.cpu.get_cpu_capability()
+    assert found["transformers"] == transformers.__version__
