@@ -10,10 +10,10 @@ import soundfile
 from tests.musicgen.conditioning.music import encoded, tune
 
 BOMB_HZ = 2000
-# Places that no manifest may name.
+# Places that no manifest in a bucket may name.
 PLACES = {
     "file:///etc/passwd": "outside the manifest's own folder",
-    "../../x.wav": "outside the manifest's own folder",
+    "../../x.wav": "not a path inside a store",
     "http://10.0.0.1/a.wav": "http:// is not allowed",
     "http://169.254.169.254/latest/meta-data": "http:// is not allowed",
 }
