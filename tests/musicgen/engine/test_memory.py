@@ -17,6 +17,7 @@ from musicgen.engine import memory
 from musicgen.engine.conditions import Branch, Conditions
 from musicgen.engine.stepper import Stepper
 from musicgen.engine.track import GENERATE, Window
+from musicgen.model.native import load_library
 from musicgen.request import Request
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.musicgen.engine.conftest import PATHS
@@ -93,6 +94,22 @@ def test_an_engine_takes_what_was_planned(tmp_path: Path) -> None:
     for case in found:
         assert case["planned"] > 5e7
         assert 0.75 < case["taken"] / case["planned"] < 1.15, case
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is bounded in the Linux way")
+def test_memory_that_really_runs_out_halves_the_slots(tmp_path: Path) -> None:
+    """A long clip comes when the slots' caches are short, and there is room for half of the longer ones alone."""
+    if isinstance(load_library(), str):
+        pytest.skip(f"no compiled kernels: {load_library()}; it would take a minute")
+    command = [sys.executable, "-m", "tests.musicgen.engine.scarce", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "out of memory with 8 slots: going on with 4" in done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["frames"]) == found["asked"] == 12
+    assert max(found["frames"]) == 1500
+    assert found["slots"] == 4
+    assert all(json.loads(engine)["slots"] == 4 and json.loads(engine)["halved_from"] == 8 for engine in found["engines"])
 
 
 @pytest.mark.parametrize("path", PATHS)
