@@ -26,13 +26,14 @@ class Paired:
 def paired(scores: NDArray[np.float64], seed: int = 0) -> Paired:
     """Of `scores` [clips, clips], where [i, j] says how well clip i fits request j.
 
-    Rows or columns whose own score is NaN (nothing to judge) are left out. The test is a permutation test of the pairing, one-sided,
-    with 9999 shufflings (scipy), so that p is never below 1e-4. All NaN with fewer than two clips.
+    Pairs whose own score is NaN (nothing to judge) are left out, and another's NaN counts nothing. The test is a permutation test
+    of the pairing, one-sided, with 9999 shufflings (scipy), so that p is never below 1e-4. All NaN with fewer than two clips.
     """
     from scipy.stats import permutation_test
 
-    judged = np.isfinite(scores).all(axis=0) & np.isfinite(scores).all(axis=1) if len(scores) else np.zeros(0, dtype=bool)
-    scores = scores[np.ix_(judged, judged)]
+    scores = scores.reshape(len(scores), len(scores))  # no clips at all have no second dimension
+    judged = np.isfinite(np.diagonal(scores))
+    scores = np.nan_to_num(scores[np.ix_(judged, judged)])
     n = len(scores)
     if n < 2:
         return Paired(float("nan"), float("nan"), float("nan"), n)

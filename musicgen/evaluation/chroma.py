@@ -7,7 +7,8 @@ RATE_HZ = 16_000  # what every judge hears
 N_FFT = 4096  # 256 ms
 HOP = 1024  # 64 ms
 
-_QUIET = 0.05  # a frame whose chroma energy is below this part of the clip's loud frames holds no note
+_SILENT = 1e-5  # of the clip's loud frames' energy: -50 dB
+_CLEAR = 0.03  # -15 dB: in a fading tail, accompaniment or codec noise may well be stronger
 _LOUD_QUANTILE = 0.9
 
 
@@ -20,10 +21,19 @@ def chromagram(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def bins(chroma: NDArray[np.float32]) -> NDArray[np.int8]:
-    """The strongest pitch class of each frame of a chromagram [frames, 12]; -1 where hardly anything sounds."""
+    """The strongest pitch class of each frame of a chromagram [frames, 12]; -1 where nothing sounds."""
+    return np.where(_above(chroma, _SILENT), chroma.argmax(axis=1), -1).astype(np.int8)
+
+
+def notes(chroma: NDArray[np.float32]) -> NDArray[np.int8]:
+    """As `bins`, and -1 also where a tune has faded: the frames in which another clip is expected to agree."""
+    return np.where(_above(chroma, _CLEAR), chroma.argmax(axis=1), -1).astype(np.int8)
+
+
+def _above(chroma: NDArray[np.float32], part: float) -> NDArray[np.bool_]:
     energy = chroma.sum(axis=1)
     loud = np.quantile(energy, _LOUD_QUANTILE) if len(energy) else 0.0
-    return np.where(energy > max(_QUIET * loud, 1e-9), chroma.argmax(axis=1), -1).astype(np.int8)
+    return energy > max(part * loud, 1e-9)
 
 
 def agreement(asked: NDArray[np.int8], heard: NDArray[np.int8]) -> float:

@@ -1,6 +1,5 @@
 """The whole evaluation by one call: a corpus of its own, the model's clips, the judges, a report."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from musicgen.clip import Clip
 from musicgen.evaluation.extras import require
 from musicgen.evaluation.measures import measure
+from musicgen.evaluation.originals import write_originals
 from musicgen.evaluation.reference import LESSONS, Reference
 from musicgen.evaluation.report import Report
 
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from musicgen import MusicGen
 
 SECONDS = 10.0
-CORPUS_SEED = 20_000
-"""Far from the seeds that training draws its corpora with; test tunes and compositions are kept out of training by their split."""
-
-_STAMP = "made.json"  # written last: a corpus without it was interrupted
-
 Told = Callable[[str], None]
 
 
@@ -34,7 +29,7 @@ def evaluate(
     processes: int = 2,
     told: Told = lambda text: None,
 ) -> Report:
-    """Evaluate a model on `clips` unseen examples; `output` gets report.json, clips/*.flac and, unless one is given, corpus/.
+    """Evaluate a model on `clips` unseen examples; `output` gets report.json, clips/*.flac and, unless a corpus is given, originals/.
 
     The same seed gives the same corpus and asks for the same clips. Raises `JobError`: an extra is missing, or `corpus` is none.
     """
@@ -42,7 +37,7 @@ def evaluate(
     began = time.monotonic()
     spec = model.spec
     seconds = min(SECONDS, spec.max_frames / spec.frame_rate)
-    folder = corpus or write_corpus(output / "corpus", clips, seed, seconds, processes, told)
+    folder = corpus or write_originals(output / "originals", clips, LESSONS, seed, seconds, processes, told)
     reference = Reference.of(folder, clips, seed, seconds, processes, told=told)
 
     def keep(kind: str, number: int, clip: Clip) -> None:
@@ -65,17 +60,3 @@ def evaluate(
     report = Report(name, measures, about)
     report.write(output / "report.json")
     return report
-
-
-def write_corpus(folder: Path, clips: int, seed: int, seconds: float, processes: int, told: Told = lambda text: None) -> Path:
-    """The evaluation's own corpus, made unless the folder holds just this one already."""
-    from musicgen.training.corpus import write_corpus as write
-
-    stamp = folder / _STAMP
-    wanted = {"clips": clips, "seed": seed, "seconds": seconds}
-    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
-        return folder
-    told(f"making {clips} unseen originals and {LESSONS} for the judge of timbre")
-    write(folder, clips + LESSONS, CORPUS_SEED + seed, seconds=seconds, processes=processes)
-    stamp.write_text(json.dumps(wanted))
-    return folder

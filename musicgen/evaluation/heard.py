@@ -21,7 +21,8 @@ Result = TypeVar("Result")
 class Tune:
     """What a melody is compared by."""
 
-    chroma: NDArray[np.int8]  # [frames] of 64 ms: the strongest pitch class, -1 for none
+    chroma: NDArray[np.int8]  # [frames] of 64 ms: the strongest pitch class, -1 for silence
+    notes: NDArray[np.int8]  # [frames]: the same, -1 also where the tune has faded
     pitch: NDArray[np.float32]  # [frames] of 16 ms: MIDI, NaN for unvoiced
 
 
@@ -88,7 +89,8 @@ def each(
 
 
 def _tune(audio: NDArray[np.float32]) -> Tune:
-    return Tune(chroma.bins(chroma.chromagram(audio)), pitch.pitches(audio))
+    chromagram = chroma.chromagram(audio)
+    return Tune(chroma.bins(chromagram), chroma.notes(chromagram), pitch.pitches(audio))
 
 
 def _colour(audio: NDArray[np.float32]) -> Colour:

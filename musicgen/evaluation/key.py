@@ -1,23 +1,27 @@
-"""Major or minor, by the key profiles of Krumhansl and Kessler (1982)."""
+"""Major or minor, by key profiles that were counted in large corpora of scores."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Probe-tone ratings, C major and C minor (Krumhansl & Kessler 1982, Psychological Review 89, table 2).
-MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
-MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+# How often each degree of the scale, in semitones above the tonic, sounds in major and in minor: Albrecht and Shanahan (2013),
+# The Use of Large Corpora to Train a New Type of Key-Finding Algorithm, Music Perception 31. They tell relative keys apart
+# better than listeners' ratings (Krumhansl and Kessler 1982) do, which call a third of minor pieces major.
+MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])
+MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])
+
+_COMPRESSION = 100.0
 
 
 def key(chroma: NDArray[np.float32]) -> tuple[int, str] | None:
     """The likeliest of the 24 keys: tonic (0 = C) and "major" or "minor"; None for silence.
 
-    The profile that correlates best with how long each pitch class sounds in `chroma` [frames, 12]: every frame counts by
-    its shares, and by the square root of its energy, so that one loud note does not decide.
+    The profile that correlates best with how strongly each pitch class of `chroma` [frames, 12] sounds in all; energies are
+    compressed by a logarithm, so that quiet chords count beside a loud lead.
     """
-    energy = chroma.sum(axis=1, keepdims=True)
-    if not len(chroma) or energy.max() <= 0:
+    loudest = float(chroma.max()) if chroma.size else 0.0
+    if loudest <= 0:
         return None
-    weight = (chroma / np.sqrt(np.maximum(energy, 1e-6 * energy.max()))).sum(axis=0)  # [12]
+    weight = np.log1p(_COMPRESSION / loudest * chroma).sum(axis=0)  # [12]
     if np.ptp(weight) == 0:
         return None
     fits = [(_fit(np.roll(profile, tonic), weight), tonic, mode) for mode, profile in _PROFILES for tonic in range(12)]

@@ -88,7 +88,7 @@ def judge(reference: Reference, made: Mapping[str, Sequence[Heard]]) -> Measures
             found |= {**_told(name, result), f"{name}.ratio": result.ratio}
             found |= {f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "melody"}
     if "codec" in made:
-        kept = [chroma.agreement(a.tune.chroma, b.tune.chroma) for a, b in zip(reference.originals, made["codec"], strict=True)]
+        kept = [chroma.agreement(a.tune.notes, b.tune.chroma) for a, b in zip(reference.originals, made["codec"], strict=True)]
         found |= {"codec.value": float(np.nanmean(kept)), "codec.n": len(kept)}
     found["frechet.floor"] = frechet.distance(reference.others, _embeddings(reference.originals))
     for kind, clips in made.items():
@@ -127,7 +127,7 @@ def _exact_tempos(reference: Reference, clips: Sequence[Heard]) -> Paired:
 
 
 def _melodies(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return paired(np.array([[chroma.agreement(melody.chroma, clip.tune.chroma) for melody in reference.melodies] for clip in clips]))
+    return paired(np.array([[chroma.agreement(melody.notes, clip.tune.chroma) for melody in reference.melodies] for clip in clips]))
 
 
 def _pitches(reference: Reference, clips: Sequence[Heard]) -> Paired:
