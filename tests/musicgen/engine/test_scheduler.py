@@ -1,5 +1,7 @@
 """The scheduler's laws, against random histories."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +63,31 @@ def test_admission_is_first_come_first_served(slots: int, items: list[int]) -> N
         for slot in scheduler.advance(scheduler.horizon):
             scheduler.release(slot)
     assert order == list(range(len(items)))
+
+
+@given(st.integers(1, 6), st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_the_order_of_admission_changes_nothing_for_an_item(slots: int, items: list[int], chunk: int, dice: Random) -> None:
+    """In any order, and with others coming while it runs, an item gets one slot, and there its own steps without a gap."""
+    arriving = list(range(len(items)))
+    dice.shuffle(arriving)
+    scheduler: Scheduler[int] = Scheduler(slots)
+    begun: dict[int, tuple[int, int]] = {}
+    ended: dict[int, tuple[int, int]] = {}
+    clock = 0
+    while arriving or not scheduler.idle:
+        for _ in range(min(len(arriving), dice.randint(0 if scheduler.running else 1, 3))):
+            scheduler.add(arriving.pop())
+        while (admitted := scheduler.admit()) is not None:
+            slot, item = admitted
+            assert item not in begun
+            begun[item] = (slot, clock)
+            scheduler.start(slot, items[item])
+        count = min(scheduler.horizon, chunk)
+        clock += count
+        for slot in scheduler.advance(count):
+            ended[scheduler.release(slot)] = (slot, clock)
+    assert ended == {item: (slot, start + items[item]) for item, (slot, start) in begun.items()}
+    assert len(ended) == len(items)
 
 
 def test_what_runs_goes_back_to_the_front_in_its_order() -> None:
