@@ -142,7 +142,7 @@ class Parser:
                 text = reader.prompt(prompt)
                 tune = reader.uri(melody, "melody") if melody is not None else None
                 past = reader.uri(continuation, "continuation") if continuation is not None else None
-                if not text and not tune:
+                if tune or not text:
                     reader.check_conditions(text, tune)
                 checked.append(
                     (

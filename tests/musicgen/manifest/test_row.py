@@ -107,6 +107,15 @@ def test_a_row_without_anything_needs_permission(spec: ModelSpec) -> None:
     reader(spec).check_conditions("", "melody.wav")
 
 
+def test_a_clap_row_has_a_prompt_or_a_sound(spec: ModelSpec) -> None:
+    rows = reader(replace(spec, text_encoder="clap"))
+    assert rows.uri("sound.wav", "melody") == "sound.wav"
+    rows.check_conditions("", "sound.wav")
+    rows.check_conditions("piano", None)
+    assert "not both" in refusal(rows.check_conditions, "piano", "sound.wav")
+    reader(replace(spec, kind="melody")).check_conditions("piano", "tune.wav")
+
+
 def test_what_the_model_cannot_names_who_could(spec: ModelSpec) -> None:
     message = refusal(reader(spec).uri, "tune.wav", "melody")
     assert "facebook/musicgen-small takes no melody; musicgen-melody or musicgen-melody-large could" in message

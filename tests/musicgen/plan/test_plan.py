@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -294,6 +295,17 @@ def test_melodies_are_hashed_and_bad_ones_refused(submit, tmp_path: Path) -> Non
     assert (moved.new, moved.made) == (0, 3)  # content counts, not the place
     refused = submit("prompt,melody\nx,a.wav\n", output=str(tmp_path / "text-only"), checkpoint=PlannedCheckpoint(SMALL))
     assert "musicgen-melody" in refused.invalid[0][1]
+
+
+def test_a_clap_row_with_a_prompt_and_a_sound_is_refused_while_planning(submit, tmp_path: Path) -> None:
+    (tmp_path / "rain.wav").write_bytes(b"never decoded here")
+    rows = ['{"melody": "rain.wav"}', '{"prompt": "piano"}', '{"prompt": "piano", "melody": "rain.wav"}']
+    clap = PlannedCheckpoint(replace(SMALL, text_encoder="clap"), name="my-clap")
+    outcome = submit("\n".join(rows) + "\n", checkpoint=clap)
+    assert (outcome.new, outcome.invalid_count) == (2, 1)
+    (failure,) = failures(tmp_path / "out")
+    assert failure["error_class"] == "invalid"
+    assert "hears a prompt or a sound (melody), not both" in failure["error"]
 
 
 def test_many_shards_are_many_files_and_the_limit_counts_rows(submit, tmp_path: Path) -> None:
