@@ -61,3 +61,22 @@ def test_drums_and_bass_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     plain = chroma.bins(melody)
     assert np.mean(found[: len(plain)] == plain) > 0.95
     assert np.mean(found[: len(plain)] == mixed[: len(plain)]) < 0.5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("demucs") is None, reason="the extra `stems` is not installed")
+def test_the_real_demucs_runs_and_gives_the_same_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Demucs' own network and `apply_model`, smaller and with random weights, over more than one of its segments."""
+    import demucs.pretrained
+    from demucs.htdemucs import HTDemucs
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = HTDemucs(sources=["drums", "bass", "other", "vocals"], channels=16, t_layers=1, t_heads=2)
+    monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: network)
+    path = write(tmp_path / "a.wav", tune(9.0, 44_100), 44_100)
+    separate = separator()
+    with path.open("rb") as file:
+        one, other = (separate(file, 8.0, "a.wav") for _ in range(2))
+    assert one.shape == (8 * chroma.RATE_HZ,)
+    assert np.isfinite(one).all()
+    assert np.array_equal(one, other)
