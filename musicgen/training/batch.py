@@ -14,6 +14,8 @@ from musicgen.conditioning import chroma
 from musicgen.model.spec import ModelSpec
 from musicgen.training.loss import IGNORED
 
+_PIECES = (10, 25, 50, 100, 250)  # frames of a hidden piece of the past
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
@@ -46,13 +48,18 @@ class Batch:
 
 
 class Dropout(BaseModel):
-    """How often conditions are dropped. What is dropped is what guidance and rows without it see at generation."""
+    """How often conditions are dropped. What is dropped is what guidance and rows without it see at generation.
+
+    A row's own past says nearly all there is to say about its next codes, so that a small model learns for hours without a look
+    at melody and prompt. Where pieces of the past are hidden (the special token in their place) they are all it has.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     all: float = Field(default=0.1, ge=0, le=1)  # text and melody together: the null branch of guidance
     text: float = Field(default=0.1, ge=0, le=1)  # text alone
     melody: float = Field(default=0.4, ge=0, le=1)  # melody alone: rows with only a prompt
+    past: float = Field(default=0.5, ge=0, le=1)  # rows that see their past in pieces only
 
 
 def assemble(
@@ -69,11 +76,14 @@ def assemble(
     """
     rows = [_cut(clip, spec, frames, draw) for clip in clips]
     layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
+    heard = layouts
+    if draw is not None and dropout is not None:
+        heard = [patterns.build(pattern, _hidden(codes, spec.special_token, dropout.past, draw), spec.special_token) for codes, _ in rows]
     steps = max(layout.shape[1] for layout in layouts)
     sequences = np.full((len(rows), spec.codebooks, steps), spec.special_token, np.int64)
     targets = np.full((len(rows), spec.codebooks, steps), IGNORED, np.int64)
-    for row, layout in enumerate(layouts):
-        sequences[row, :, : layout.shape[1]] = layout
+    for row, (layout, inputs) in enumerate(zip(layouts, heard, strict=True)):
+        sequences[row, :, : layout.shape[1]] = inputs
         targets[row, :, : layout.shape[1]] = np.where(layout == spec.special_token, IGNORED, layout)
 
     lengths = np.array([max(1, len(clip.text)) for clip in clips])
@@ -110,3 +120,13 @@ def _cut(clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | N
     start = round(first / rate)
     bins = clip.bins[first:] if len(clip.bins) > first else np.zeros(1, np.int8)
     return clip.codes[:, start : start + frames], np.resize(bins, spec.chroma_length)
+
+
+def _hidden(codes: NDArray[np.int16], token: int, chance: float, draw: np.random.Generator) -> NDArray[np.int16]:
+    """The codes with pieces of some length hidden: a part between none and all of them."""
+    if draw.random() >= chance:
+        return codes
+    frames = codes.shape[1]
+    length = int(_PIECES[draw.integers(len(_PIECES))])
+    hidden = np.repeat(draw.random(-(-frames // length)) < draw.random(), length)[:frames]
+    return np.where(hidden, np.int16(token), codes)

@@ -132,7 +132,7 @@ def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str]) -> None:
     """A T5 (Unigram) tokenizer: the prompts' commonest words whole, everything else, numbers too, by letters."""
     from transformers import T5Tokenizer
 
-    counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]{2,}(?:[#'-][A-Za-z]+)*", prompt))
+    counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]+(?:[#'-][A-Za-z]+)*", prompt))
     special, extra = ["<pad>", "</s>", "<unk>"], [f"<extra_id_{i}>" for i in reversed(range(EXTRA_IDS))]
     letters = ["\u2581", *LETTERS]
     words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(special) - len(extra) - len(letters)]

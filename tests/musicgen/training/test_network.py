@@ -93,7 +93,7 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
     """With everything dropped, the network hears exactly what the conditioner's null branch is: zeros, and pitch class 0."""
     network, folder = trained
     clips = _clips(network, folder, frames=20)[:2]
-    dropped = assemble(clips, network.spec, "delay", 20, np.random.default_rng(0), Dropout(all=1, text=0, melody=0))
+    dropped = assemble(clips, network.spec, "delay", 20, np.random.default_rng(0), Dropout(all=1, text=0, melody=0, past=0))
     kept = assemble(clips, network.spec, "delay", 20)
     null = replace(kept, text_kept=torch.zeros(2, dtype=torch.bool), bins=torch.zeros_like(kept.bins))
     with torch.inference_mode():

@@ -133,6 +133,17 @@ def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, Tokens]
     assert np.mean(text & ~melody) == pytest.approx(0.1, abs=0.06)
 
 
+def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+    for chance, least, most in ((0.0, 0.0, 0.0), (1.0, 0.35, 0.65)):
+        trainer = _trainer(ground, tmp_path, dropout=Dropout(past=chance), crop_s=(1, 1), batch_frames=5000)
+        batch = trainer.feed.batches(0, 0, 1)[0][0]
+        shown = batch.inputs[:, :, 1:] == batch.targets[:, :, :-1]  # an input is the target of the step before it
+        there = batch.targets[:, :, :-1] >= 0
+        assert int((batch.targets >= 0).sum()) == 4 * 50 * len(batch.inputs)
+        assert (batch.inputs[:, :, 1:][there & ~shown] == 64).all()
+        assert least <= float((~shown[there]).float().mean()) <= most  # a part between none and all
+
+
 def test_cuts_keep_codes_and_melody_in_step(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
     trainer = _trainer(ground, tmp_path, crop_s=(0.5, 0.5))
     clip = trainer.feed.clip(0)
