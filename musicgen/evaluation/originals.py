@@ -1,12 +1,12 @@
 """The evaluation's own corpus: unseen tunes with prompts that say all that is judged, and lessons for the judge of timbre.
 
 Tunes, arrangement and sound are those of musicgen.training.corpus; what is asked for is not: every prompt names the instrument,
-the tempo, the key and the drums, where a training caption leaves out what it likes. The tunes are of the split `test`, which no
-training hears, and the lessons of the split `train`.
+the tempo, the key and the drums, where a training caption leaves out what it likes. Half of the tunes are old ones of the
+split `test`, which no training hears; the other half, and the lessons, are composed from seeds of the evaluation's own.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,14 @@ from musicgen.evaluation.extras import require
 from musicgen.evaluation.material import CAPTIONS
 
 if TYPE_CHECKING:
-    from musicgen.training.corpus.score import Melody, Score
+    from musicgen.training.corpus.score import Mode, Score
+    from musicgen.training.corpus.tune import Tune
 
 _STAMP = "originals.json"
 _VERSION = 1
+_OLD_TUNES = 300  # read out of music21; one in seven is of the split test
+_MODES: "tuple[Mode, ...]" = ("major", "minor")
+_SEED = 20_250  # keeps the draws apart from those of training corpora
 
 
 def write_originals(
@@ -37,13 +41,13 @@ def write_originals(
     require("music21", "joblib")
     from joblib import Parallel, delayed
 
-    from musicgen.training.corpus.tunes import tunes
+    from musicgen.training.corpus.tunes import load_tunes
 
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    old = tunes(folder / "tunes.json", told)
-    work = [("test", number, melody) for number, melody in zip(range(clips), _melodies("test", seed, old), strict=False)]
-    work += [("train", number, melody) for number, melody in zip(range(lessons), _melodies("train", seed, ()), strict=False)]
+    old = [tune for tune in load_tunes(folder / "tunes.json", _OLD_TUNES, told) if tune.split == "test"]
+    work: list[tuple[str, int, Sequence[Tune]]] = [("test", number, old if (number + number // 12) % 2 else ()) for number in range(clips)]
+    work += [("train", number, ()) for number in range(lessons)]
     told(f"making {clips} unseen originals, and {lessons} for the judge of timbre")
     rows = Parallel(n_jobs=processes)(delayed(_write)(folder, *item, seed, seconds) for item in work)
 
@@ -68,43 +72,16 @@ def question(score: "Score", rng: np.random.Generator) -> str:
     return ", ".join(phrases[i] for i in rng.permutation(len(phrases)))
 
 
-def _melodies(split: str, seed: int, old: "Sequence[Melody]") -> "Iterator[Melody]":
-    """Tunes of a split, major and minor in turn for six clips each, every second one an old one where there are some."""
-    from musicgen.training.corpus.compose import compose
-    from musicgen.training.corpus.write import split_of
-
-    rng = np.random.default_rng([seed, 7])
-    known = [melody for melody in old if split_of(melody.name) == split]
-    shelves = {mode: [known[i] for i in rng.permutation(len(known)) if known[i].mode == mode] for mode in ("major", "minor")}
-    taken = dict.fromkeys(shelves, 0)
-    number = piece = 0
-    while True:
-        mode = ("major", "minor")[number // 6 % 2]
-        if shelves[mode] and number % 2:
-            yield shelves[mode][taken[mode] % len(shelves[mode])]
-            taken[mode] += 1
-            number += 1
-            continue
-        name = f"evaluation {seed} {piece}"
-        melody = compose(name, np.random.default_rng([seed, 8, piece]))
-        piece += 1
-        if melody.mode == mode and split_of(name) == split:
-            yield melody
-            number += 1
-
-
-def _write(folder: Path, split: str, number: int, melody: "Melody", seed: int, seconds: float) -> dict[str, Any]:
-    """Arrange for the instrument whose turn it is, render and write one example; returns its row."""
+def _write(folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: int, seconds: float) -> dict[str, Any]:
+    """Compose (or draw one of the `old` tunes), render and write one example; returns its row."""
     import soundfile
 
-    from musicgen.training.corpus.arrange import arrange
     from musicgen.training.corpus.score import INSTRUMENTS, TONICS
     from musicgen.training.corpus.synth import RATE_HZ, render
 
-    rng = np.random.default_rng([seed, 9, split == "test", number])
-    score = arrange(melody, seconds, rng)
-    while score.instrument != INSTRUMENTS[number % len(INSTRUMENTS)]:
-        score = arrange(melody, seconds, rng)
+    rng = np.random.default_rng([_SEED, seed, split == "test", number])
+    instrument, mode = INSTRUMENTS[number % len(INSTRUMENTS)], _MODES[number // len(INSTRUMENTS) % 2]
+    score = _score(instrument, mode, old, seconds, rng)
     places = [f"{split}/{number:04}{part}.flac" for part in ("", "-lead")]
     for place, sound in zip(places, render(score, seconds), strict=True):
         path = folder / place
@@ -121,5 +98,14 @@ def _write(folder: Path, split: str, number: int, melody: "Melody", seed: int, s
         "mode": score.mode,
         "drums": score.drums,
         "source": score.source,
-        "tune": melody.name,
     }
+
+
+def _score(instrument: str, mode: "Mode", old: "Sequence[Tune]", seconds: float, rng: np.random.Generator) -> "Score":
+    from musicgen.training.corpus.compose import compose
+    from musicgen.training.corpus.tune import play
+
+    for i in rng.permutation(len(old)):
+        if old[i].mode == mode and (score := play(old[i], instrument, seconds, rng)) is not None:
+            return score
+    return compose(instrument, mode, seconds, rng)
