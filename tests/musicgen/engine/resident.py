@@ -24,7 +24,7 @@ from musicgen.model.native import load_library
 from musicgen.request import Request
 from tests.musicgen.engine.conftest import SilentCodec, run
 
-SLOTS, POSITIONS = 6, 235  # of a melody's prefix
+SLOTS, POSITIONS = 12, 235  # of a melody's prefix
 
 
 @dataclass
@@ -39,7 +39,8 @@ class Long:
 
     def _prepare(self, request: Request) -> Any:
         spec, text = self.model.spec, self.model.text.encode(request.prompt).states
-        prefix = None if spec.kind == "text" else torch.cat([torch.zeros(self.sound_positions, spec.hidden), text])
+        sound = torch.zeros(self.sound_positions if request.prompt == "long" else 1, spec.hidden)
+        prefix = None if spec.kind == "text" else torch.cat([sound, text])
         rest = [Branch(None, prefix)] * (2 if spec.kind == "style" else 1)
         conditions = Conditions((Branch(text if prefix is None else None, prefix), *rest), 3.0)
         known = 250 if self.model.decoder.ops.static_shapes else 1480  # it is slow there, and changes little
@@ -75,7 +76,7 @@ def measure(model: Any) -> dict[str, int]:
 def main() -> None:
     torch.set_num_threads(1)
     for kind in ("text", "melody", "style"):
-        sizes = Sizes(kind="text" if kind == "text" else "melody", hidden=192, layers=4, heads=3, ffn=768)
+        sizes = Sizes(kind="text" if kind == "text" else "melody", hidden=192, layers=2, heads=3, ffn=768)
         folder = write_checkpoint(Path(sys.argv[1]) / kind, sizes, seed=1)
         for path in ("native", "eager"):
             with mock.patch.object(decoder_module, "load_library", (lambda: "a test") if path == "eager" else load_library):

@@ -42,7 +42,19 @@ def silent(model: Any) -> Any:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_codes_are_the_same_alone_and_in_any_mix(load: Any, text_checkpoint: Path, path: str) -> None:
-    model = silent(load(text_checkpoint, path))
+    check_mixes(load, text_checkpoint, path, MIXES[path])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", PATHS)
+def test_codes_are_the_same_in_hundreds_of_mixes(load: Any, deeper_checkpoint: Path, path: str) -> None:
+    check_mixes(load, deeper_checkpoint, path, 600 if path.startswith("native") else 200)
+
+
+def check_mixes(load: Any, checkpoint: Path, path: str, mixes: int) -> None:
+    """Requests alone, and then in random company and order through the same engine."""
+    model = silent(load(checkpoint, path))
     pool = requests(24, seed=3)
     alone: dict[Request, np.ndarray] = {}
     slots = 5
@@ -51,13 +63,13 @@ def test_codes_are_the_same_alone_and_in_any_mix(load: Any, text_checkpoint: Pat
         alone[request] = codes(run(engine, [request])[request])
     dice = random.Random(11)
     seen = 0
-    for _ in range(MIXES[path]):
+    for _ in range(mixes):
         mix = dice.sample(pool, dice.randint(1, 12))
         for request, outcome in run(engine, mix).items():
             assert np.array_equal(codes(outcome), alone[request]), (path, request)
             seen += 1
     engine.close()
-    assert seen > MIXES[path]
+    assert seen > mixes
     assert len({a.tobytes() for a in alone.values()}) > 15, "the codes differ between requests: there was something to confuse"
 
 
