@@ -20,7 +20,6 @@ class PeerSetup:
 
     dtype: str = "float32"
     attention: str = "sdpa"
-    cache: str = "dynamic"  # or static
     batch: int = 8
 
 
@@ -93,7 +92,6 @@ class Peer:
         texts = self.tokenizer([row.prompt for row in rows], return_tensors="pt", padding=True)
         stamps = _Stamps()
         torch.manual_seed(rows[0].seed)
-        more = {"cache_implementation": "static"} if self.setup.cache == "static" else {}
         with self._codec_timer() as codec:
             audio = self.model.generate(
                 **texts,
@@ -102,7 +100,6 @@ class Peer:
                 guidance_scale=3.0,
                 max_new_tokens=frames + DELAY_STEPS,
                 logits_processor=LogitsProcessorList([stamps]),
-                **more,
             )
         if audio.shape != (len(rows), 1, frames * 640):
             raise RuntimeError(f"transformers made {tuple(audio.shape)} for {len(rows)} clips of {frames} frames: not the same work")

@@ -70,7 +70,7 @@ class Suite:
         return self._machines[dtype]
 
     def tuning(self) -> dict[str, Any]:
-        """The peer's costs by batch, cache and position; kept in the folder for later runs on the same machine."""
+        """The peer's costs by batch and position; kept in the folder for later runs on the same machine."""
         kept = self.folder / f"peer-{self.shape.name}.json"
         if self._tuning is None and kept.exists() and not self.options.retune:
             self._tuning = json.loads(kept.read_text())

@@ -87,22 +87,20 @@ def test_the_bound_grows_with_what_a_step_reads_and_multiplies():
     assert {row["operation"]: row["bound_ms"] for row in rows}["elsewhere"] == 0.0
 
 
-def test_the_peer_gets_the_batch_and_cache_that_cost_least():
+def test_the_peer_gets_the_batch_that_costs_least():
     costs = [
-        {"batch": 1, "cache": "dynamic", "near_s": 0.1, "far_s": 0.1},
-        {"batch": 4, "cache": "dynamic", "near_s": 0.2, "far_s": 1.2},
-        {"batch": 4, "cache": "static", "near_s": 0.25, "far_s": 0.5},
-        {"batch": 32, "cache": "static", "near_s": 0.3, "far_s": 0.6},
+        {"batch": 1, "near_s": 0.1, "far_s": 0.1},
+        {"batch": 4, "near_s": 0.2, "far_s": 1.2},
+        {"batch": 32, "near_s": 0.3, "far_s": 0.6},
     ]
     tuning = {"dtype": "float32", "attention": "sdpa", "costs": costs}
     setup, seconds = choose(tuning, [397] * 4)
-    assert (setup.batch, setup.cache) == (1, "dynamic")
+    assert setup.batch == 1
     assert seconds == pytest.approx(4 * 400 * 0.1)
     costs[0] |= {"near_s": 0.2, "far_s": 0.2}  # one by one is no longer worth it
     setup, seconds = choose(tuning, [397] * 4)
-    assert (setup.batch, setup.cache) == (4, "static")  # 32 clips are not there
-    assert seconds == pytest.approx(400 * 0.5)
-    assert choose(tuning, [29] * 4)[0].cache == "dynamic"
+    assert setup.batch == 4  # 32 clips are not there
+    assert seconds == pytest.approx(400 * (0.2 + 1.0 * (200 - 32) / (400 - 32)))
     assert choose(tuning, [397])[0].batch == 1
 
 
