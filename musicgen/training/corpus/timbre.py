@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,16 @@ class Timbre:
     rings: bool = False  # it rings on after the key is up
 
 
-def _harmonics(count: int, slope: float) -> dict[str, tuple[float, ...]]:
-    return {"ratios": tuple(float(k) for k in range(1, count + 1)), "amplitudes": tuple(k**-slope for k in range(1, count + 1))}
+class _Spectrum(TypedDict):
+    ratios: tuple[float, ...]
+    amplitudes: tuple[float, ...]
 
 
-def _plucked(count: int, place: float) -> dict[str, tuple[float, ...]]:
+def _harmonics(count: int, slope: float) -> _Spectrum:
+    return {"ratios": tuple(float(k) for k in range(1, count + 1)), "amplitudes": tuple(float(k) ** -slope for k in range(1, count + 1))}
+
+
+def _plucked(count: int, place: float) -> _Spectrum:
     """A string plucked at `place` of its length: partials with a node there are missing."""
     ks = range(1, count + 1)
     return {"ratios": tuple(float(k) for k in ks), "amplitudes": tuple(abs(float(np.sin(np.pi * k * place))) / k**0.8 for k in ks)}

@@ -36,7 +36,7 @@ def load_tunes(cache: Path, count: int, told: Callable[[str], None] = print) -> 
 def read_tunes(count: int) -> list[Tune]:
     """`count` tunes from music21's corpus, always the same. Raises JobError if music21 is not installed."""
     try:
-        from music21 import corpus  # type: ignore[import-untyped]  # noqa: F401
+        from music21 import corpus  # noqa: F401
     except ImportError:
         raise JobError("real tunes need music21; install the extra: pip install 'musicgen-batch[train]', or ask for no tunes") from None
     found: dict[str, Tune] = {}
