@@ -88,12 +88,13 @@ def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: 
 def test_what_a_manifest_says_is_text(make: Maker):
     make = make.settings(layout="parquet")  # where a clip's key is not a path already
     rows = shard_of("r1-1", 0, 1)
-    request = replace(rows.requests[0], prompt=HOSTILE, id="<b>id</b>")
+    request = replace(rows.requests[0], prompt=HOSTILE, id="<b>id</b>", melody="tunes/<i>&amp;.wav")
     make.shard(rows_of=replace(rows, requests=[request], keys=["../<x>%41?#"]))
     page = Path(write_page(musicgen.dataset.open(make.store.uri), str(Path(make.store.uri).parent / "a page")).path)
     tags = Tags(page)
     assert HOSTILE in tags.text
     assert "<b>id</b>" in tags.text
+    assert "melodytunes/<i>&amp;.wav" in tags.text
     assert not tags.of("script")
     assert not tags.of("b")
     assert not any(name.startswith("on") for _, attrs in tags.tags for name in attrs)
