@@ -18,7 +18,7 @@ define install
 endef
 
 $(STAMP): pyproject.toml
-	$(call install,[datasets])
+	$(call install,[datasets$(comma)listen])
 	@touch $(STAMP)
 
 # What tests and linters need on top; the demo does without.
@@ -28,6 +28,7 @@ $(DEV): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/musicgen run configs/jobs/demo.yaml
+	@$(BIN)/musicgen listen out/demo
 
 test: $(DEV)
 	@$(BIN)/python -m pytest

@@ -6,6 +6,7 @@ import typer
 
 from flows.commands.codes import decode, encode
 from flows.commands.evaluate import evaluate
+from flows.commands.listen import listen
 from flows.commands.models import models
 from flows.commands.plan import plan
 from flows.commands.run import run
@@ -25,6 +26,7 @@ app.command("run")(run)
 app.command("plan")(plan)
 app.command("status")(status)
 app.command("verify")(verify)
+app.command("listen")(listen)
 app.command("models")(models)
 app.command("encode")(encode)
 app.command("decode")(decode)

@@ -18,6 +18,7 @@ from musicgen.audio import decode
 from musicgen.dataset import huggingface
 from musicgen.dataset.card import publish_card, render_card
 from musicgen.dataset.huggingface import write_table
+from musicgen.dataset.listen import write_page
 from musicgen.errors import RowError
 from musicgen.storage import open_store
 
@@ -85,6 +86,7 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatc
         monkeypatch.setattr(huggingface, "SMALL_BYTES", (1 << 20) * name.startswith("small"))
         make = a_dataset(Maker(open_store(str(tmp_path / name))).settings(layout=name.split()[-1]))
         publish_card(musicgen.dataset.open(make.store.uri))
+        write_page(musicgen.dataset.open(make.store.uri))  # its files lie in the folder that is loaded
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(STAND_IN)}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -1,0 +1,90 @@
+"""The listening page as HTML: one file, no script, nothing from the network. Whatever a manifest says is escaped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from textwrap import shorten
+from urllib.parse import quote
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A clip on the page. `audio` and `picture` are paths beside the page; without them, `fault` says why."""
+
+    prompt: str
+    duration_s: float
+    facts: Sequence[tuple[str, str]]
+    audio: str | None = None
+    picture: str | None = None
+    fault: str = ""
+
+
+def render(title: str, cards: Sequence[Card], whole: int, pixels: tuple[int, int]) -> str:
+    """The page's text. `whole` is the number of clips that the dataset has, `pixels` the size of a picture."""
+    shown = f"{whole:,} {'clip' if whole == 1 else 'clips'}"
+    if len(cards) < whole:
+        shown = f"The first {len(cards):,} of {whole:,} clips, in the order of the index (<code>musicgen listen --clips</code> shows more)"
+    items = "\n".join(_card(number, card, pixels) for number, card in enumerate(cards, 1))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}: listen</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<main>
+<h1 dir="auto">{escape(title)}</h1>
+<p>{shown}. The pictures are log-mel spectrograms: time to the right, pitch upwards, the brighter the louder (80 dB).</p>
+<ol>
+{items}
+</ol>
+</main>
+</body>
+</html>
+"""
+
+
+def _card(number: int, card: Card, pixels: tuple[int, int]) -> str:
+    name = escape(card.prompt) or "(no prompt)"
+    short = escape(shorten(card.prompt, 80, placeholder=" ...")) or name
+    facts = "".join(f'<div><dt>{escape(label)}</dt><dd dir="auto">{escape(value)}</dd></div>' for label, value in card.facts)
+    lines = [f'<li><article aria-labelledby="clip-{number}">', f'<h2 id="clip-{number}" dir="auto">{name}</h2>']
+    if card.audio is not None:
+        lines.append(f'<audio controls preload="metadata" src="{_link(card.audio)}" aria-label="Clip {number}: {short}"></audio>')
+    if card.picture is not None:
+        alt = f"Log-mel spectrogram of clip {number}, {card.duration_s:.1f} seconds: {short}"
+        lines.append(f'<img src="{_link(card.picture)}" alt="{alt}" width="{pixels[0]}" height="{pixels[1]}" loading="lazy">')
+    if card.fault:
+        lines.append(f'<p class="fault">{escape(card.fault)}</p>')
+    return "\n".join([*lines, f"<dl>{facts}</dl>", "</article></li>"])
+
+
+def _link(path: str) -> str:
+    """A relative path as a URL: a colon or a percent sign in it is a letter."""
+    return escape(quote(path))
+
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #f5f5f7; --card: #fff; --text: #1c1c22; --soft: #5a5a66; --line: #d9d9e0; --fault: #a3180f; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #0e0e13; --card: #1b1b23; --text: #ececf1; --soft: #a9a9b6; --line: #33333f; --fault: #ff9c92; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 960px; margin: 0 auto; padding: 24px 16px; }
+h1 { margin: 0 0 4px; font-size: 1.6rem; overflow-wrap: anywhere; }
+main > p { margin: 0 0 24px; color: var(--soft); }
+ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 20px; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 20px; }
+h2 { margin: 0 0 10px; font-size: 1.1rem; overflow-wrap: anywhere; }
+audio { display: block; width: 100%; margin-bottom: 10px; }
+img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
+.fault { color: var(--fault); }
+dl { display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 10px 0 0; font-size: .875rem; }
+dl div { display: flex; gap: 6px; min-width: 0; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
+"""

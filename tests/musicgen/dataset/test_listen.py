@@ -1,0 +1,165 @@
+"""The listening page: whole by itself, true to the dataset, and harmless whatever the manifest says."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+import musicgen.dataset
+from musicgen.audio import decode
+from musicgen.dataset.listen import write_page
+from musicgen.dataset.verify import verify
+from musicgen.errors import JobError, RowError, StoreError
+
+from .conftest import Maker, clip_of, shard_of
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = """</h2><script>document.title='x'</script>" onerror="alert(1) & 'quotes' \u202e \u263a"""
+# Appended to the page under test: waits until each player knows its clip's length, and each picture is there.
+ASK = """<script>
+const heard = [...document.querySelectorAll("audio")].map(a => new Promise(done => {
+  const tell = () => done(a.error ? "error" : a.duration.toFixed(3));
+  a.onloadedmetadata = a.onerror = tell; if (a.readyState || a.error) tell();
+}));
+const seen = [...document.images].map(i => { i.loading = "eager"; return i.decode().then(() => i.naturalWidth, () => "error"); });
+Promise.all([...heard, ...seen]).then(all => { document.body.insertAdjacentHTML("beforeend", `<p id="answer">${all.join(" ")}</p>`); });
+</script>"""
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def source(page: Path, attrs: dict[str, str | None]) -> Path:
+    """The file that a `src` names, as a browser would find it from file://."""
+    link = attrs["src"] or ""
+    assert not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|/", link), link
+    return page.parent / unquote(link)
+
+
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
+def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: str):
+    make = make.settings(layout=layout)
+    make.shard(failing={1: RowError("generation", "no")})
+    make.shard(shard=1)
+    before = [info.path for info in make.store.list()]
+    wrote = write_page(musicgen.dataset.open(make.store.uri))
+    page, rows = Path(wrote.path), shard_of("r1-1", 0)
+    assert (page, wrote.clips, wrote.whole, wrote.faults) == (Path(make.store.join("listen.html")), 5, 5, 0)
+    tags = Tags(page)
+    requests = [rows.requests[0], rows.requests[2], *shard_of("r1-1", 1).requests]
+    for request, player, picture in zip(requests, tags.of("audio"), tags.of("img"), strict=True):
+        assert np.abs(decode(source(page, player).read_bytes())[0] - clip_of(request).audio).max() < 1e-4
+        assert source(page, picture).read_bytes().startswith(b"\x89PNG")
+        assert request.prompt in tags.text
+        assert request.prompt in player["aria-label"]
+        assert request.prompt in picture["alt"]
+    assert tags.text.count("guidance") == tags.text.count("seed") == 5
+    assert "melody" not in tags.text
+    assert not tags.of("script")
+    assert not tags.of("link")
+    added = {info.path.split("/")[0] for info in make.store.list()} - {path.split("/")[0] for path in before}
+    assert added == {"listen.html", "spectrograms"} | (set() if layout == "files" else {"clips"})
+    report = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    assert (report.faults, report.orphans) == ([], 0)
+
+
+def test_what_a_manifest_says_is_text(make: Maker):
+    make = make.settings(layout="parquet")  # where a clip's key is not a path already
+    rows = shard_of("r1-1", 0, 1)
+    request = replace(rows.requests[0], prompt=HOSTILE, id="<b>id</b>", melody="tunes/<i>&amp;.wav")
+    make.shard(rows_of=replace(rows, requests=[request], keys=["../<x>%41?#"]))
+    page = Path(write_page(musicgen.dataset.open(make.store.uri), str(Path(make.store.uri).parent / "a page")).path)
+    tags = Tags(page)
+    assert HOSTILE in tags.text
+    assert "<b>id</b>" in tags.text
+    assert "melodytunes/<i>&amp;.wav" in tags.text
+    assert not tags.of("script")
+    assert not tags.of("b")
+    assert not any(name.startswith("on") for _, attrs in tags.tags for name in attrs)
+    assert [source(page, attrs).is_file() for attrs in tags.of("audio") + tags.of("img")] == [True, True]
+    assert {p.name for p in page.parent.parent.iterdir()} == {"dataset", "a page"}  # nothing has left its folder
+
+
+def test_the_first_clips_only_and_it_says_so(make: Maker):
+    make.shard()
+    make.shard(shard=1)
+    wrote = write_page(musicgen.dataset.open(make.store.uri), clips=4)
+    tags = Tags(Path(wrote.path))
+    assert (wrote.clips, len(tags.of("audio"))) == (4, 4)
+    assert "The first 4 of 6 clips" in tags.text
+    assert "prompt 3" in tags.text
+    assert "prompt 4" not in tags.text
+    write_page(musicgen.dataset.open(make.store.uri))
+    assert "6 clips." in Tags(Path(wrote.path)).text  # the page is written anew
+
+
+def test_a_clip_that_is_gone_or_damaged_does_not_hide_the_others(make: Maker):
+    make.shard()
+    gone, damaged, _ = musicgen.dataset.open(make.store.uri).to_arrow(["audio"]).column("audio").to_pylist()
+    make.store.delete(gone)
+    make.store.write(damaged, b"noise")
+    wrote = write_page(musicgen.dataset.open(make.store.uri))
+    tags = Tags(Path(wrote.path))
+    assert (wrote.faults, len(tags.of("audio")), len(tags.of("article"))) == (2, 1, 3)
+    assert "its audio is not there" in tags.text
+    assert "not decodable audio" in tags.text
+
+
+def test_a_dataset_in_a_bucket_wants_a_folder_for_the_page(s3, tmp_path: Path):
+    from musicgen.storage import open_store
+
+    make = Maker(open_store(s3.uri))
+    make.shard()
+    with pytest.raises(JobError, match="--output FOLDER"):
+        write_page(musicgen.dataset.open(s3.uri))
+    with pytest.raises(JobError, match="is no folder"):
+        write_page(musicgen.dataset.open(s3.uri), s3.uri + "-page")
+    page = Path(write_page(musicgen.dataset.open(s3.uri), str(tmp_path / "page")).path)
+    tags = Tags(page)
+    assert [decode(source(page, attrs).read_bytes())[1] for attrs in tags.of("audio")] == [32000] * 3
+
+
+def test_a_dataset_without_clips_is_said(make: Maker):
+    make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
+    with pytest.raises(StoreError, match="no clips to listen to yet"):
+        write_page(musicgen.dataset.open(make.store.uri))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+def test_a_browser_finds_every_sound_and_picture(make: Maker, layout: str, tmp_path: Path):
+    make = make.settings(layout=layout)
+    rows = shard_of("r1-1", 0)
+    make.shard(rows_of=replace(rows, requests=[replace(rows.requests[0], prompt=HOSTILE), *rows.requests[1:]]))
+    page = Path(write_page(musicgen.dataset.open(make.store.uri)).path)
+    with page.open("a", encoding="utf-8") as file:
+        file.write(ASK)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    flags += ["--disable-component-update", f"--user-data-dir={tmp_path / 'browser'}", "--timeout=20000", "--virtual-time-budget=20000"]
+    done = subprocess.run([str(CHROMIUM), *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    answer = re.search('<p id="answer">([^<$]*)</p>', done.stdout)
+    assert answer is not None, done.stderr
+    assert answer[1].split() == ["0.500"] * 3 + ["880"] * 3
+    assert "<title>dataset: listen</title>" in done.stdout  # the prompt's script did not run
