@@ -15,6 +15,7 @@ from torch import Tensor
 
 from musicgen.errors import ModelError
 from musicgen.model.eager import EagerOps
+from musicgen.model.graphs import capture_on
 from musicgen.model.native import NativeOps, load_library
 from musicgen.model.spec import ModelSpec
 
@@ -191,10 +192,11 @@ class Decoder:
         """Sinusoids cat[cos, sin] of positions lengths - 1, float32 [tokens, hidden], from a table of `reserve`'s length."""
         return self._positions[lengths.long() - 1]
 
-    def reserve(self, capacity: int) -> None:
-        """Make the table of sinusoids long enough for positions below `capacity`."""
+    def reserve(self, capacity: int) -> Tensor:
+        """Make the table of sinusoids long enough for positions below `capacity`. Returns it: a captured step wants it kept."""
         if self._positions.shape[0] < capacity:
             self._positions = sinusoids(max(capacity, self.spec.max_positions), self.spec.hidden).to(self.dtype).float().to(self.device)
+        return self._positions
 
 
 def sinusoids(positions: int, hidden: int) -> Tensor:
@@ -234,4 +236,4 @@ def _choose_ops(device: torch.device, dtype: torch.dtype) -> "NativeOps | EagerO
         if not isinstance(library, str):
             return NativeOps(library, dtype, torch.get_num_threads())
         return EagerOps(device, dtype, f"eager ({library})")
-    return EagerOps(device, dtype, "eager")
+    return EagerOps(device, dtype, "eager", capture_on(device))
