@@ -68,7 +68,7 @@ class Stepper:
         self.device = decoder.device
         self.static = decoder.ops.static_shapes
         self.cache: Cache = decoder.cache(slots * width, capacity, slots, TEXT_CAPACITY)
-        self._sinusoids = decoder.reserve(self.cache.capacity)  # another engine may make the decoder a longer table
+        decoder.reserve(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
         self._placed: dict[int, _Slot] = {}
@@ -135,7 +135,7 @@ class Stepper:
         """Make room for longer windows or prompts than any before; what is in the cache stays."""
         if positions > self.cache.capacity:
             self._lengthen(self.cache.past, self.slots * self.width, self.decoder.ops.round_capacity(positions))
-            self._sinusoids = self.decoder.reserve(self.cache.capacity)
+            self.decoder.reserve(self.cache.capacity)
         if self.cache.text and texts > self.cache.text[0][0].shape[2]:
             self._lengthen(self.cache.text, self.slots, -(-texts // TEXT_CAPACITY) * TEXT_CAPACITY)
         if steps >= self.sequence.shape[2]:

@@ -88,6 +88,7 @@ class Decoder:
         self.embeddings: Tensor  # float32 or dtype [codebooks * (size + 1), hidden]
         self._offsets = torch.arange(spec.codebooks, device=device) * (spec.codebook_size + 1)
         self._positions = torch.empty(0, spec.hidden, device=device)
+        self._outgrown: list[Tensor] = []  # shorter tables: another engine's captured steps may still read them
 
     @classmethod
     def from_state_dict(cls, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> "Decoder":
@@ -192,11 +193,11 @@ class Decoder:
         """Sinusoids cat[cos, sin] of positions lengths - 1, float32 [tokens, hidden], from a table of `reserve`'s length."""
         return self._positions[lengths.long() - 1]
 
-    def reserve(self, capacity: int) -> Tensor:
-        """Make the table of sinusoids long enough for positions below `capacity`. Returns it: a captured step wants it kept."""
+    def reserve(self, capacity: int) -> None:
+        """Make the table of sinusoids long enough for positions below `capacity`."""
         if self._positions.shape[0] < capacity:
+            self._outgrown.append(self._positions)
             self._positions = sinusoids(max(capacity, self.spec.max_positions), self.spec.hidden).to(self.dtype).float().to(self.device)
-        return self._positions
 
 
 def sinusoids(positions: int, hidden: int) -> Tensor:

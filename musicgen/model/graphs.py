@@ -38,6 +38,9 @@ class Capture(Protocol):
     def capture(self, work: Work) -> Work:
         """What does the work when it is called; now nothing is done. Raises whatever goes wrong."""
 
+    def forget(self) -> None:
+        """All that was captured is about to be dropped."""
+
 
 class Graphs:
     """The graphs of one function over the same buffers. Holds no buffers itself: whoever does outlives it."""
@@ -76,6 +79,8 @@ class Graphs:
 
     def clear(self) -> None:
         """Forget what was captured: some of its buffers are to be replaced."""
+        if self._capture is not None:
+            self._capture.forget()
         self._replays.clear()
         self._warm.clear()  # other shapes may want other kernels
 
@@ -115,6 +120,11 @@ class CudaCapture:
             _BROKEN.append(graph)
             raise
         return graph.replay
+
+    def forget(self) -> None:
+        """Wait for the launched graphs, and take another pool: torch refuses one that no graph holds any more."""
+        torch.cuda.current_stream(self._stream.device).synchronize()
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 def capture_on(device: torch.device) -> Callable[[], Capture] | None:

@@ -37,6 +37,9 @@ class Recorder:
         self.captured += 1
         return recording.replay
 
+    def forget(self) -> None:
+        """There is no memory to give back."""
+
 
 class _Recording(TorchDispatchMode):
     def __init__(self) -> None:
