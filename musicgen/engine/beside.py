@@ -38,6 +38,7 @@ class Beside:
             os.setpriority(os.PRIO_PROCESS, get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
         if self._device.type == "cuda":
             self._own.stream = torch.cuda.Stream(self._device)
+            torch.cuda.default_stream(self._device).synchronize()  # weights were put there by it, and this stream does not wait for it
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
         """Begin `work`; its result, or what it raises, is in the future."""
@@ -48,7 +49,9 @@ class Beside:
         with stream:
             result = work(*arguments)
             if self._device.type == "cuda":
-                self._own.stream.synchronize()  # the result is read by another stream
+                # The result is read by another stream. Its memory comes back to this one when it is dropped: whoever takes it keeps
+                # it until what reads it is done, as the engine keeps a clip's conditions until it has read the clip's codes.
+                self._own.stream.synchronize()
             return result
 
     def close(self) -> None:

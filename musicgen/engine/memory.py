@@ -9,12 +9,14 @@ import torch
 
 from musicgen.engine.stepper import PREFILL, TEXT_CAPACITY
 from musicgen.model.decoder import Decoder
+from musicgen.model.eager import EagerOps
 
 # The share of what is free that slots may take. The rest is for the codec, prompts, writers, and what else runs.
 _SHARE = {"cuda": 0.85, "cpu": 0.5}
 # More slots than this gain nothing: the products have reached their best rate. A static shape pays for idle slots too.
 _MOST = {"cuda": 128, "cpu": 32, "cpu-static": 8}
 _KEPT = 2.5  # allocators keep what is freed in pieces: so much of what a step needs stays resident, measured on CPUs
+_CAPTURED = 1  # graphs have a pool of their own: the step's tensors stand in it for good
 _SAMPLE = 40  # bytes for each logit of a clip while torch draws: words of int64, numbers of float64
 
 
@@ -48,7 +50,9 @@ def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
 
 def planned_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
     """What an engine with these slots takes at most, in bytes, beside weights and codec."""
-    return slot_bytes(decoder, slots, width, capacity) + round(_KEPT * step_bytes(decoder, slots, width, capacity))
+    ops = decoder.ops
+    kept = _KEPT + (_CAPTURED if isinstance(ops, EagerOps) and ops.capture is not None else 0)
+    return slot_bytes(decoder, slots, width, capacity) + round(kept * step_bytes(decoder, slots, width, capacity))
 
 
 def plan(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:

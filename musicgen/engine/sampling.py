@@ -58,7 +58,7 @@ def sample(logits: Tensor, choices: Choices, steps: Tensor) -> Tensor:
     noise = -torch.log(-torch.log(uniforms(column["seed"], column["window"].long(), steps.long(), *mixed.shape[1:])))
     greedy = (column["temperature"] <= 0)[:, None, None]
     drawn = torch.where(greedy, mixed.double(), mixed.double() + noise).argmax(-1)
-    return torch.where(guided.isfinite().all(-1), drawn, logits.shape[-1])
+    return drawn.masked_fill(~guided.isfinite().all(-1), logits.shape[-1])
 
 
 def guide(logits: Tensor, choices: Choices) -> Tensor:
@@ -76,11 +76,11 @@ def kept(logits: Tensor, choices: Choices) -> Tensor:
     """Logits over temperature, -inf where top-p (else top-k) drops them."""
     column, size = choices.columns, logits.shape[-1]
     temperature, top_p = column["temperature"][:, None, None], column["top_p"][:, None, None]
-    logits = logits / torch.where(temperature > 0, temperature, 1.0)
+    logits = logits / temperature.masked_fill(temperature <= 0, 1.0)
     if not (choices.any_top_k or choices.any_top_p):
         return logits
     ordered = logits.sort(dim=-1, descending=True).values
-    k = torch.where((column["top_k"] > 0) & (column["top_k"] < size), column["top_k"], size)[:, None, None]
+    k = column["top_k"].masked_fill((column["top_k"] <= 0) | (column["top_k"] >= size), size)[:, None, None]
     last = (k - 1).long().expand(-1, logits.shape[1], 1)
     if choices.any_top_p:
         p = torch.softmax(ordered.double(), dim=-1)

@@ -2,10 +2,12 @@
 
 Slot s has `width` rows of the cache, s, slots + s, ...: one per branch. Which slots live changes only at events (a clip
 ends, another begins), and then the step's plan is made: which tokens it runs, in which order, and what each clip samples
-by. A step itself is a fixed run of device operations, without a loop over rows and without reading anything back.
+by. A step itself is a fixed run of device operations, without a loop over rows and without reading anything back: on CUDA
+it is captured whole, sampling included (`musicgen/model/graphs.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from musicgen.engine.conditions import Conditions
 from musicgen.engine.sampling import CHOICE, Choices, sample
 from musicgen.engine.track import Window
 from musicgen.model.decoder import Cache, Decoder, Tokens
+from musicgen.model.eager import EagerOps
+from musicgen.model.graphs import Graphs
 from musicgen.model.native import NativeOps
 from musicgen.request import Request
 
@@ -31,6 +35,18 @@ class _Plan:
     tokens: Tokens  # lengths are moved along in place
     choices: Choices
     moving: Tensor  # int64 [clips]: 1, or 0 for a slot that only fills a static shape
+
+    def tensors(self) -> list[Tensor]:
+        """All of them. With static shapes they have the same shapes in every plan of a stepper."""
+        tokens = self.tokens
+        return [self.slots, self.clip, tokens.rows, tokens.lengths, tokens.crossed_lengths, *self.choices.columns.values(), self.moving]
+
+    def put_into(self, before: "_Plan") -> "_Plan":
+        """The same plan in the tensors of another, which captured steps read."""
+        for theirs, mine in zip(before.tensors(), self.tensors(), strict=True):
+            theirs.copy_(mine)
+        tokens, choices = replace(before.tokens, longest=self.tokens.longest), replace(self.choices, columns=before.choices.columns)
+        return replace(before, tokens=tokens, choices=choices)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +74,9 @@ class Stepper:
         self._placed: dict[int, _Slot] = {}
         self._longest = 0
         self._plan: _Plan | None = None
+        self._buffers: _Plan | None = None  # where captured steps find their plan
+        ops = decoder.ops
+        self._graphs = Graphs(ops) if isinstance(ops, EagerOps) and ops.capture is not None else None
 
     # ------------------------------------------------------------ events
 
@@ -120,6 +139,7 @@ class Stepper:
         if self.cache.text and texts > self.cache.text[0][0].shape[2]:
             self._lengthen(self.cache.text, self.slots, -(-texts // TEXT_CAPACITY) * TEXT_CAPACITY)
         if steps >= self.sequence.shape[2]:
+            self._forget_graphs()
             wider = torch.zeros(*self.sequence.shape[:2], steps + 1, dtype=torch.int64, device=self.device)
             wider[..., : self.sequence.shape[2]] = self.sequence
             self.sequence = wider
@@ -127,31 +147,43 @@ class Stepper:
     def _lengthen(self, layers: list[tuple[Tensor, Tensor]], rows: int, capacity: int) -> None:
         """Longer caches with the same content: one layer after the other, so that hardly more than the new ones is held."""
         spec = self.decoder.spec
+        self._forget_graphs()
         for i, before in enumerate(layers):
             after = self.decoder.ops.cache(rows, spec.heads, capacity, spec.head_dim)
             for a, b in zip(before, after, strict=True):
                 b.flatten(2)[..., : a[0, 0].numel()] = a.flatten(2)
             layers[i] = after
 
+    def _forget_graphs(self) -> None:
+        """Before a tensor that the step works on is replaced."""
+        if self._graphs is not None:
+            self._graphs.clear()
+
     # ------------------------------------------------------------ the step
 
     @torch.inference_mode()
     def step(self, count: int = 1) -> None:
         """Move every placed slot by `count` steps. None may be beyond its last."""
-        plan = self._plan = self._plan or self._make_plan()
+        plan = self._plan = self._plan or self._next_plan()
+        tokens, choices = plan.tokens, plan.choices
         for _ in range(count):
-            self._step(plan)
+            if self._graphs is None:
+                self._step(plan, tokens.longest)
+            else:  # whole blocks of the cache, which is what an eager step reads
+                blocks = self.decoder.ops.round_capacity(tokens.longest)
+                self._graphs.run((blocks, choices.any_top_p, choices.any_top_k), partial(self._step, plan, blocks))
+            tokens.longest += 1
             for slot in self._placed.values():
                 slot.step += 1
 
-    def _step(self, plan: _Plan) -> None:
+    def _step(self, plan: _Plan, longest: int) -> None:
+        """What is captured: it changes nothing of the host's, and reads nothing of it that is not in the graph's key."""
         decoder, at = self.decoder, self.at[plan.slots]
         codes = self.sequence[plan.slots, :, at]  # [clips, codebooks]
-        states = decoder.forward(decoder.embed(codes)[plan.clip], plan.tokens, self.cache)
+        states = decoder.forward(decoder.embed(codes)[plan.clip], replace(plan.tokens, longest=longest), self.cache)
         self._draw(decoder.logits(states), plan, at + 1)
         self.at[plan.slots] += plan.moving
         plan.tokens.lengths.add_(plan.moving.to(torch.int32)[plan.clip])
-        plan.tokens.longest += 1
 
     def _draw(self, logits: Tensor, plan: _Plan, at: Tensor) -> None:
         """Fill the codes of step `at` [clips] that are to be drawn."""
@@ -163,6 +195,13 @@ class Stepper:
         else:
             drawn = sample(logits, plan.choices, at)
             self.sequence[plan.slots, :, at] = torch.where(given < 0, drawn, given)
+
+    def _next_plan(self) -> _Plan:
+        plan = self._make_plan()
+        if self._graphs is None:
+            return plan
+        self._buffers = plan if self._buffers is None else plan.put_into(self._buffers)
+        return self._buffers
 
     def _make_plan(self) -> _Plan:
         """Native: the live slots' branches alone. Static shapes: every row of every slot, idle ones with nothing to say."""

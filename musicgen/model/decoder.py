@@ -15,6 +15,7 @@ from torch import Tensor
 
 from musicgen.errors import ModelError
 from musicgen.model.eager import EagerOps
+from musicgen.model.graphs import capture_on
 from musicgen.model.native import NativeOps, load_library
 from musicgen.model.spec import ModelSpec
 
@@ -87,6 +88,7 @@ class Decoder:
         self.embeddings: Tensor  # float32 or dtype [codebooks * (size + 1), hidden]
         self._offsets = torch.arange(spec.codebooks, device=device) * (spec.codebook_size + 1)
         self._positions = torch.empty(0, spec.hidden, device=device)
+        self._outgrown: list[Tensor] = []  # shorter tables: another engine's captured steps may still read them
 
     @classmethod
     def from_state_dict(cls, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> "Decoder":
@@ -194,6 +196,7 @@ class Decoder:
     def reserve(self, capacity: int) -> None:
         """Make the table of sinusoids long enough for positions below `capacity`."""
         if self._positions.shape[0] < capacity:
+            self._outgrown.append(self._positions)
             self._positions = sinusoids(max(capacity, self.spec.max_positions), self.spec.hidden).to(self.dtype).float().to(self.device)
 
 
@@ -234,4 +237,4 @@ def _choose_ops(device: torch.device, dtype: torch.dtype) -> "NativeOps | EagerO
         if not isinstance(library, str):
             return NativeOps(library, dtype, torch.get_num_threads())
         return EagerOps(device, dtype, f"eager ({library})")
-    return EagerOps(device, dtype, "eager")
+    return EagerOps(device, dtype, "eager", capture_on(device))

@@ -5,9 +5,13 @@ all rows. Attention goes over the cache in blocks of fixed size, up to the longe
 beyond a row's own positions adds exactly nothing to it, so a row's bits do not depend on its neighbours' lengths.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from musicgen.model.graphs import Capture
 
 BLOCK = 128
 CPU_ROWS = 16  # with 6 rows and two threads, say, MKL gives a row other bits in another place; with a multiple of 16 it does not
@@ -18,11 +22,17 @@ class EagerOps:
 
     static_shapes = True
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, name: str):
+    def __init__(self, device: torch.device, dtype: torch.dtype, name: str, capture: Callable[[], Capture] | None = None):
         self.device = device
         self.dtype = dtype
-        self.name = name
+        self.capture = capture  # makes graphs of the steps; None: each operation is launched by itself
         self.threads = torch.get_num_threads()
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """For the engine's fingerprint."""
+        return self._name if self.capture is None else f"{self._name}-graphs"
 
     def pack(self, weight: Tensor) -> Tensor:
         """A weight [columns, depth] in the right dtype."""

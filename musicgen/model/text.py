@@ -82,7 +82,7 @@ class TextEncoder:
 
     def _encode(self, prompt: str) -> TextStates:
         if not prompt.strip():
-            return TextStates(torch.zeros(1, self.hidden, device=self._device()), empty=True)
+            return TextStates(settled(torch.zeros(1, self.hidden, device=self._device())), empty=True)
         states = self.embedder(prompt)  # [tokens, text_dim]
         return TextStates(settled(states if self.projection is None else self.projection(states)))
 
