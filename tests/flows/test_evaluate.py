@@ -54,6 +54,7 @@ def test_what_is_not_installed_is_named_with_the_command(corpus: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
+@pytest.mark.xfail(strict=True, reason="the weights in the package are random until issue 5's are trained; take this mark away with them")
 def test_the_shipped_weights_keep_every_bound(tmp_path: Path) -> None:
     """The real command on the weights in the package, with a corpus made on the spot: three minutes on two free cores."""
     done = run(app, ["evaluate", "embedded", "--output", str(tmp_path / "out")])
