@@ -13,7 +13,7 @@ NAMES = {
     "organ": ("organ", "organ", "church organ", "hammond organ", "organ melody"),
     "flute": ("flute", "flute", "wooden flute", "flute melody", "solo flute"),
     "strings": ("strings", "strings", "violin", "bowed strings", "violins", "string section"),
-    "bell": ("bell", "bell", "bells", "vibraphone", "music box", "chimes", "glockenspiel"),
+    "bell": ("bells", "bell", "vibraphone", "music box", "chimes", "glockenspiel"),
 }
 _PACES = {
     "slow": ("slow", "slow tempo", "slow and quiet", "slowly", "at a slow tempo"),
@@ -38,7 +38,6 @@ def caption(score: Score, rng: np.random.Generator) -> str:
     instrument = _one(NAMES[score.instrument], rng)
     if score.drums and instrument.startswith("solo "):
         instrument = score.instrument
-    bare = instrument.removesuffix(" melody")  # where another word for the piece is beside it
     mood = score.mood if rng.random() < 0.5 else ""
     phrases = [phrase for phrase, chance in _facts(score, rng) if rng.random() < chance]
     kind = _one(_PIECE if score.source == "composed" else _CHORALE if score.source.startswith("bach/") else _TUNE, rng)
@@ -48,15 +47,15 @@ def caption(score: Score, rng: np.random.Generator) -> str:
     elif head < 0.6:
         start = f"{mood} {instrument}".strip()
     elif head < 0.75:
-        start = f"{mood} {kind} for {bare}".strip()
+        start = f"{mood} {kind} for {instrument}".strip()
     elif head < 0.85:
         start = f"{_one(_OPENINGS[1:], rng)} {mood} {instrument}".replace("  ", " ")
         start = start.replace("an instrumental with the", "an instrumental with")
     elif head < 0.95:
-        start = f"{bare} {kind}"
+        start = f"{instrument} {kind}"
         phrases += [mood] if mood else []
     else:
-        start = f"{kind} played on {bare}"
+        start = f"{kind} played on {instrument}"
     parts = [str(part) for part in rng.permutation(phrases)] if phrases else []
     # The instrument mostly comes first.
     parts.insert(0 if rng.random() < 0.8 else int(rng.integers(len(parts) + 1)), start)
