@@ -46,7 +46,8 @@ def run_ablation(
 
 
 def _row(lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, measures: Measures | None) -> dict[str, Any]:
-    last, valid = lines[-1], next((line for line in reversed(lines) if "valid" in line), {})
+    last = lines[-1]
+    valid: dict[str, Any] = next((line for line in reversed(lines) if "valid" in line), {})
     return {
         "decoder steps a window": patterns.length(pattern, spec.codebooks, spec.max_frames) - 1,
         "training steps": last["step"],
