@@ -132,3 +132,22 @@ def test_our_own_processes_are_not_other_work_even_after_their_end():
     assert living.ours_s - before.ours_s > 0.45
     assert reaped.ours_s - before.ours_s > 0.45
     assert load._Reading(10.0, 5.0, 1.0).others_since(load._Reading(0.0, 0.0, 0.0)) == pytest.approx(0.4)
+
+
+def test_processes_that_nobody_waits_for_stay_ours():
+    family = load._Family()
+    before = family.seconds()
+    busy = "import time\nwhile time.process_time() < 0.6: pass\ntime.sleep(60)"
+    middle = f"import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', {busy!r}]).pid, flush=True)\ninput()"
+    parent = subprocess.Popen([sys.executable, "-c", middle], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    grandchild = psutil.Process(int(parent.stdout.readline()))
+    try:
+        while sum(grandchild.cpu_times()[:2]) < 0.6:
+            time.sleep(0.05)
+        living = family.seconds()
+    finally:
+        parent.communicate(b"\n")  # it goes without a look at its child
+        grandchild.kill()
+    grandchild.wait(10)
+    assert living - before > 0.55
+    assert family.seconds() >= living
