@@ -34,7 +34,7 @@ def main() -> None:
     wanted[5] = Request(prompt="long", duration_s=30, seed=0)
     outcomes = run(engine, wanted)
     clips = [outcome for outcome in outcomes.values() if isinstance(outcome, Clip)]
-    engines = sorted({clip.engine for clip in clips})
+    engines = {clip.codes.shape[1]: json.loads(clip.engine) for clip in clips}
     print(json.dumps({"asked": len(wanted), "frames": [clip.codes.shape[1] for clip in clips], "slots": engine.slots, "engines": engines}))
 
 

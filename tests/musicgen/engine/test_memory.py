@@ -109,7 +109,9 @@ def test_memory_that_really_runs_out_halves_the_slots(tmp_path: Path) -> None:
     assert len(found["frames"]) == found["asked"] == 12
     assert max(found["frames"]) == 1500
     assert found["slots"] == 4
-    assert all(json.loads(engine)["slots"] == 4 and json.loads(engine)["halved_from"] == 8 for engine in found["engines"])
+    made_with = {frames: (engine["slots"], engine.get("halved_from")) for frames, engine in found["engines"].items()}
+    assert made_with["1500"] == (4, 8)
+    assert set(made_with.values()) <= {(4, 8), (8, None)}  # some may be finished before the long one comes
 
 
 @pytest.mark.parametrize("path", PATHS)
