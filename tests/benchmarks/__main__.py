@@ -17,6 +17,10 @@ from tests.benchmarks.suite import Suite
 from tests.benchmarks.weights import SHAPES
 
 ROOT = Path(__file__).parents[2]
+AUDIOCRAFT = (
+    "audiocraft is not timed: its 1.3.0 asks for torch 2.1.0, and for av 11.0.0, which has to be built against an old FFmpeg; "
+    "it cannot be installed beside this project"
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,6 +69,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None) -> in
     print(f"\nall results in {options.out}:\n{results.table(merged)}")
     for path in plots.draw(merged, folder):
         print(f"plot: {path}")
+    print(AUDIOCRAFT)
     if not sound:
         print("some cases have no figures; see above", file=sys.stderr)
     return 0 if sound else 1
