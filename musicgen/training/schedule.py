@@ -37,7 +37,7 @@ class Schedule(BaseModel):
     @model_validator(mode="after")
     def _sound(self) -> "Schedule":
         if (self.steps is None) == (self.hours is None):
-            raise ValueError("give either steps or hours")
+            raise ValueError("needs one of two ends: give either steps or hours (--steps N, --hours H)")
         if not 0 < self.crop_s[0] <= self.crop_s[1]:
             raise ValueError(f"crop_s {list(self.crop_s)} is no range of seconds; write [shortest, longest]")
         if self.pattern is not None:
