@@ -3,11 +3,15 @@
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.options import OK, Set, Verbose, outcome
+
+if TYPE_CHECKING:
+    from musicgen.training.ablation import Measures
+    from musicgen.training.recipe import Recipe
 
 _FLAGS = {"data": "data", "output": "output", "from": "start", "pattern": "training.pattern", "steps": "training.steps"}
 _FLAGS |= {"hours": "training.hours"}
@@ -45,10 +49,21 @@ def train(
         if loaded.ablation:
             from musicgen.training.ablation import run_ablation
 
-            typer.echo(run_ablation(loaded, command, say=_say, report=_show))
+            typer.echo(run_ablation(loaded, command, say=_say, report=_show, measures=_judges(loaded)))
         else:
             typer.echo(f"{run_recipe(loaded, command, say=_say, report=_show)}: a checkpoint; try musicgen run --model with it")
         raise typer.Exit(OK)
+
+
+def _judges(recipe: "Recipe") -> "Measures | None":
+    """What the ablation measures by ear: of the corpus that the project composes, whose labels the judges need."""
+    if recipe.data is not None:
+        return None
+    from musicgen.evaluation import columns
+    from musicgen.evaluation.extras import require
+
+    require("swift_f0", "sklearn", "scipy", "joblib")  # before hours of training
+    return columns(recipe.folder / "corpus")
 
 
 def _say(text: str) -> None:

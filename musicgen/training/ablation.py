@@ -25,9 +25,10 @@ _CLIPS = 4  # generated to time it
 def run_ablation(
     recipe: Recipe, command: str = "", say: Say = print, report: "Report | None" = None, measures: Measures | None = None
 ) -> Path:
-    """Train what is left to train, measure, and write `table.md` and `table.json`. Returns the table's path. Raises `UserError`."""
+    """Train and measure what is left to, and write `table.md` and `table.json`. Returns the table's path. Raises `UserError`."""
     start, tokens = prepare(recipe, say)
     folder = recipe.folder / "ablation"
+    known = _known(folder / "table.json")
     rows = []
     for pattern in recipe.ablation:
         one = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pattern": pattern}), "ablation": ()})
@@ -37,12 +38,21 @@ def run_ablation(
             trainer.export()
         else:
             trainer.run()
+            known.pop(pattern, None)
         lines = read_log(folder / pattern / "log.jsonl")
-        rows.append({"pattern": pattern} | _row(lines, folder / pattern / "export", start.spec, pattern, measures))
-        folder.mkdir(exist_ok=True)
+        row = known.get(pattern)
+        if row is None or row["training steps"] != trainer.counters.step:
+            say(f"{pattern}: measuring")
+            row = {"pattern": pattern} | _row(lines, folder / pattern / "export", start.spec, pattern, measures)
+        rows.append(row)
         (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         (folder / "table.md").write_text(_table(rows), encoding="utf-8")
     return folder / "table.md"
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows that an earlier run measured, by pattern."""
+    return {row["pattern"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
 
 
 def _row(lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, measures: Measures | None) -> dict[str, Any]:

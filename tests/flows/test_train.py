@@ -57,3 +57,14 @@ def test_mistakes_are_one_line_and_exit_2(start: Path, tmp_path: Path) -> None:
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
         assert named in result.stderr
     assert not (tmp_path / "out" / "export").exists()
+
+
+def test_an_ablation_names_the_judges_that_are_missing_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr("musicgen.evaluation.extras.find_spec", lambda name: None if name == "swift_f0" else found(name))
+    result = _train("--output", tmp_path / "out", "--steps", 1, "--set", "ablation=[delay, parallel]")
+    assert result.exit_code == 2, result.output
+    assert "swift-f0" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -72,6 +72,9 @@ def test_an_ablation_trains_each_pattern_alike_and_tables_it(music: Path, tmp_pa
     assert len({row["training steps"] for row in rows}) == 1
     assert all(row["generated s/s"] > 0 and row["distance"] == 6 for row in rows)
     assert table.read_text().count("\n") == 6
+    before = table.read_bytes()
+    run_ablation(recipe, say=_quiet, measures=lambda folder: pytest.fail(f"{folder} is measured already"))
+    assert table.read_bytes() == before
 
 
 def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
@@ -109,3 +112,11 @@ def test_the_recipes_that_ship_are_sound(name: str) -> None:
     recipe = Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml")
     assert recipe.data is None
     assert recipe.model.positions == 504
+
+
+def test_the_ablation_shares_what_the_embedded_model_is_made_of() -> None:
+    embedded, ablation = (Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml") for name in ("embedded", "ablation"))
+    for name in ("output", "corpus", "codec", "model"):
+        assert getattr(embedded, name) == getattr(ablation, name)
+    only = {"hours"}
+    assert embedded.training.model_dump(exclude=only) == ablation.training.model_dump(exclude=only)
