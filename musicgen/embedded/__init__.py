@@ -1,1 +1,1 @@
-"""The checkpoint that ships inside the package (`checkpoint/`), and the script that made it."""
+"""The checkpoint that ships inside the package (`checkpoint/`, with its model card), and the melodies of the demo."""

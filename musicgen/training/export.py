@@ -40,6 +40,7 @@ def export(network: "Network", start: Checkpoint, folder: Path, pattern: str, dt
         kind = getattr(torch, DTYPES[dtype])
         tensors = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "model.safetensors", {"format": "pt"})
+    (partial / "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
     config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
     if pattern != start.spec.pattern:
         config["decoder"]["codebook_pattern"] = pattern

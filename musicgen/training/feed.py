@@ -13,7 +13,7 @@ from musicgen.training.batch import Batch, Clip, assemble
 from musicgen.training.schedule import Schedule
 from musicgen.training.tokens import Tokens
 
-_FULL = 0.5  # of the steps take the longest cuts: the last positions are seen as often as the first half of the others
+_FULL = 0.3  # of the steps take the longest cuts, so that the last positions are seen often enough
 _VALID_ROWS = 8
 
 
@@ -36,7 +36,8 @@ class Feed:
     def batches(self, step: int, seen: int, parts: int) -> tuple[list[Batch], int]:
         """The batches of a step, `parts` of equal size, and how many clips they hold together."""
         draw = np.random.default_rng([self.schedule.seed, 1, step])
-        frames = self.window if draw.random() < _FULL else int(draw.integers(self.shortest, self.window + 1))
+        shortest, longest = np.log(self.shortest), np.log(self.window)
+        frames = self.window if draw.random() < _FULL else round(float(np.exp(draw.uniform(shortest, longest))))
         rows = max(1, round(self.schedule.batch_frames / frames / parts))
         clips = [self.clip(self._at(seen + i)) for i in range(rows * parts)]
         args = self.spec, self.pattern, frames, draw, self.schedule.dropout

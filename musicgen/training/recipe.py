@@ -8,6 +8,7 @@ Each stage leaves its product in a folder of `output`, whole or not at all; a pr
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,7 +183,13 @@ def _start(recipe: Recipe, data: "Store", say: Say) -> Checkpoint:
     if not (folder / "model.safetensors").is_file():
         codec = CodecParts.of(resolve_checkpoint(recipe.codec.of)) if recipe.codec.of else _codec(recipe, data, say)
         prompts = [row.prompt for row in rows(data)]
-        write_start(folder, recipe.model, codec, prompts, recipe.training.seed, recipe.training.pattern or "delay")
+        seed, pattern = recipe.training.seed, recipe.training.pattern or "delay"
+        if recipe.data is None:
+            from musicgen.training.words import teach
+
+            write_start(folder, recipe.model, codec, prompts, seed, pattern, partial(teach, seed=seed, say=say))
+        else:
+            write_start(folder, recipe.model, codec, prompts, seed, pattern)
     return resolve_checkpoint(folder)
 
 

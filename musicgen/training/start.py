@@ -9,14 +9,13 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from musicgen.embedded.make import EXTRA_IDS, LETTERS
 from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
 from musicgen.model.spec import parse_spec
 
@@ -27,6 +26,9 @@ _FILES = [
     *("preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "spiece.model", "vocab.json", "merges.txt"),
 ]
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"  # what a tokenizer spells other words with
+EXTRA_IDS = 10  # sentinels of T5, which MusicGen does not use
 
 
 class Sizes(BaseModel):
@@ -39,7 +41,7 @@ class Sizes(BaseModel):
     layers: int = Field(default=6, ge=1)
     heads: int = Field(default=4, ge=1)
     text_hidden: int = Field(default=128, ge=8)
-    text_layers: int = Field(default=2, ge=1)
+    text_layers: int = Field(default=3, ge=1)
     text_heads: int = Field(default=4, ge=1)
     vocabulary: int = Field(default=600, ge=120)  # of the tokenizer: the captions' commonest words, letters and digits
     positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
@@ -63,11 +65,23 @@ class CodecParts:
         return cls(section, {f"audio_encoder.{name}": tensor for name, tensor in tensors.items()})
 
 
-def write_start(folder: Path, sizes: Sizes, codec: CodecParts, prompts: Iterable[str], seed: int, pattern: str = "delay") -> Checkpoint:
-    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes."""
+def write_start(
+    folder: Path,
+    sizes: Sizes,
+    codec: CodecParts,
+    prompts: Iterable[str],
+    seed: int,
+    pattern: str = "delay",
+    teach: Callable[[Any, Any], object] = lambda encoder, tokenizer: None,
+) -> Checkpoint:
+    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
+
+    `teach` may train the text encoder, given it and its tokenizer.
+    """
     import torch
     from safetensors.torch import save_file
 
+    from musicgen.model.text import load_tokenizer
     from musicgen.training.network import Network
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +91,7 @@ def write_start(folder: Path, sizes: Sizes, codec: CodecParts, prompts: Iterable
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(parse_spec(config), config["text_encoder"])
+    teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
     save_file(
         {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}}, folder / "model.safetensors", {"format": "pt"}
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from musicgen.embedded.make import Sizes, write_checkpoint
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 
 SEED = 2306
 T5_VOCABULARY = 32_128

@@ -10,7 +10,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from musicgen.embedded.make import Sizes, write_checkpoint
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 
 
 @pytest.fixture(scope="module")

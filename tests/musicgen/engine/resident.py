@@ -15,13 +15,13 @@ from unittest import mock
 
 import torch
 
-from musicgen.embedded.make import Sizes, write_checkpoint
 from musicgen.engine import Engine, memory
 from musicgen.engine.conditions import Branch, Conditions
 from musicgen.model import decoder as decoder_module
 from musicgen.model import load_model
 from musicgen.model.native import load_library
 from musicgen.request import Request
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, run
 
 SLOTS, POSITIONS = 12, 235  # of a melody's prefix

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from musicgen.clip import Clip
-from musicgen.embedded.make import Sizes, write_checkpoint
 from musicgen.engine import Engine, memory
 from musicgen.model import load_model
 from musicgen.request import Request
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, run
 from tests.musicgen.engine.resident import Long, resident
 

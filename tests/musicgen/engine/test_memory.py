@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from musicgen.embedded.make import Sizes
 from musicgen.engine import memory
 from musicgen.engine.conditions import Branch, Conditions
 from musicgen.engine.stepper import Stepper
@@ -20,6 +19,7 @@ from musicgen.engine.track import GENERATE, Window
 from musicgen.model.native import load_library
 from musicgen.request import Request
 from tests.fixtures.checkpoints import write_checkpoint
+from tests.fixtures.random_checkpoint import Sizes
 from tests.musicgen.engine.conftest import PATHS
 
 WIDE = {

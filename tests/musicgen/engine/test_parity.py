@@ -8,9 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from musicgen.embedded.make import Sizes, write_checkpoint
 from musicgen.engine import Engine
 from musicgen.request import Request
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, codes, run
 
 PROMPTS = [

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from musicgen import MusicGen, Request
-from musicgen.embedded.make import Sizes, write_checkpoint
 from musicgen.engine import Engine
 from musicgen.model import load_model, resolve_checkpoint
 from musicgen.model.tensors import Tensors
@@ -17,6 +16,7 @@ from musicgen.model.text import load_tokenizer
 from musicgen.training.batch import Clip, Dropout, assemble
 from musicgen.training.export import export
 from musicgen.training.network import Network
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import run
 
 PROMPTS = ["slow piano", "fast heavy drums and bass with a loud guitar in the city", ""]

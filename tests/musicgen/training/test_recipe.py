@@ -8,11 +8,11 @@ import pytest
 
 import configs
 from musicgen import MusicGen, Request
-from musicgen.embedded.make import Sizes as Random
-from musicgen.embedded.make import write_checkpoint
 from musicgen.errors import JobError, UserError
 from musicgen.training.ablation import run_ablation
 from musicgen.training.recipe import Recipe, run_recipe
+from tests.fixtures.random_checkpoint import Sizes as Random
+from tests.fixtures.random_checkpoint import write_checkpoint
 
 SMALL = {
     "codec": {"codebook_size": 64},

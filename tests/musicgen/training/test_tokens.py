@@ -8,12 +8,12 @@ import pytest
 import soundfile
 
 from musicgen.conditioning.melody import Melodies
-from musicgen.embedded.make import Sizes, write_checkpoint
 from musicgen.model import Checkpoint, load_codec, resolve_checkpoint
 from musicgen.request import Request
 from musicgen.storage import open_store
 from musicgen.training import tokens as module
 from musicgen.training.tokens import Tokens, make_tokens
+from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.dataset.conftest import Maker
 
 

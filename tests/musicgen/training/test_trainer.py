@@ -12,8 +12,6 @@ import pytest
 import torch
 
 from musicgen import patterns
-from musicgen.embedded.make import Sizes as Random
-from musicgen.embedded.make import write_checkpoint
 from musicgen.errors import UserError
 from musicgen.model import resolve_checkpoint
 from musicgen.storage import open_store
@@ -22,6 +20,8 @@ from musicgen.training.log import read_log
 from musicgen.training.schedule import Schedule
 from musicgen.training.tokens import Tokens, make_tokens
 from musicgen.training.trainer import Trainer
+from tests.fixtures.random_checkpoint import Sizes as Random
+from tests.fixtures.random_checkpoint import write_checkpoint
 
 
 @pytest.fixture(scope="module")
