@@ -76,7 +76,7 @@ def _write(folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: i
     """Compose (or draw one of the `old` tunes), render and write one example; returns its row."""
     import soundfile
 
-    from musicgen.training.corpus.score import INSTRUMENTS, TONICS
+    from musicgen.training.corpus.score import INSTRUMENTS
     from musicgen.training.corpus.synth import RATE_HZ, render
 
     rng = np.random.default_rng([_SEED, seed, split == "test", number])
@@ -92,12 +92,7 @@ def _write(folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: i
         "prompt": question(score, rng),
         "melody": places[1],
         "split": split,
-        "instrument": score.instrument,
-        "tempo_bpm": score.tempo_bpm,
-        "tonic": TONICS[score.tonic],
-        "mode": score.mode,
-        "drums": score.drums,
-        "source": score.source,
+        **score.facts(),
     }
 
 

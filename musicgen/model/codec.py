@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musicgen.errors import ModelError
+from musicgen.model import checks
 from musicgen.model.seanet import Stage, stages
 from musicgen.model.spec import ModelSpec
 from musicgen.model.tensors import Tensors, fill
@@ -122,11 +123,7 @@ class EnCodec:
 
     def _latents(self, codes: NDArray[np.integer[Any]]) -> Tensor:
         """What the codes stand for: [channels, dim, frames]."""
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or codes.shape[0] != self.codebooks or codes.shape[1] == 0:
-            raise ValueError(f"codes are [{self.codebooks}, frames], not {list(codes.shape)}")
-        if codes.min() < 0 or codes.max() >= self.codebook_size:
-            raise ValueError(f"codes lie in 0 .. {self.codebook_size - 1}; found {codes.min()} .. {codes.max()}")
+        codes = checks.codes(codes, self.codebooks, self.codebook_size)
         ids = torch.from_numpy(codes.astype(np.int64)).to(self._device())
         # Codebook k of channel c is row k * channels + c.
         streams = ids.view(-1, self.channels, ids.shape[-1]).permute(1, 0, 2)  # [channels, codebooks a channel, frames]
@@ -138,11 +135,7 @@ class EnCodec:
 
         Raises ValueError for sound of another shape, empty, or not finite.
         """
-        audio = np.asarray(audio, dtype=np.float32)
-        if audio.ndim != 2 or audio.shape[0] != self.channels or audio.shape[1] == 0:
-            raise ValueError(f"audio is [{self.channels}, samples], not {list(audio.shape)}")
-        if not np.isfinite(audio).all():
-            raise ValueError("audio has samples that are not finite")
+        audio = checks.sound(audio, self.channels)
         waves = torch.from_numpy(audio)[:, None].to(self._device())  # [channels, 1, samples]
         latents = self._split(list(self.model.encoder.layers), waves, up=False)  # [channels, dim, frames]
         streams = self.model.quantizer.encode(latents)[: self.codebooks // self.channels]  # [codebooks a channel, channels, frames]

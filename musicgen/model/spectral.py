@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.errors import ModelError
+from musicgen.model import checks
 
 if TYPE_CHECKING:
     from musicgen.model.spec import ModelSpec
@@ -158,11 +159,7 @@ class SpectralCodec:
 
         Raises ValueError for sound of another shape, empty, or not finite.
         """
-        audio = np.asarray(audio, dtype=np.float32)
-        if audio.ndim != 2 or audio.shape[0] != self.channels or audio.shape[1] == 0:
-            raise ValueError(f"audio is [{self.channels}, samples], not {list(audio.shape)}")
-        if not np.isfinite(audio).all():
-            raise ValueError("audio has samples that are not finite")
+        audio = checks.sound(audio, self.channels)
         streams = [self._quantise(self.bands.analyse(channel)) for channel in audio]  # [levels, frames] each
         return np.stack(streams, axis=1).reshape(self.codebooks, -1)
 
@@ -171,13 +168,7 @@ class SpectralCodec:
 
         Raises ValueError for codes of another shape or beyond the codebook.
         """
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or codes.shape[0] != self.codebooks or codes.shape[1] == 0:
-            raise ValueError(f"codes are [{self.codebooks}, frames], not {list(codes.shape)}")
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise ValueError(f"codes are integers, not {codes.dtype}")
-        if codes.min() < 0 or codes.max() >= self.codebook_size:
-            raise ValueError(f"codes lie in 0 .. {self.codebook_size - 1}; found {codes.min()} .. {codes.max()}")
+        codes = checks.codes(codes, self.codebooks, self.codebook_size)
         audio = np.stack([self.bands.synthesise(self.compressed(codes[channel :: self.channels])) for channel in range(self.channels)])
         peak = np.abs(audio).max()
         return audio / peak if peak > 1 else audio

@@ -14,6 +14,7 @@ from musicgen.conditioning import chroma
 from musicgen.model.spec import ModelSpec
 from musicgen.training.loss import IGNORED
 
+_BAR = 4  # beats
 _PIECES = (10, 25, 50, 100, 250)  # frames of a hidden piece of the past
 
 
@@ -24,6 +25,7 @@ class Clip:
     codes: NDArray[np.int16]  # [codebooks, frames]
     bins: NDArray[np.int8]  # pitch classes, one each `chroma.HOP` samples at `chroma.RATE_HZ`; empty: none
     text: NDArray[np.int32]  # token ids with the end token; empty: no prompt
+    beat: float = 0.0  # frames, from the first on; 0: not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +74,8 @@ def assemble(
 ) -> Batch:
     """A batch of clips, each cut to `frames` (or its own length, if shorter).
 
-    With `draw` the cuts begin anywhere and conditions are dropped; without, the cuts begin at 0 and all is kept.
+    With `draw` the cuts begin anywhere (where the beat is known: on the first of four) and conditions are dropped; without,
+    the cuts begin at 0 and all is kept.
     """
     rows = [_cut(clip, spec, frames, draw) for clip in clips]
     layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
@@ -115,9 +118,15 @@ def _cut(clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | N
     """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's are."""
     rate = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
     spare = clip.codes.shape[1] - frames
-    # Cuts begin at a pitch class, so that both keep step.
-    first = 0 if draw is None or spare <= 0 else int(draw.integers(0, int(spare * rate) + 1))
-    start = round(first / rate)
+    first = start = 0
+    if draw is not None and spare > 0 and clip.beat:
+        # As a clip begins that is generated: only then can a small model tell from the tempo where the next beat falls.
+        bar = _BAR * clip.beat
+        start = round(int(draw.integers(0, int(spare / bar) + 1)) * bar)
+        first = round(start * rate)
+    elif draw is not None and spare > 0:
+        first = int(draw.integers(0, int(spare * rate) + 1))
+        start = round(first / rate)  # at a pitch class, so that both keep step
     bins = clip.bins[first:] if len(clip.bins) > first else np.zeros(1, np.int8)
     return clip.codes[:, start : start + frames], np.resize(bins, spec.chroma_length)
 

@@ -2,7 +2,8 @@
 
 A folder holds audio files and one Parquet file or several beside them, with the columns `audio` (a path relative to the
 Parquet's folder) and `prompt`; optional are `melody` (the path of a sound to take the melody from; null: the audio
-itself) and `split` (train, valid or test). Rows without a split are divided by a hash of their audio's name.
+itself), `split` (train, valid or test) and `beat_s` (seconds a beat; the first begins at 0 s). Rows without a split are
+divided by a hash of their audio's name.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ class Row:
     split: str
     place: Any
     melody: str | None = None
+    beat_s: float | None = None
 
     def open_audio(self, store: Store) -> IO[bytes]:
         """The audio file. Raises FileNotFoundError, StoreError."""
@@ -70,7 +72,7 @@ def _folder_rows(store: Store) -> Iterator[Row]:
                 raise UserError(
                     f"{store.join(path)}: lacks the column {sorted(missing)[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
                 )
-            wanted = [name for name in ("audio", "prompt", "melody", "split") if name in parquet.schema_arrow.names]
+            wanted = [name for name in ("audio", "prompt", "melody", "split", "beat_s") if name in parquet.schema_arrow.names]
             for row in parquet.read(columns=wanted).to_pylist():
                 yield _folder_row(row, posixpath.dirname(path))
 
@@ -84,7 +86,12 @@ def _folder_row(row: dict[str, Any], folder: str) -> Row:
         split=split if split in SPLITS else _split(audio),
         place=posixpath.join(folder, audio),
         melody=posixpath.join(folder, str(melody)) if melody else None,
+        beat_s=_positive(row.get("beat_s")),
     )
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
 
 
 def _dataset_rows(store: Store) -> Iterator[Row]:

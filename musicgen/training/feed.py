@@ -1,6 +1,7 @@
 """Which clips a step sees: a new order each epoch, cuts and dropped conditions drawn anew each step, all from the seed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,10 +47,7 @@ class Feed:
     def fixed(self, clips: int, text: bool = True, melody: bool = True) -> list[Batch]:
         """The first `clips` clips in whole windows, with or without their conditions: for validation."""
         found = [self.clip(i) for i in range(min(clips, len(self)))]
-        kept = [
-            Clip(clip.codes, clip.bins if melody else clip.bins[:0], clip.text if text else clip.text[:0])  # without: the null conditions
-            for clip in found
-        ]
+        kept = [replace(c, bins=c.bins if melody else c.bins[:0], text=c.text if text else c.text[:0]) for c in found]  # null conditions
         return [assemble(kept[i : i + _VALID_ROWS], self.spec, self.pattern, self.window) for i in range(0, len(kept), _VALID_ROWS)]
 
     def clip(self, index: int) -> Clip:
@@ -59,6 +57,7 @@ class Feed:
             self.tokens.codes[:, row["frames_begin"] : row["frames_end"]],
             self.tokens.bins[row["bins_begin"] : row["bins_end"]],
             self._text[index],
+            (row["beat_s"] or 0.0) * self.spec.frame_rate,
         )
 
     def _at(self, count: int) -> int:

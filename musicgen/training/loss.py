@@ -14,8 +14,10 @@ IGNORED = -100  # a target that is no code
 _BLOCK = 128  # positions: 2 MB of logits
 
 
-def cross_entropy(states: Tensor, heads: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The codebooks' mean cross-entropies: their mean, which can be differentiated, and each, float32 [codebooks], which cannot.
+
+    `shares` float32 [codebooks], 1 together, are what each counts in the mean; None: the same.
 
     states [N, hidden]; heads [codebooks * size, hidden], one codebook's rows after the other's; targets int64 [N, codebooks],
     `IGNORED` where there is no code (a codebook without any has the loss 0). Under autocast the products are in its dtype.
@@ -23,13 +25,15 @@ def cross_entropy(states: Tensor, heads: Tensor, targets: Tensor) -> tuple[Tenso
     if torch.is_autocast_enabled(states.device.type):
         dtype = torch.get_autocast_dtype(states.device.type)
         states, heads = states.to(dtype), heads.to(dtype)
-    loss, each = _CrossEntropy.apply(states, heads, targets)
+    codebooks = targets.shape[1]
+    shares = torch.full((codebooks,), 1 / codebooks, device=states.device) if shares is None else shares
+    loss, each = _CrossEntropy.apply(states, heads, targets, shares)
     return loss, each
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, heads: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         codebooks = targets.shape[1]
         weight = 1 / (targets != IGNORED).sum(0).clamp(min=1)  # [codebooks]
         needed = any(ctx.needs_input_grad[:2])
@@ -43,15 +47,15 @@ class _CrossEntropy(torch.autograd.Function):
                 losses -= (logs.gather(-1, at)[..., 0] * kept).sum(0)
                 if needed:
                     slope = logs.exp_().scatter_add_(-1, at, torch.full_like(at, -1.0, dtype=logs.dtype))
-                    slope = slope.mul_(kept[..., None] / codebooks).flatten(1).to(x.dtype)
+                    slope = slope.mul_((kept * shares)[..., None]).flatten(1).to(x.dtype)
                     torch.mm(slope, heads, out=grad)
                     heads_grad += slope.T @ x
         if needed:
             ctx.save_for_backward(states_grad, heads_grad.to(heads.dtype))
         ctx.mark_non_differentiable(losses)
-        return losses.mean(), losses
+        return losses @ shares, losses
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states_grad, heads_grad = ctx.saved_tensors
-        return states_grad * scale, heads_grad * scale, None
+        return states_grad * scale, heads_grad * scale, None, None

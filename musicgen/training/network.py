@@ -115,10 +115,13 @@ class Network(nn.Module):
         self.register_buffer("sinusoids", sinusoids(spec.max_positions, spec.hidden), persistent=False)
         self._initialise()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks], detached."""
+    def forward(self, batch: Batch, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks], detached.
+
+        `shares` [codebooks] are what codebooks count in the mean; None: the same.
+        """
         heads = torch.cat([head.get_parameter("weight") for head in self.decoder.lm_heads])  # one product instead of four
-        return cross_entropy(self.states(batch).flatten(0, 1), heads, batch.targets.transpose(1, 2).flatten(0, 1))
+        return cross_entropy(self.states(batch).flatten(0, 1), heads, batch.targets.transpose(1, 2).flatten(0, 1), shares)
 
     def logits(self, batch: Batch) -> Tensor:
         """What each step predicts of its successor: [B, steps - 1, codebooks, codebook_size]."""

@@ -1,8 +1,8 @@
 """Music to what the network learns from: the codec's codes, the melody's pitch classes, the prompt. Done once, and kept.
 
 A folder of tokens holds `codes.npy` int16 [codebooks, all frames], `bins.npy` int8 [all pitch classes], `clips.parquet` (one
-row a clip: where its codes and pitch classes begin and end, prompt, split), `bad.json` (the rows that could not be used, and why) and
-`tokens.json` (what it was made of: equal data and codec are not analysed again).
+row a clip: where its codes and pitch classes begin and end, prompt, split, seconds a beat), `bad.json` (the rows that could
+not be used, and why) and `tokens.json` (what it was made of: equal data and codec are not analysed again).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from musicgen.model.weights import read_headers
 from musicgen.storage import Store
 from musicgen.training.data import Row, rows
 
-_VERSION = 1
+_VERSION = 2
 _MAX_S = 600.0  # of a clip; what is beyond is not used
 _ALONE = 24  # fewer rows are not worth a process
 _CHUNK = 8
@@ -168,7 +168,7 @@ def _write(folder: Path, found: list[Row], results: Iterable[Analysed | str], pr
             bins.append(result[1])
             ends = frames + result[0].shape[1], pitches + len(result[1])
             clips.append(
-                {"audio": row.name, "prompt": row.prompt, "split": row.split}
+                {"audio": row.name, "prompt": row.prompt, "split": row.split, "beat_s": row.beat_s}
                 | {"frames_begin": frames, "frames_end": ends[0], "bins_begin": pitches, "bins_end": ends[1]}
             )
             frames, pitches = ends
@@ -200,7 +200,7 @@ def _data_identity(store: Store, found: list[Row]) -> str:
     digest = hashlib.sha256()
     for row in found:
         place = row.place if isinstance(row.place, str) else row.name
-        digest.update(json.dumps([row.name, row.prompt, row.split, place, row.melody]).encode())
+        digest.update(json.dumps([row.name, row.prompt, row.split, place, row.melody, row.beat_s]).encode())
     for info in store.list():
         digest.update(f"{info.path} {info.size}\n".encode())
     return digest.hexdigest()

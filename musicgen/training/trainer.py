@@ -79,6 +79,10 @@ class Trainer:
             betas=_BETAS,
             fused=True,
         )
+        counts = schedule.codebook_weights or (1.0,) * start.spec.codebooks
+        if len(counts) != start.spec.codebooks:
+            raise ValueError(f"codebook_weights has {len(counts)} numbers; the checkpoint has {start.spec.codebooks} codebooks")
+        self.shares = torch.tensor(counts, device=self.device) / sum(counts)
         self.counters = Counters()
         self.last: dict[str, Any] = {}  # the last line of the log that has a validation, for the card
         self._export, self._report = export, report
@@ -168,7 +172,7 @@ class Trainer:
     def _learn(self, network: Network, batch: Batch) -> Tensor:
         with torch.enable_grad():
             with self._precision():
-                loss, each = network(batch.to(self.device))
+                loss, each = network(batch.to(self.device), self.shares)
             (loss / PARTS).backward()
         return each.detach()
 

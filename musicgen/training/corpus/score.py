@@ -1,7 +1,7 @@
 """What a clip is before it sounds: notes, and the facts that its caption tells."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Mode = Literal["major", "minor"]
 Part = Literal["lead", "chords", "bass", "drums"]
@@ -42,6 +42,18 @@ class Score:
     def part(self, name: Part) -> list[Note]:
         """The notes of one part, in order of onset."""
         return sorted((note for note in self.notes if note.part == name), key=lambda note: (note.onset_s, note.pitch))
+
+    def facts(self) -> dict[str, Any]:
+        """What a corpus' table says of the clip."""
+        return {
+            "instrument": self.instrument,
+            "tempo_bpm": self.tempo_bpm,
+            "tonic": TONICS[self.tonic],
+            "mode": self.mode,
+            "drums": self.drums,
+            "mood": self.mood,
+            "source": self.source,
+        }
 
 
 def pitch(tonic: int, mode: Mode, degree: int, raised_seventh: bool = False) -> int:

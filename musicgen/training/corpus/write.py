@@ -19,7 +19,7 @@ import numpy as np
 from musicgen.training.corpus.arrange import instrument_of
 from musicgen.training.corpus.caption import caption
 from musicgen.training.corpus.compose import compose
-from musicgen.training.corpus.score import TONICS, Score
+from musicgen.training.corpus.score import Score
 from musicgen.training.corpus.synth import render
 from musicgen.training.corpus.timbre import RATE_HZ
 from musicgen.training.corpus.tune import Tune, play
@@ -37,7 +37,7 @@ class _Settings:
     seed: int
     seconds: float
     tunes: int
-    version: int = 2
+    version: int = 3
 
 
 def write_corpus(
@@ -101,14 +101,9 @@ def _write(folder: Path, settings: _Settings, number: int) -> dict[str, Any]:
         "prompt": text,
         "melody": places[1],
         "split": split,
-        "instrument": score.instrument,
-        "tempo_bpm": score.tempo_bpm,
-        "tonic": TONICS[score.tonic],
-        "mode": score.mode,
-        "drums": score.drums,
-        "mood": score.mood,
-        "source": score.source,
+        **score.facts(),
         "tune": tune,
+        "beat_s": 60 / score.tempo_bpm,
     }
 
 

@@ -1,0 +1,37 @@
+"""Where cuts begin."""
+
+import numpy as np
+
+from musicgen.conditioning import chroma
+from musicgen.training.batch import Clip, assemble
+from tests.fixtures.planning import MELODY
+
+FRAMES = 500
+
+
+def _clip(beat: float = 0.0) -> Clip:
+    """A clip whose codes and pitch classes count: frame f holds f, pitch class p is p modulo 12."""
+    codes = np.tile(np.arange(FRAMES, dtype=np.int16), (4, 1))
+    return Clip(codes, (np.arange(79) % 12).astype(np.int8), np.array([5, 6, 1], np.int32), beat)
+
+
+def _starts(clip: Clip, frames: int, count: int = 200) -> tuple[list[int], list[int]]:
+    """Of many cuts, the first frame and the first pitch class."""
+    draw = np.random.default_rng(0)
+    batch = assemble([clip] * count, MELODY, "delay", frames, draw)
+    return batch.targets[:, 0, 0].tolist(), batch.bins[:, 0].tolist()
+
+
+def test_cuts_begin_anywhere_at_a_pitch_class() -> None:
+    starts, bins = _starts(_clip(), 100)
+    assert len(set(starts)) > 30
+    assert max(starts) <= 400
+    frames = chroma.HOP / chroma.RATE_HZ * MELODY.frame_rate  # a pitch class
+    assert all(round(start / frames) % 12 == first for start, first in zip(starts, bins, strict=True))
+
+
+def test_where_the_beat_is_known_cuts_begin_on_the_first_of_four() -> None:
+    starts, bins = _starts(_clip(beat=23.4375), 100)  # 128 bpm
+    assert set(starts) == {0, 94, 188, 281, 375}
+    assert {(start, first) for start, first in zip(starts, bins, strict=True)} == {(0, 0), (94, 3), (188, 5), (281, 8), (375, 11)}
+    assert set(_starts(_clip(beat=150.0), 100, 20)[0]) == {0}  # no second bar has room
