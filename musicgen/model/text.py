@@ -24,6 +24,7 @@ _REMEMBERED = 256
 class TextStates:
     """What the decoder reads of a prompt: float32 [tokens, hidden], projected, without padding.
 
+    In a checkpoint with a `text_length` states of zero fill the prompt up to it (transformers' `padding="max_length"`).
     An empty prompt is the null condition: `empty`, with states of zero (audiocraft masks it so).
     """
 
@@ -45,10 +46,11 @@ class TextEncoder:
     the prompt. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
     """
 
-    def __init__(self, embedder: Embedder, projection: nn.Linear | None, hidden: int):
+    def __init__(self, embedder: Embedder, projection: nn.Linear | None, hidden: int, length: int = 0):
         self.embedder = embedder
         self.projection = projection
         self.hidden = hidden
+        self.length = length
         self._known: OrderedDict[str, TextStates] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -66,7 +68,7 @@ class TextEncoder:
         projection = None
         if spec.text_projection:
             projection = load_linear(tensors, "enc_to_dec_proj.", spec.text_dim, spec.hidden, device)
-        return cls(embedder, projection, spec.hidden)
+        return cls(embedder, projection, spec.hidden, spec.text_length)
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> TextStates:
@@ -82,9 +84,12 @@ class TextEncoder:
 
     def _encode(self, prompt: str) -> TextStates:
         if not prompt.strip():
-            return TextStates(settled(torch.zeros(1, self.hidden, device=self._device())), empty=True)
+            return TextStates(settled(torch.zeros(max(1, self.length), self.hidden, device=self._device())), empty=True)
         states = self.embedder(prompt)  # [tokens, text_dim]
-        return TextStates(settled(states if self.projection is None else self.projection(states)))
+        states = states if self.projection is None else self.projection(states)
+        if self.length and len(states) < self.length:
+            states = torch.cat([states, states.new_zeros(self.length - len(states), states.shape[1])])
+        return TextStates(settled(states))
 
     def _device(self) -> torch.device | None:
         return None if self.projection is None else self.projection.weight.device

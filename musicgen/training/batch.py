@@ -35,7 +35,7 @@ class Batch:
     inputs: Tensor  # int64 [B, codebooks, steps - 1]
     targets: Tensor  # int64 [B, codebooks, steps - 1], IGNORED where a step has no code
     text: Tensor  # int64 [B, S], padded with 0
-    text_lengths: Tensor  # int64 [B], at least 1
+    text_lengths: Tensor  # int64 [B], at least 1 and the checkpoint's `text_length`: positions, of which those beyond the tokens are zeros
     text_kept: Tensor  # bool [B]; False: zeros in its place
     bins: Tensor  # int64 [B, chroma length], all 0 where the melody is dropped; [B, 0] in text models
 
@@ -89,7 +89,8 @@ def assemble(
         sequences[row, :, : layout.shape[1]] = inputs
         targets[row, :, : layout.shape[1]] = np.where(layout == spec.special_token, IGNORED, layout)
 
-    lengths = np.array([max(1, len(clip.text)) for clip in clips])
+    shortest = max(1, spec.text_length)
+    lengths = np.array([max(shortest, len(clip.text)) for clip in clips])
     text = np.zeros((len(rows), lengths.max()), np.int64)
     for row, clip in enumerate(clips):
         text[row, : len(clip.text)] = clip.text
@@ -102,8 +103,8 @@ def assemble(
         no_melody = (luck < dropout.all) | ((alone >= dropout.text) & (alone < dropout.text + dropout.melody))
         kept &= ~no_text
         bins[no_melody] = 0
-        # Guidance's null branch is as long as the text it stands for; a row without a prompt has a single position.
-        lengths = np.where(no_text & (draw.random(len(rows)) < 0.5) & (luck >= dropout.all), 1, lengths)
+        # Guidance's null branch is as long as the text it stands for; a row without a prompt has a single position (or `text_length`).
+        lengths = np.where(no_text & (draw.random(len(rows)) < 0.5) & (luck >= dropout.all), shortest, lengths)
     return Batch(
         inputs=torch.from_numpy(sequences[:, :, :-1]),
         targets=torch.from_numpy(targets[:, :, 1:]),

@@ -166,7 +166,8 @@ class Network(nn.Module):
 
     def _text(self, batch: Batch) -> Tensor:
         """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
-        mask = torch.arange(batch.text.shape[1], device=batch.text.device) < batch.text_lengths[:, None]  # [B, S]
+        mask = batch.text != 0  # [B, S]; 0 pads
+        mask[:, 0] = True
         with torch.autocast(batch.text.device.type, enabled=False):  # small, and T5 wants its range
             states = self.text_encoder(input_ids=batch.text, attention_mask=mask.long()).last_hidden_state
             states = self.enc_to_dec_proj(states) if self.spec.text_projection else states

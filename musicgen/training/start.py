@@ -46,6 +46,8 @@ class Sizes(BaseModel):
     vocabulary: int = Field(default=600, ge=120)  # of the tokenizer: the captions' commonest words, letters and digits
     positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
     chroma_length: int = Field(default=79, ge=1)  # pitch classes of a window, 7.8 a second
+    # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they are not.
+    text_length: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +121,7 @@ def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, A
         dropout_rate=0.0,
     )
     size = codec["codebook_size"]
+    filled = {"text_length": sizes.text_length} if sizes.text_length else {}
     decoder = (MusicgenMelodyDecoderConfig if melody else MusicgenDecoderConfig)(
         vocab_size=size,
         max_position_embeddings=sizes.positions,
@@ -140,7 +143,7 @@ def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, A
         "audio_encoder": dict(codec),
         "decoder": decoder.to_dict() | ({} if pattern == "delay" else {"codebook_pattern": pattern}),
     }
-    return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} if melody else {})
+    return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} | filled if melody else {})
 
 
 def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """The network that is trained is the model that is run: the same logits as our engine and transformers, from the same files."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,19 @@ from musicgen.training.network import Network
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import run
 
+FILLED = 9  # positions of a prompt
 PROMPTS = ["slow piano", "fast heavy drums and bass with a loud guitar in the city", ""]
 
 
-@pytest.fixture(scope="module", params=["melody", "text"])
+@pytest.fixture(scope="module", params=["melody", "filled", "text"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
     """A network after a few steps on noise, and its export."""
     folder = tmp_path_factory.mktemp("trained")
-    start = resolve_checkpoint(write_checkpoint(folder / "start", Sizes(kind=request.param, layers=3), seed=5))
+    kind = "text" if request.param == "text" else "melody"
+    path = write_checkpoint(folder / "start", Sizes(kind=kind, layers=3), seed=5) / "config.json"
+    if request.param == "filled":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"text_length": FILLED}))
+    start = resolve_checkpoint(path.parent)
     network = Network(start.spec, _text_config(start.folder))
     network.load(Tensors.open(start.folder))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
@@ -49,6 +55,8 @@ def test_logits_equal_transformers(trained: tuple[Network, Path]) -> None:
         text = clip.text if len(clip.text) else np.ones(1, np.int32)
         ids = torch.from_numpy(text.astype(np.int64))[None]
         mask = torch.full_like(ids, int(len(clip.text) > 0))  # no prompt: masked away, as its processor does
+        if network.spec.text_length:  # padding="max_length"
+            ids, mask = (torch.nn.functional.pad(x, (0, max(0, FILLED - x.shape[1]))) for x in (ids, mask))
         with torch.inference_mode():
             if melody:
                 chroma = torch.nn.functional.one_hot(batch.bins, 12).float()
@@ -101,8 +109,13 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
         assert not torch.allclose(network.logits(dropped), network.logits(kept), atol=1e-3)
         short = network.logits(assemble([_without(clips[0])], network.spec, "delay", 20))
         alone = assemble([clips[0]], network.spec, "delay", 20)
-        one = replace(alone, text_kept=torch.tensor([False]), text_lengths=torch.tensor([1]), bins=torch.zeros_like(alone.bins))
-        assert torch.allclose(short, network.logits(one), atol=1e-5)  # a row without a prompt has one position of zeros
+        one = replace(
+            alone,
+            text_kept=torch.tensor([False]),
+            text_lengths=torch.tensor([max(1, network.spec.text_length)]),
+            bins=torch.zeros_like(alone.bins),
+        )
+        assert torch.allclose(short, network.logits(one), atol=1e-5)  # a row without a prompt has one position of zeros (or text_length)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(trained: tuple[Network, Path]) -> None:
