@@ -1,6 +1,9 @@
 """The command line `musicgen`. One module per command; each imports what is heavy only when it runs."""
 
+import atexit
+import os
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -35,8 +38,21 @@ app.command("evaluate")(evaluate)
 
 
 def main() -> None:
-    """Entry point."""
-    sys.exit(app())
+    """Entry point.
+
+    Libraries' threads may be in C++ when the interpreter is taken down, and then abort the process, whose exit code scripts
+    rely on. So what is to be done at exit is done here, and the interpreter is left standing.
+    """
+    code: object = 0
+    try:
+        app()
+    except SystemExit as done:
+        code = done.code
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a closed pipe
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":
