@@ -53,7 +53,7 @@ class _CrossEntropy(torch.autograd.Function):
         if needed:
             ctx.save_for_backward(states_grad, heads_grad.to(heads.dtype))
         ctx.mark_non_differentiable(losses)
-        return losses @ shares, losses
+        return (losses * shares).sum(), losses  # autocast would round a product
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -22,3 +22,12 @@ def test_values_and_gradients_equal_torchs(shares: tuple[float, ...] | None) -> 
     torch.testing.assert_close(loss.detach(), mean.detach())
     for mine, theirs in zip(found, torch.autograd.grad(2 * mean, (states, heads)), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_under_autocast_the_loss_keeps_its_digits() -> None:
+    torch.manual_seed(0)
+    states, heads, targets = torch.randn(100, 8), torch.randn(4 * 16, 8), torch.randint(16, (100, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, each = cross_entropy(states, heads, targets)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, each.mean())
