@@ -56,7 +56,7 @@ def export(network: "Network", start: Checkpoint, folder: Path, pattern: str, dt
 
 def card(
     *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, bad: int,
-    lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any]
+    lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any], about: str = ""
 ) -> str:  # fmt: skip
     """The model card of a training: what it is, what it was made of and by which command, and its losses."""
     spec = start.spec
@@ -83,6 +83,7 @@ def card(
     return (
         f"# {title}\n\nA MusicGen checkpoint ({spec.kind}) in the published format. Made by:\n\n```\n{command}\n```\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        f"The weights are an exponential moving average of the training's ({schedule['ema']} a step). Settings:\n\n"
+        + (f"{about.strip()}\n\n" if about else "")
+        + f"The weights are an exponential moving average of the training's ({schedule['ema']} a step). Settings:\n\n"
         f"```json\n{json.dumps(schedule, indent=1)}\n```\n"
     )

@@ -57,6 +57,7 @@ class ExportSettings(BaseModel):
 
     dtype: Literal["float16", "float32"] | None = None  # None: as stored where it began
     title: str = "A MusicGen model trained with musicgen-batch"
+    about: str = ""  # what its model card says besides, Markdown
 
 
 class Recipe(BaseModel):
@@ -146,7 +147,8 @@ def make_trainer(
             pattern=trainer.pattern,
             data=recipe.data or "the corpus that the project composes",
             clips=len(tokens.split("train")),
-            hours_of_music=tokens.frames / start.spec.frame_rate / 3600,
+            hours_of_music=tokens.frames_of("train") / start.spec.frame_rate / 3600,
+            about=recipe.export.about,
             bad=len(tokens.bad),
             lines=read_log(folder / "log.jsonl"),
             parameters=sum(p.numel() for p in trainer.names.values()),

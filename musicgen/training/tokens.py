@@ -62,10 +62,9 @@ class Tokens:
         """The numbers of the clips of these splits."""
         return [number for number, clip in enumerate(self.clips) if clip["split"] in names]
 
-    @property
-    def frames(self) -> int:
-        """Of all clips together."""
-        return self.codes.shape[1]
+    def frames_of(self, *names: str) -> int:
+        """How many frames the clips of these splits have together."""
+        return sum(clip["frames_end"] - clip["frames_begin"] for clip in self.clips if clip["split"] in names)
 
 
 def make_tokens(store: Store, checkpoint: Checkpoint, folder: Path, processes: int = 0, progress: Callable[[str], None] = print) -> Tokens:

@@ -63,7 +63,7 @@ def test_a_dataset_that_the_flow_made(checkpoint: Checkpoint, tmp_path: Path, la
     maker.shard(rows=3)
     tokens = make_tokens(maker.store, checkpoint, tmp_path / "tokens", progress=lambda _: None)
     assert [clip["prompt"] for clip in tokens.clips] == ["prompt 0", "prompt 1", "prompt 2"]
-    assert tokens.frames == 3 * 25
+    assert tokens.frames_of("train", "valid") == tokens.codes.shape[1] == 3 * 25
     assert not tokens.bad
 
 
