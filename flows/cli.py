@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+import threading
 from contextlib import suppress
 
 import typer
@@ -43,16 +44,20 @@ def main() -> None:
     Libraries' threads may be in C++ when the interpreter is taken down, and then abort the process, whose exit code scripts
     rely on. So what is to be done at exit is done here, and the interpreter is left standing.
     """
-    code: object = 0
+    code: int | str | None = 0
     try:
         app()
     except SystemExit as done:
         code = done.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # threads that are to be waited for, and their own hooks
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a closed pipe
             stream.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         text_projection=kind != "text" or (text_dim != hidden and decoder.get("cross_attention_hidden_size") is None),
         chroma_bins=_integer(config, "num_chroma", where, 12) if kind == "melody" else 0,
         chroma_length=_integer(config, "chroma_length", where, 235) if kind == "melody" else 0,
-        text_length=_integer(config, "text_length", where, 0) if kind == "melody" and config.get("text_length") else 0,
+        text_length=_integer(config, "text_length", where) if kind == "melody" and config.get("text_length") else 0,
         conditioner=dict(config.get("conditioner") or {}),
         codec=codec_type,
     )

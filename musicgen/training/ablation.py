@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen import patterns
+from musicgen.model.checkpoint import resolve_checkpoint
 from musicgen.training.log import read_log
 from musicgen.training.recipe import Recipe, Say, make_trainer, prepare
 
@@ -29,7 +30,7 @@ def run_ablation(
     start, tokens = prepare(recipe, say)
     folder = recipe.folder / "ablation"
     known = _known(folder / "table.json")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for pattern in recipe.ablation:
         one = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pattern": pattern}), "ablation": ()})
         trainer = make_trainer(one, start, tokens, folder / pattern, command, report)
@@ -38,21 +39,28 @@ def run_ablation(
             trainer.export()
         else:
             trainer.run()
-            known.pop(pattern, None)
         lines = read_log(folder / pattern / "log.jsonl")
+        weights = resolve_checkpoint(folder / pattern / "export").identity[:12]
         row = known.get(pattern)
-        if row is None or row["training steps"] != trainer.counters.step:
+        if row is None or row["weights"] != weights:
             say(f"{pattern}: measuring")
-            row = {"pattern": pattern} | _row(lines, folder / pattern / "export", start.spec, pattern, measures)
+            row = {"pattern": pattern, "weights": weights} | _row(lines, folder / pattern / "export", start.spec, pattern, measures)
+        known[pattern] = row
         rows.append(row)
-        (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (folder / "table.md").write_text(_table(rows), encoding="utf-8")
+        _write(folder / "table.json", json.dumps([*known.values()], indent=1) + "\n")
+        _write(folder / "table.md", _table(rows))
     return folder / "table.md"
 
 
 def _known(path: Path) -> dict[str, dict[str, Any]]:
     """The rows that an earlier run measured, by pattern."""
     return {row["pattern"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f"{path.name}.partial")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def _row(lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, measures: Measures | None) -> dict[str, Any]:
@@ -86,7 +94,7 @@ def _speed(export: Path, spec: Any) -> float:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    names = list(rows[0])
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "weights"]
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     for row in rows:
         lines.append(f"| {' | '.join(_shown(row.get(name)) for name in names)} |")

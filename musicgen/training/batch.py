@@ -74,7 +74,7 @@ def assemble(
 ) -> Batch:
     """A batch of clips, each cut to `frames` (or its own length, if shorter).
 
-    With `draw` the cuts begin anywhere (where the beat is known: on the first of four) and conditions are dropped; without,
+    With `draw` the cuts begin anywhere (where the beat is known: four beats apart) and conditions are dropped; without,
     the cuts begin at 0 and all is kept.
     """
     rows = [_cut(clip, spec, frames, draw) for clip in clips]

@@ -91,7 +91,7 @@ def _folder_row(row: dict[str, Any], folder: str) -> Row:
 
 
 def _positive(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
+    return float(value) if isinstance(value, float) and 0 < value < float("inf") else None
 
 
 def _dataset_rows(store: Store) -> Iterator[Row]:

@@ -83,7 +83,6 @@ def card(
     return (
         f"# {title}\n\nA MusicGen checkpoint ({spec.kind}) in the published format. Made by:\n\n```\n{command}\n```\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        + (f"{about.strip()}\n\n" if about else "")
-        + f"The weights are an exponential moving average of the training's ({schedule['ema']} a step). Settings:\n\n"
-        f"```json\n{json.dumps(schedule, indent=1)}\n```\n"
+        f"The weights are an exponential moving average of the training's ({schedule['ema']} a step). Settings:\n\n"
+        f"```json\n{json.dumps(schedule, indent=1)}\n```\n" + (f"\n{about.strip()}\n" if about else "")
     )

@@ -167,7 +167,7 @@ class Network(nn.Module):
     def _text(self, batch: Batch) -> Tensor:
         """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
         mask = batch.text != 0  # [B, S]; 0 pads
-        mask[:, 0] = True
+        mask[:, 0] = True  # where there is no prompt at all: a softmax over nothing is not a number
         with torch.autocast(batch.text.device.type, enabled=False):  # small, and T5 wants its range
             states = self.text_encoder(input_ids=batch.text, attention_mask=mask.long()).last_hidden_state
             states = self.enc_to_dec_proj(states) if self.spec.text_projection else states

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+_MADE_OF = "made_of.json"  # the settings that codec and start were made with
+
 
 class CorpusSettings(BaseModel):
     """The corpus to compose, where no `data` is given."""
@@ -93,9 +95,15 @@ class Recipe(BaseModel):
                 f"{document.origin((taken[0],))}`{taken[0]}` says nothing with `start`: that checkpoint's own is kept; leave it out"
             )
         try:
-            return cls.model_validate(values)
+            recipe = cls.model_validate(values)
         except ValidationError as error:
             raise JobError(describe(error, document)) from None
+        if recipe.training.text_encoder == "freeze" and recipe.data is not None and recipe.start is None:
+            raise JobError(
+                f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text encoder of random "
+                "weights, which only the composed corpus teaches: write train, or give a checkpoint (--from)"
+            )
+        return recipe
 
     @property
     def folder(self) -> Path:
@@ -164,16 +172,35 @@ def make_trainer(
 
 
 def _corpus(recipe: Recipe, say: Say) -> Path:
+    from musicgen.training.corpus.write import write_corpus
+
     folder = recipe.folder / "corpus"
     if not (folder / "captions.parquet").is_file():
-        from musicgen.training.corpus.write import write_corpus
-
         say(f"corpus: composing {recipe.corpus.clips} clips of {recipe.corpus.seconds:g} s")
-        try:
-            write_corpus(folder, recipe.corpus.clips, recipe.training.seed, recipe.corpus.seconds, say=say)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    return folder
+    try:
+        return write_corpus(folder, recipe.corpus.clips, recipe.training.seed, recipe.corpus.seconds, say=say)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _is_made(recipe: Recipe, stage: str, settings: dict[str, Any]) -> bool:
+    """Whether a stage's product is there. Raises `UserError` if it is, and was made with other settings."""
+    if not (recipe.folder / stage / "model.safetensors").is_file():
+        return False
+    note = recipe.folder / _MADE_OF
+    known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if known.get(stage) != settings:
+        raise UserError(
+            f"{recipe.folder / stage} was made with other settings ({json.dumps(known.get(stage))}) than the recipe has "
+            f"({json.dumps(settings)}); give another --output, or delete the folder and what was trained from it"
+        )
+    return True
+
+
+def _note(recipe: Recipe, stage: str, settings: dict[str, Any]) -> None:
+    note = recipe.folder / _MADE_OF
+    known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    note.write_text(json.dumps(known | {stage: settings}, indent=1) + "\n", encoding="utf-8")
 
 
 def _start(recipe: Recipe, data: "Store", say: Say) -> Checkpoint:
@@ -182,10 +209,12 @@ def _start(recipe: Recipe, data: "Store", say: Say) -> Checkpoint:
     from musicgen.training.data import rows
 
     folder = recipe.folder / "start"
-    if not (folder / "model.safetensors").is_file():
+    seed, pattern = recipe.training.seed, recipe.training.pattern or "delay"
+    settings = {"model": recipe.model.model_dump(), "codec": recipe.codec.model_dump(), "seed": seed, "pattern": pattern}
+    if not _is_made(recipe, "start", settings):
         codec = CodecParts.of(resolve_checkpoint(recipe.codec.of)) if recipe.codec.of else _codec(recipe, data, say)
         prompts = [row.prompt for row in rows(data)]
-        seed, pattern = recipe.training.seed, recipe.training.pattern or "delay"
+        _note(recipe, "start", settings)
         if recipe.data is None:
             from musicgen.training.words import teach
 
@@ -206,7 +235,9 @@ def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
 
     folder = recipe.folder / "codec"
     settings = SpectralSettings(codebook_size=recipe.codec.codebook_size)
-    if not (folder / "model.safetensors").is_file():
+    made_of = {"codec": recipe.codec.model_dump(), "seed": recipe.training.seed}
+    if not _is_made(recipe, "codec", made_of):
+        _note(recipe, "codec", made_of)
         train = [row for row in rows(data) if row.split == "train"]
         chosen = np.random.default_rng(recipe.training.seed).permutation(len(train))[: recipe.codec.fit_clips]
         say(f"codec: fitting on {len(chosen)} clips")

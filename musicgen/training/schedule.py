@@ -1,9 +1,9 @@
 """How a training goes: its settings, and what they come to at a step."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from musicgen import patterns
 from musicgen.training.batch import Dropout
@@ -21,7 +21,9 @@ class Schedule(BaseModel):
     # Three batches in ten hold clips of the upper length, the others something between, evenly in the logarithm: where a clip
     # begins, nothing but its conditions says how it goes on.
     crop_s: tuple[float, float] = (2.0, 10.0)
-    codebook_weights: tuple[PositiveFloat, ...] = ()  # what each codebook's loss counts; none given: the same
+    codebook_weights: tuple[
+        Annotated[float, Field(gt=0, allow_inf_nan=False)], ...
+    ] = ()  # what each codebook's loss counts; none given: the same
     learning_rate: float = Field(default=1.2e-3, gt=0)
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)  # where the cosine ends, as a part of the peak
     warmup_steps: int = Field(default=200, ge=0)

@@ -81,7 +81,9 @@ class Trainer:
         )
         counts = schedule.codebook_weights or (1.0,) * start.spec.codebooks
         if len(counts) != start.spec.codebooks:
-            raise ValueError(f"codebook_weights has {len(counts)} numbers; the checkpoint has {start.spec.codebooks} codebooks")
+            raise ValueError(
+                f"training.codebook_weights has {len(counts)} numbers for {start.spec.codebooks} codebooks; give one for each, or none"
+            )
         self.shares = torch.tensor(counts, device=self.device) / sum(counts)
         self.counters = Counters()
         self.last: dict[str, Any] = {}  # the last line of the log that has a validation, for the card

@@ -62,6 +62,15 @@ def teach(
     encoder: Any, tokenizer: Any, seed: int, say: Callable[[str], None] = lambda text: None, captions: int = 24_000, steps: int = 1_000
 ) -> dict[str, float]:
     """Train a T5 encoder on captions drawn from `seed`. Returns how often each fact is told right of captions it never read."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums depend on how they are shared out
+    try:
+        return _teach(encoder, tokenizer, seed, say, captions, steps)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _teach(encoder: Any, tokenizer: Any, seed: int, say: Callable[[str], None], captions: int, steps: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, 2])
     scores = [_draw(rng) for _ in range(captions + _HELD_OUT)]
     texts = [caption(score, rng) for score in scores]

@@ -63,15 +63,15 @@ def test_greedy_clips_equal_transformers(kind: str, request: pytest.FixtureReque
 
 
 def test_clips_are_audible_and_of_the_length_asked_for(embedded: MusicGen) -> None:
-    (clip,) = embedded.generate(["funky bass"])
+    (clip,) = embedded.generate(["flute, 100 bpm, in C major"])
     assert isinstance(clip, Clip)
-    assert clip.sample_rate == embedded.sample_rate == 32000
+    assert clip.sample_rate == embedded.sample_rate == 16000
     assert clip.codes.shape == (4, 500)
     assert clip.codes.dtype == np.int16
-    assert clip.audio.shape == (1, 320000)
+    assert clip.audio.shape == (1, 160000)
     assert clip.audio.dtype == np.float32
     assert clip.duration_s == 10.0
-    assert 0.1 < np.abs(clip.audio).max() < 0.9
+    assert 0.1 < np.abs(clip.audio).max() < 1
     assert clip.audio.std() > 0.02
 
 
@@ -119,7 +119,7 @@ def test_sound_to_codes_and_back(embedded: MusicGen) -> None:
     assert embedded.decode(codes).shape == clip.audio.shape
     # Other rates and channel counts are brought to the model's.
     twice = np.repeat(clip.audio[0], 2)
-    assert embedded.encode(twice, sample_rate=64000).shape == codes.shape
+    assert embedded.encode(twice, sample_rate=32000).shape == codes.shape
     np.testing.assert_array_equal(embedded.encode(np.stack([clip.audio[0], clip.audio[0]])), codes)
     with pytest.raises(ValueError, match="one or two channels"):
         embedded.encode(np.zeros((3, 100)))

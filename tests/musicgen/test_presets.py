@@ -28,6 +28,7 @@ def test_what_a_preset_says_fits_together(preset) -> None:
 def test_who_could_is_ordered_by_what_was_asked() -> None:
     assert presets_with("melody", channels=1)[:2] == ["musicgen-melody", "musicgen-melody-large"]
     assert presets_with("melody", channels=2)[0] == "musicgen-stereo-melody"
+    assert presets_with("melody")[-1] == presets_with("melody", channels=1)[-1] == "embedded"
     assert find_preset("musicgen-smal") is None
 
 

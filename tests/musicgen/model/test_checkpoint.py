@@ -34,7 +34,7 @@ def upload(folder: Path, uri: str) -> None:
 def test_the_embedded_checkpoint_is_whole_and_small() -> None:
     checkpoint = resolve_checkpoint("embedded")
     assert checkpoint.revision is None
-    assert (checkpoint.spec.sample_rate, checkpoint.spec.frame_rate, checkpoint.spec.codebooks) == (32000, 50.0, 4)
+    assert (checkpoint.spec.sample_rate, checkpoint.spec.frame_rate, checkpoint.spec.codebooks) == (16000, 50.0, 4)
     assert sum(path.stat().st_size for path in checkpoint.folder.iterdir()) < 40e6
     assert len(checkpoint.identity) == 64
 

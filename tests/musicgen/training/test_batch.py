@@ -30,7 +30,7 @@ def test_cuts_begin_anywhere_at_a_pitch_class() -> None:
     assert all(round(start / frames) % 12 == first for start, first in zip(starts, bins, strict=True))
 
 
-def test_where_the_beat_is_known_cuts_begin_on_the_first_of_four() -> None:
+def test_where_the_beat_is_known_cuts_begin_four_beats_apart() -> None:
     starts, bins = _starts(_clip(beat=23.4375), 100)  # 128 bpm
     assert set(starts) == {0, 94, 188, 281, 375}
     assert {(start, first) for start, first in zip(starts, bins, strict=True)} == {(0, 0), (94, 3), (188, 5), (281, 8), (375, 11)}

@@ -43,6 +43,9 @@ def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_fi
     run_recipe(recipe, say=_quiet)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (export / "model.safetensors").read_bytes() == weights
+    other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"layers": 3})})
+    with pytest.raises(UserError, match=r"start was made with other settings .*give another --output"):
+        run_recipe(other, say=_quiet)
 
 
 def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music: Path, tmp_path: Path) -> None:
@@ -90,6 +93,8 @@ def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
         load("training: {steps: 1}\n")
     with pytest.raises(JobError, match="`model` says nothing with `start`"):
         load("output: x\nstart: embedded\nmodel: {hidden: 16}\ntraining: {steps: 1}\n")
+    with pytest.raises(JobError, match="only the composed corpus teaches"):
+        load("output: x\ndata: y\ntraining: {steps: 1, text_encoder: freeze}\n")
     with pytest.raises(JobError, match="unknown codebook pattern 'delya'"):
         load("output: x\ntraining: {steps: 1, pattern: delya}\n")
 

@@ -1,0 +1,29 @@
+"""How the process `musicgen` ends: its exit code is a contract, and what waits for the end is done."""
+
+import subprocess
+import sys
+
+import pytest
+
+_ENDING = """
+import atexit, sys, threading, time
+import flows.cli
+
+def app():
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("waited for"))).start()
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    print("said", end=" ")
+    sys.exit({code})
+
+flows.cli.app = app
+flows.cli.main()
+"""
+
+
+@pytest.mark.parametrize(("code", "returned"), [("3", 3), ("None", 0), ("'no such thing'", 1)])
+def test_an_ending_has_its_code_and_all_that_was_said(code: str, returned: int) -> None:
+    done = subprocess.run([sys.executable, "-c", _ENDING.format(code=code)], capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == returned
+    assert done.stdout == "said waited for\nat exit\n"
+    assert done.stderr.strip() == ("no such thing" if returned == 1 else "")
