@@ -29,11 +29,11 @@ def evaluate(
         from musicgen import MusicGen
         from musicgen.errors import JobError
         from musicgen.evaluation import evaluate as evaluate_model
-        from musicgen.evaluation.extras import require
+        from musicgen.evaluation.extras import JUDGES, require
 
         if clips < 2:
             raise JobError(f"--clips {clips} is too few: two are the least that can be compared, and the bounds ask for 100")
-        require(*(["swift_f0", "sklearn", "scipy", "joblib"] if corpus else []))  # before a model is fetched
+        require(*(JUDGES if corpus else ()))  # before a model is fetched
         with MusicGen.from_pretrained(model, device) as loaded:
             report = evaluate_model(loaded, model, output, clips, seed, corpus, told=lambda text: print(text, file=sys.stderr, flush=True))
         if as_json:

@@ -60,9 +60,9 @@ def _judges(recipe: "Recipe") -> "Measures | None":
     if recipe.data is not None:
         return None
     from musicgen.evaluation import columns
-    from musicgen.evaluation.extras import require
+    from musicgen.evaluation.extras import JUDGES, require
 
-    require("swift_f0", "sklearn", "scipy", "joblib")  # before hours of training
+    require(*JUDGES)  # before hours of training
     return columns(recipe.folder / "corpus")
 
 

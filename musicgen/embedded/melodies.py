@@ -3,7 +3,7 @@
 `python -m musicgen.embedded.melodies configs/manifests/melodies` writes them again.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from musicgen.training.corpus.score import Mode, Note, Score
@@ -27,7 +27,7 @@ _TUNES: dict[str, tuple[float, int, Mode, list[tuple[int, float]]]] = {
 }  # fmt: skip
 
 
-def main(folder: Path) -> None:
+def write_melodies(folder: Path) -> None:
     """Write each tune's FLAC file: 10 s, 16 kHz, mono."""
     import soundfile
 
@@ -42,4 +42,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    write_melodies(parser.parse_args().folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen.clip import Clip
-from musicgen.evaluation.extras import require
+from musicgen.evaluation.extras import JUDGES, require
 from musicgen.evaluation.measures import measure
 from musicgen.evaluation.originals import write_originals
 from musicgen.evaluation.reference import LESSONS, Reference
@@ -33,7 +33,7 @@ def evaluate(
 
     The same seed gives the same corpus and asks for the same clips. Raises `JobError`: an extra is missing, or `corpus` is none.
     """
-    require(*(["swift_f0", "sklearn", "scipy", "joblib"] if corpus else []))
+    require(*(JUDGES if corpus else ()))
     began = time.monotonic()
     spec = model.spec
     seconds = min(SECONDS, spec.max_frames / spec.frame_rate)

@@ -6,6 +6,8 @@ from musicgen.errors import JobError
 
 _NEEDED = {"swift_f0": "swift-f0", "sklearn": "scikit-learn", "scipy": "scipy", "joblib": "joblib", "music21": "music21"}
 
+JUDGES = ("swift_f0", "sklearn", "scipy", "joblib")  # enough where the corpus is there
+
 
 def require(*modules: str) -> None:
     """Raises `JobError`, one line with the command that installs them, if some of these modules are not there."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.evaluation import heard, material
-from musicgen.evaluation.extras import require
+from musicgen.evaluation.extras import JUDGES, require
 from musicgen.evaluation.heard import Heard, Tune
 from musicgen.evaluation.material import Example
 from musicgen.evaluation.timbre import Timbre
@@ -44,7 +44,7 @@ class Reference:
 
         `told` gets a line now and then. Raises `JobError`: an extra is not installed, or the folder is no corpus.
         """
-        require("swift_f0", "sklearn", "scipy", "joblib")
+        require(*JUDGES)
         known = material.read(corpus)
         examples = material.choose(known, "test", clips, seed)
         taught = material.choose(known, "train", lessons, seed)

@@ -183,6 +183,10 @@ def _corpus(recipe: Recipe, say: Say) -> Path:
         raise UserError(str(error)) from None
 
 
+def _made_of(recipe: Recipe) -> dict[str, Any]:
+    return {"data": recipe.data, "codec": recipe.codec.model_dump(), "seed": recipe.training.seed}
+
+
 def _is_made(recipe: Recipe, stage: str, settings: dict[str, Any]) -> bool:
     """Whether a stage's product is there. Raises `UserError` if it is, and was made with other settings."""
     if not (recipe.folder / stage / "model.safetensors").is_file():
@@ -210,17 +214,17 @@ def _start(recipe: Recipe, data: "Store", say: Say) -> Checkpoint:
 
     folder = recipe.folder / "start"
     seed, pattern = recipe.training.seed, recipe.training.pattern or "delay"
-    settings = {"model": recipe.model.model_dump(), "codec": recipe.codec.model_dump(), "seed": seed, "pattern": pattern}
+    settings = _made_of(recipe) | {"model": recipe.model.model_dump(), "pattern": pattern}
     if not _is_made(recipe, "start", settings):
         codec = CodecParts.of(resolve_checkpoint(recipe.codec.of)) if recipe.codec.of else _codec(recipe, data, say)
         prompts = [row.prompt for row in rows(data)]
         _note(recipe, "start", settings)
+        lessons = None
         if recipe.data is None:
             from musicgen.training.words import teach
 
-            write_start(folder, recipe.model, codec, prompts, seed, pattern, partial(teach, seed=seed, say=say))
-        else:
-            write_start(folder, recipe.model, codec, prompts, seed, pattern)
+            lessons = partial(teach, seed=seed, say=say)
+        write_start(folder, recipe.model, codec, prompts, seed, pattern, lessons)
     return resolve_checkpoint(folder)
 
 
@@ -235,7 +239,7 @@ def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
 
     folder = recipe.folder / "codec"
     settings = SpectralSettings(codebook_size=recipe.codec.codebook_size)
-    made_of = {"codec": recipe.codec.model_dump(), "seed": recipe.training.seed}
+    made_of = _made_of(recipe)
     if not _is_made(recipe, "codec", made_of):
         _note(recipe, "codec", made_of)
         train = [row for row in rows(data) if row.split == "train"]

@@ -74,7 +74,7 @@ def write_start(
     prompts: Iterable[str],
     seed: int,
     pattern: str = "delay",
-    teach: Callable[[Any, Any], object] = lambda encoder, tokenizer: None,
+    teach: Callable[[Any, Any], object] | None = None,
 ) -> Checkpoint:
     """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
 
@@ -93,7 +93,8 @@ def write_start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(parse_spec(config), config["text_encoder"])
-    teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
+    if teach is not None:
+        teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
     save_file(
         {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}}, folder / "model.safetensors", {"format": "pt"}
     )

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from musicgen.training.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_plan
 from musicgen.training.corpus.caption import caption
-from musicgen.training.corpus.score import INSTRUMENTS, SCALES, Mode, Score
+from musicgen.training.corpus.score import INSTRUMENTS, SCALES, Score
 
 _HELD_OUT = 1_000
 _ROWS, _RATE = 64, 3e-3
 _TEMPI = 32  # bins, evenly in the logarithm: 3.5 % each
 _WIDTH = 1.2  # bins: how far a tempo spreads over its neighbours
-_MODES: tuple[Mode, ...] = ("major", "minor")
+_MODES = tuple(SCALES)
 _SOURCES = ("composed", "composed", "essen/", "bach/")
 
 
@@ -109,12 +109,9 @@ def _draw(rng: np.random.Generator) -> Score:
 
 def _read(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """The states of these captions' tokens, [positions, hidden], and the row that each is of, [positions]."""
-    lengths = np.array([len(tokens[row]) for row in rows])
-    padded = np.zeros((len(rows), lengths.max()), np.int64)
-    for place, row in enumerate(rows):
-        padded[place, : lengths[place]] = tokens[row]
-    mask = torch.from_numpy(np.arange(padded.shape[1]) < lengths[:, None])
-    states = encoder(input_ids=torch.from_numpy(padded), attention_mask=mask.long()).last_hidden_state
+    padded = nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
+    mask = padded != 0
+    states = encoder(input_ids=padded, attention_mask=mask.long()).last_hidden_state
     return states[mask], mask.nonzero()[:, 0]
 
 

@@ -1,14 +1,16 @@
-"""The weights in the package do what they are asked: a few clips, judged by librosa. The whole evaluation is a slow test."""
+"""The weights in the package follow a melody, by the ear of the evaluation. All of it is a slow test of `musicgen evaluate`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import configs
 from musicgen import MusicGen, Request
+from musicgen.embedded.melodies import write_melodies
 from musicgen.evaluation import chroma, heard
 
 MELODIES = Path(configs.__file__).parent / "manifests" / "melodies"
@@ -18,9 +20,20 @@ MELODIES = Path(configs.__file__).parent / "manifests" / "melodies"
 def model() -> Iterator[MusicGen]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with MusicGen.from_pretrained("embedded", device="cpu", slots=8) as model:
-        yield model
-    torch.set_num_threads(threads)
+    try:
+        with MusicGen.from_pretrained("embedded", device="cpu", slots=8) as model:
+            yield model
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_melodies_of_the_demo_are_what_their_script_writes(tmp_path: Path) -> None:
+    write_melodies(tmp_path)
+    assert sorted(path.name for path in MELODIES.iterdir()) == sorted(path.name for path in tmp_path.iterdir())
+    for path in MELODIES.iterdir():
+        (ours, rate), (again, _) = (soundfile.read(folder / path.name, dtype="int16") for folder in (MELODIES, tmp_path))
+        assert rate == 16_000
+        assert np.abs(ours.astype(int) - again).max() <= 1  # another processor may round otherwise
 
 
 def test_a_clip_has_the_melody_that_it_was_given_and_not_the_other(model: MusicGen) -> None:
