@@ -60,7 +60,7 @@ class Engine:
         self._conditioner: Any = conditioner if conditioner is not None else _default_conditioner(model)
         self._capacity = length(pattern_of(spec), spec.codebooks, window)
         if spec.kind != "text":  # a melody or style stands in front of the codes, and the text with it
-            self._capacity += getattr(self._conditioner, "sound_positions", spec.chroma_length) + TEXT_CAPACITY
+            self._capacity += getattr(self._conditioner, "sound_positions", spec.chroma_length) + max(TEXT_CAPACITY, spec.text_length)
         if slots == "auto":
             planned = memory.plan(model.decoder, self._width, self._capacity)
             log.info("planned %d slots of %d positions: %.2f GB", planned.slots, planned.capacity, planned.nbytes / 1e9)

@@ -15,6 +15,7 @@ from musicgen.model.spec import ModelSpec
 from musicgen.training.loss import IGNORED
 
 _BAR = 4  # beats
+_ANYWHERE = 0.125  # of the cuts begin anywhere though their beat is known, as continuations and the later windows of a long clip do
 _PIECES = (10, 25, 50, 100, 250)  # frames of a hidden piece of the past
 
 
@@ -74,8 +75,8 @@ def assemble(
 ) -> Batch:
     """A batch of clips, each cut to `frames` (or its own length, if shorter).
 
-    With `draw` the cuts begin anywhere (where the beat is known: four beats apart) and conditions are dropped; without,
-    the cuts begin at 0 and all is kept.
+    With `draw` the cuts begin anywhere (where the beat is known: seven of eight four beats apart) and conditions are dropped;
+    without, the cuts begin at 0 and all is kept.
     """
     rows = [_cut(clip, spec, frames, draw) for clip in clips]
     layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
@@ -120,7 +121,7 @@ def _cut(clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | N
     rate = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
     spare = clip.codes.shape[1] - frames
     first = start = 0
-    if draw is not None and spare > 0 and clip.beat:
+    if draw is not None and spare > 0 and clip.beat and draw.random() >= _ANYWHERE:
         # As a clip begins that is generated: only then can a small model tell from the tempo where the next beat falls.
         bar = _BAR * clip.beat
         start = round(int(draw.integers(0, int(spare / bar) + 1)) * bar)

@@ -130,18 +130,10 @@ class Network(nn.Module):
 
     def states(self, batch: Batch) -> Tensor:
         """The normed states at the clips' steps: [B, steps - 1, hidden]."""
-        transformer, spec = self.decoder.model.decoder, self.spec
-        x = torch.stack([table(batch.inputs[:, k]) for k, table in enumerate(transformer.embed_tokens)]).sum(0)  # [B, L, hidden]
-        x = x if spec.embed_scale == 1.0 else x * spec.embed_scale
-        text = self._text(batch)  # [B, S, hidden]
-        start: Tensor | None = None
-        if spec.kind == "melody":
-            sound = F.embedding(batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias)  # [B, P, hidden]
-            start = sound.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
-            x = _join(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
-        x = x + self._positions(x.shape[1])
+        transformer = self.decoder.model.decoder
+        x, text, start = self.embed(batch)
         mask = None
-        if spec.kind == "text":
+        if self.spec.kind == "text":
             # A dropped text is zeros to attend to, which adds exactly nothing.
             mask = torch.arange(text.shape[1], device=x.device) < batch.text_lengths[:, None]
         for layer in transformer.layers:
@@ -150,6 +142,20 @@ class Network(nn.Module):
             at = start[:, None] + torch.arange(batch.inputs.shape[2], device=x.device)
             x = x.flatten(0, 1)[at + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]]
         return transformer.layer_norm(x)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the first layer sees [B, N, hidden], projected text states [B, S, hidden] and, in melody models, where codes begin [B]."""
+        spec = self.spec
+        tables = self.decoder.model.decoder.embed_tokens
+        x = torch.stack([table(batch.inputs[:, k]) for k, table in enumerate(tables)]).sum(0)  # [B, L, hidden]
+        x = x if spec.embed_scale == 1.0 else x * spec.embed_scale
+        text = self._text(batch)  # [B, S, hidden]
+        start: Tensor | None = None
+        if spec.kind == "melody":
+            sound = F.embedding(batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias)  # [B, P, hidden]
+            start = sound.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
+            x = _join(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
+        return x + self._positions(x.shape[1]), text, start
 
     def published(self) -> dict[str, Tensor]:
         """The tensors as a checkpoint holds them; T5's table once, under one of its names."""

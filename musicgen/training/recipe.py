@@ -103,6 +103,15 @@ class Recipe(BaseModel):
                 f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text encoder of random "
                 "weights, which only the composed corpus teaches: write train, or give a checkpoint (--from)"
             )
+        if (
+            recipe.data is not None
+            and recipe.start is None
+            and (asked := [name for name in ("ticks", "of") if getattr(recipe.model, name)])
+        ):
+            raise JobError(
+                f"{document.origin(('model', asked[0]))}`model.{asked[0]}` wants a text encoder that was taught, which only the composed "
+                "corpus does: leave it out, or give a checkpoint (--from)"
+            )
         return recipe
 
     @property

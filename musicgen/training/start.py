@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from musicgen.errors import UserError
 from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
-from musicgen.model.spec import parse_spec
+from musicgen.model.spec import ModelSpec, parse_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from musicgen.training.network import Network
+    from musicgen.training.words import Before, Taught
 
 _FILES = [
     *("preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -29,6 +33,11 @@ _FILES = [
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"  # what a tokenizer spells other words with
 EXTRA_IDS = 10  # sentinels of T5, which MusicGen does not use
+_PHASE = 0.5  # the deviation of a phase's direction: together they weigh as much as a position's sinusoids
+_AT_ONCE = 64  # texts
+
+Lessons = Callable[..., "Taught"]
+"""A text encoder and its tokenizer to what it was taught; `before` as in `musicgen.training.words.teach`."""
 
 
 class Sizes(BaseModel):
@@ -43,11 +52,14 @@ class Sizes(BaseModel):
     text_hidden: int = Field(default=128, ge=8)
     text_layers: int = Field(default=3, ge=1)
     text_heads: int = Field(default=4, ge=1)
-    vocabulary: int = Field(default=600, ge=120)  # of the tokenizer: the captions' commonest words, letters and digits
+    text_ffn: int = Field(default=256, ge=8)
+    vocabulary: int = Field(default=600, ge=120)  # of the tokenizer: the captions' commonest words and numbers, letters and digits
     positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
     chroma_length: int = Field(default=79, ge=1)  # pitch classes of a window, 7.8 a second
     # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they are not.
     text_length: int = Field(default=0, ge=0)
+    ticks: int = Field(default=0, ge=0, le=400)  # positions before the prompt's words that tell where beats fall, `musicgen.training.beats`
+    of: str | None = None  # a checkpoint of these sizes whose decoder the new one begins with; None: random weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,11 +86,12 @@ def write_start(
     prompts: Iterable[str],
     seed: int,
     pattern: str = "delay",
-    teach: Callable[[Any, Any], object] | None = None,
+    lessons: Lessons | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
+    """Write a checkpoint into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
 
-    `teach` may train the text encoder, given it and its tokenizer.
+    Its weights are random; `lessons` may train the text encoder, and with `sizes.of` the decoder is that checkpoint's, which reads
+    of the new text encoder what it read of its own. Raises `UserError` if that checkpoint is of other sizes.
     """
     import torch
     from safetensors.torch import save_file
@@ -86,15 +99,21 @@ def write_start(
     from musicgen.model.text import load_tokenizer
     from musicgen.training.network import Network
 
-    folder.mkdir(parents=True, exist_ok=True)
     config = _config(sizes, codec.section, pattern)
+    spec = parse_spec(config)
+    old = None if sizes.of is None else _older(sizes.of, spec)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    _write_tokenizer(folder, sizes.vocabulary, prompts)
+    _write_tokenizer(folder, sizes.vocabulary, prompts, sizes.ticks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(parse_spec(config), config["text_encoder"])
-    if teach is not None:
-        teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
+        network = Network(spec, config["text_encoder"])
+    if lessons is not None:
+        tokenizer = load_tokenizer(folder, network.text_encoder.config)
+        if old is None:
+            lessons(network.text_encoder, tokenizer)
+        else:
+            _take_over(network, old, lessons(network.text_encoder, tokenizer, before=_told_by(old)), seed)
     save_file(
         {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}}, folder / "model.safetensors", {"format": "pt"}
     )
@@ -113,10 +132,10 @@ def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, A
 
     melody = sizes.kind == "melody"
     text = T5Config(
-        vocab_size=sizes.vocabulary,
+        vocab_size=sizes.vocabulary + sizes.ticks,
         d_model=sizes.text_hidden,
         d_kv=sizes.text_hidden // sizes.text_heads,
-        d_ff=2 * sizes.text_hidden,
+        d_ff=sizes.text_ffn,
         num_layers=sizes.text_layers,
         num_heads=sizes.text_heads,
         dropout_rate=0.0,
@@ -147,11 +166,67 @@ def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, A
     return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} | filled if melody else {})
 
 
-def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str]) -> None:
-    """A T5 (Unigram) tokenizer: the prompts' commonest words whole, everything else, numbers too, by letters."""
-    from transformers import T5Tokenizer
+def _older(name: str, spec: ModelSpec) -> Checkpoint:
+    """The checkpoint whose decoder a new one of this spec is to begin with. Raises `UserError` if it does not fit."""
+    old = resolve_checkpoint(name)
+    for what in ("kind", "hidden", "layers", "heads", "ffn", "codebooks", "codebook_size", "chroma_bins", "text_encoder"):
+        if (theirs := getattr(old.spec, what)) != (ours := getattr(spec, what)):
+            raise UserError(f"model.of: {name} has {what} {theirs}, the recipe's model {ours}; give it the same sizes")
+    return old
 
-    counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]+(?:[#'-][A-Za-z]+)*", prompt))
+
+def _told_by(old: Checkpoint) -> "Before":
+    """The state at the end token of each text, by the checkpoint's text encoder."""
+    import torch
+
+    from musicgen.model.tensors import Tensors
+    from musicgen.model.text import T5Embedder
+
+    config = json.loads((old.folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]
+    embedder = T5Embedder.load(old.folder, config, Tensors.open(old.folder), torch.device("cpu"))
+
+    @torch.no_grad()
+    def told(texts: list[str]) -> "Tensor":
+        states = []
+        for first in range(0, len(texts), _AT_ONCE):
+            ids = [torch.tensor(ids) for ids in embedder.tokenizer(texts[first : first + _AT_ONCE])["input_ids"]]
+            padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+            found = embedder.model(input_ids=padded, attention_mask=(padded != 0).long()).last_hidden_state
+            states.append(found[torch.arange(len(ids)), torch.tensor([len(one) - 1 for one in ids])])
+        return torch.cat(states)
+
+    return told
+
+
+def _take_over(network: "Network", old: Checkpoint, taught: "Taught", seed: int) -> None:
+    """Give a new network an older one's decoder, and a projection by which that reads the new text states as it read its own.
+
+    Phases, of which it knows nothing, come in directions drawn from `seed`.
+    """
+    import torch
+
+    from musicgen.model.tensors import Tensors
+
+    tensors = Tensors.open(old.folder)
+    weights = tensors.view("", "cpu", torch.float32)
+    taken = {name: weights[name] for name in weights if name.startswith(("decoder.", "audio_enc_to_dec_proj."))}
+    network.load_state_dict(taken, strict=False)
+    then = tensors.read("enc_to_dec_proj.", torch.device("cpu"), torch.float32)
+    told, beat = taught.heads["before"], taught.heads.get("beat")
+    weight, bias = then["weight"] @ told.weight, then["weight"] @ told.bias + then["bias"]
+    if beat is not None:
+        directions = _PHASE * torch.randn(len(weight), beat.out_features, generator=torch.Generator().manual_seed(seed))
+        weight, bias = weight + directions @ beat.weight, bias + directions @ beat.bias
+    with torch.no_grad():
+        network.enc_to_dec_proj.weight.copy_(weight)
+        network.enc_to_dec_proj.bias.copy_(bias)
+
+
+def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str], ticks: int) -> None:
+    """A T5 (Unigram) tokenizer: the prompts' commonest words and numbers whole, everything else by letters; ticks before every prompt."""
+    from transformers import PreTrainedTokenizerFast, T5Tokenizer
+
+    counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]+(?:[#'-][A-Za-z]+)*|[0-9]+", prompt))
     special, extra = ["<pad>", "</s>", "<unk>"], [f"<extra_id_{i}>" for i in reversed(range(EXTRA_IDS))]
     letters = ["\u2581", *LETTERS]
     words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(special) - len(extra) - len(letters)]
@@ -159,4 +234,20 @@ def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str]) -> None:
     vocabulary += [(f"\u2581{word}", round(-math.log(rank + 2), 4)) for rank, word in enumerate(words)]
     vocabulary += [(letter, -12.0) for letter in letters]
     vocabulary += [(piece, 0.0) for piece in extra]
-    T5Tokenizer(vocab=vocabulary, extra_ids=EXTRA_IDS, model_max_length=512).save_pretrained(folder)
+    tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=EXTRA_IDS, model_max_length=512)
+    if not ticks:
+        tokenizer.save_pretrained(folder)
+        return
+    from tokenizers.processors import TemplateProcessing
+
+    from musicgen.training.beats import tick_tokens
+
+    # T5Tokenizer puts its own template back when it is loaded; the plain class keeps what the file says.
+    backend, tokens = tokenizer.backend_tokenizer, tick_tokens(ticks)
+    backend.add_special_tokens(tokens)
+    names = [*tokens, "</s>"]
+    backend.post_processor = TemplateProcessing(
+        single=[*tokens, "$A", "</s>"], special_tokens=[(name, backend.token_to_id(name)) for name in names]
+    )
+    named = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, **named).save_pretrained(folder)

@@ -2,10 +2,13 @@
 
 MusicGen's text encoder comes trained (T5, frozen: Copet et al. 2023, section 3.2). A small one of random weights has only the
 decoder's loss to learn from, where the instrument drowns all else: after a thousand steps tempo, key and drums were worth nothing.
-So it reads captions of random facts, and every position's state is to tell them all, linearly: then any attention to the text finds them.
+So it reads captions of random facts, and every word's state is to tell them all, linearly: then any attention to the text finds them.
+Ticks, where a checkpoint has them (`musicgen.training.beats`), are to tell their place in the beat and nothing else.
 """
 
-from collections.abc import Callable
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from musicgen.training.beats import LEVELS, PHASES, lay_out, phases, tick_ids
 from musicgen.training.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_plan
 from musicgen.training.corpus.caption import caption
 from musicgen.training.corpus.score import INSTRUMENTS, SCALES, Score
 
 _HELD_OUT = 1_000
-_ROWS, _RATE = 64, 3e-3
+_ROWS, _ROWS_OF_TICKS = 64, 16  # captions a step
+_RATE, _RATE_OF_TICKS = 3e-3, 2e-3
+_STEPS, _STEPS_OF_TICKS = 1_000, 1_600
+_WARM = 100  # steps
+_DRILLED, _DRILL_STEPS = 0.05, 2_000  # the error of phases, of which 0.4 is to know nothing, that ends the drill, or so many steps
+_BEAT = 30.0  # what that error counts beside the facts
 _TEMPI = 32  # bins, evenly in the logarithm: 3.5 % each
 _WIDTH = 1.2  # bins: how far a tempo spreads over its neighbours
 _MODES = tuple(SCALES)
@@ -58,47 +67,120 @@ class Facts:
         return [(name, getattr(self, name)) for name in ("instrument", "tempo", "key", "scale", "drums", "mood")]
 
 
+Before = Callable[[list[str]], Tensor]
+"""Texts to the states that another text encoder tells them by: float32 [texts, its width]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """What lessons came to: how often each fact is told right of captions never read, and how to read it off a state."""
+
+    found: dict[str, float]  # by fact; "beat": of ticks whose tempo is in the caption, the part whose beat is told within 20 ms
+    heads: Mapping[str, nn.Linear]  # by fact; "beat": phases; "before": the other text encoder's state
+
+
 def teach(
-    encoder: Any, tokenizer: Any, seed: int, say: Callable[[str], None] = lambda text: None, captions: int = 24_000, steps: int = 1_000
-) -> dict[str, float]:
-    """Train a T5 encoder on captions drawn from `seed`. Returns how often each fact is told right of captions it never read."""
+    encoder: Any,
+    tokenizer: Any,
+    seed: int,
+    say: Callable[[str], None] = lambda text: None,
+    captions: int = 24_000,
+    steps: int | None = None,
+    drill: int = _DRILL_STEPS,
+    before: Before | None = None,
+) -> Taught:
+    """Train a T5 encoder on captions drawn from `seed`. With `before`, states are to tell the other's states too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are shared out
     try:
-        return _teach(encoder, tokenizer, seed, say, captions, steps)
+        return _teach(encoder, tokenizer, seed, say, captions, steps, drill, before)
     finally:
         torch.set_num_threads(threads)
 
 
-def _teach(encoder: Any, tokenizer: Any, seed: int, say: Callable[[str], None], captions: int, steps: int) -> dict[str, float]:
+def _teach(
+    encoder: Any,
+    tokenizer: Any,
+    seed: int,
+    say: Callable[[str], None],
+    captions: int,
+    steps: int | None,
+    drill: int,
+    before: Before | None,
+) -> Taught:
     rng = np.random.default_rng([seed, 2])
     scores = [_draw(rng) for _ in range(captions + _HELD_OUT)]
     texts = [caption(score, rng) for score in scores]
     tokens = tokenizer(texts)["input_ids"]
-    facts = Facts.of(scores)
+    facts, tempi = Facts.of(scores), np.array([score.tempo_bpm for score in scores])
+    ticks = len(tick_ids(tokenizer))
+    bare = [ids[ticks:] for ids in tokens]
+    width = encoder.config.d_model
+    then = before(texts) if before is not None else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = nn.ModuleDict({name: nn.Linear(encoder.config.d_model, wanted.shape[1]) for name, wanted in facts.items()})
+        heads = nn.ModuleDict({name: nn.Linear(width, wanted.shape[1]) for name, wanted in facts.items()})
+        if ticks:
+            heads["beat"] = nn.Linear(width, PHASES)
+            lay_out(encoder.shared.weight, tick_ids(tokenizer))
+        if then is not None:
+            heads["before"] = nn.Linear(width, then.shape[1])
     parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
-    say(f"text encoder: learning what {captions} captions say")
-    for _ in range(steps):
-        rows = rng.integers(captions, size=_ROWS)
-        states, where = _read(encoder, tokens, rows)
-        loss = torch.zeros(())
-        for name, wanted in facts.items():
-            told = heads[name](states)
-            right = wanted[torch.from_numpy(rows)][where]
-            loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(told, right)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, fused=True)
+
+    def learn(loss: Tensor, rate: float) -> None:
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (_RATE_OF_TICKS if ticks else _RATE)
         optimizer.step()
-        schedule.step()
-    found = _examine(encoder, tokens, heads, facts)
+
+    say(f"text encoder: learning what {captions} captions say" + (", first where beats fall" if ticks else ""))
+    if ticks:
+        # Alone: beside the facts they do not get off the ground.
+        numbered = np.array([row for row in range(captions) if f"{tempi[row]:.0f}" in texts[row]])
+        errors: deque[float] = deque(maxlen=50)
+        for step in range(drill):
+            rows = rng.choice(numbered, _ROWS_OF_TICKS)
+            states, where, column = _read(encoder, tokens, rows)
+            loss = F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
+            learn(loss, min(1, (step + 1) / _WARM))
+            errors.append(loss.item())
+            if step % 100 == 99:
+                say(f"text encoder: {step + 1} steps, error of phases {np.mean(errors):.4f}")
+            if len(errors) == errors.maxlen and np.mean(errors) < _DRILLED:
+                break
+    for step in range(steps or (_STEPS_OF_TICKS if ticks else _STEPS)):
+        # Every second step reads captions without their ticks, which are most of a caption: four times as many.
+        ticking = bool(ticks) and step % 2 == 1
+        rows = rng.integers(captions, size=_ROWS_OF_TICKS if ticking else _ROWS)
+        states, where, column = _read(encoder, tokens if ticking else bare, rows)
+        word = column >= ticks if ticking else torch.ones_like(column, dtype=torch.bool)
+        loss = torch.zeros(())
+        for name, wanted in facts.items():
+            right = wanted[torch.from_numpy(rows)][where[word]]
+            loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(heads[name](states[word]), right)
+        if ticking:
+            loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
+        if then is not None:
+            right = then[torch.from_numpy(rows)][where] * word[:, None]  # of a tick it reads zeros, as where no words are
+            loss = loss + F.mse_loss(heads["before"](states), right) / then.var()
+        progress = step / (steps or (_STEPS_OF_TICKS if ticks else _STEPS))
+        learn(loss, min(1, (step + 1) / _WARM) * 0.5 * (1 + math.cos(math.pi * progress)))
+        if step % 400 == 399:
+            say(f"text encoder: {step + 1} steps, loss {loss.item():.3f}")
+    found = _examine(encoder, tokens, heads, facts, ticks)
+    if ticks:
+        found["beat"] = _examine_ticks(encoder, tokens, heads, tempi, texts, ticks)
     say("text encoder: told right " + ", ".join(f"{name} {share:.0%}" for name, share in found.items()))
-    return found
+    return Taught(found, {name: head for name, head in heads.items() if isinstance(head, nn.Linear)})
+
+
+def _beats(tempi: NDArray[np.float64], ticks: int, where: Tensor, column: Tensor) -> Tensor:
+    """What each position is to tell: a tick its phases, a word zeros. [positions, PHASES]."""
+    told = F.pad(phases(list(tempi), ticks), (0, 0, 0, 1))  # [rows, ticks + 1, PHASES], the last for words
+    return told[where, column.clamp(max=ticks)]
 
 
 def _draw(rng: np.random.Generator) -> Score:
@@ -107,19 +189,20 @@ def _draw(rng: np.random.Generator) -> Score:
     return Score((), plan.tempo_bpm, int(rng.integers(12)), plan.mode, plan.instrument, plan.drums, plan.mood, source)
 
 
-def _read(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """The states of these captions' tokens, [positions, hidden], and the row that each is of, [positions]."""
+def _read(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    """The states of these captions' tokens, [positions, hidden], the row that each is of and its place there, [positions] each."""
     padded = nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
     mask = padded != 0
     states = encoder(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-    return states[mask], mask.nonzero()[:, 0]
+    return states[mask], *mask.nonzero(as_tuple=True)
 
 
 @torch.no_grad()
-def _examine(encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts: Facts) -> dict[str, float]:
-    """Of the last captions, by the mean of their positions; a tempo is right within two bins. What a caption leaves out counts too."""
+def _examine(encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts: Facts, ticks: int) -> dict[str, float]:
+    """Of the last captions, by the mean of their words; a tempo is right within two bins. What a caption leaves out counts too."""
     rows = np.arange(len(tokens) - _HELD_OUT, len(tokens))
-    states, where = _read(encoder, tokens, rows)
+    states, where, column = _read(encoder, tokens, rows)
+    states, where = states[column >= ticks], where[column >= ticks]
     mean = torch.zeros(len(rows), states.shape[1]).index_add_(0, where, states) / where.bincount()[:, None]
     found = {}
     for name, wanted in facts.items():
@@ -130,6 +213,21 @@ def _examine(encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts:
             near = (told.argmax(1) - right.argmax(1)).abs() <= (2 if name == "tempo" else 0)
             found[name] = float(near.float().mean())
     return found
+
+
+@torch.no_grad()
+def _examine_ticks(
+    encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, tempi: NDArray[np.float64], texts: list[str], ticks: int
+) -> float:
+    """Of the last captions' ticks, where a tempo is said by its number: the part whose place in the beat is told within 20 ms."""
+    rows = np.array([row for row in range(len(tokens) - _HELD_OUT, len(tokens)) if f"{tempi[row]:.0f}" in texts[row]])
+    states, where, column = _read(encoder, tokens, rows)
+    told, right = heads["beat"](states), _beats(tempi[rows], ticks, where, column)
+    cosine, sine = 0, len(LEVELS)
+    off = torch.atan2(told[:, sine], told[:, cosine]) - torch.atan2(right[:, sine], right[:, cosine])
+    off = torch.remainder(off + math.pi, 2 * math.pi) - math.pi
+    late_s = off.abs() / (2 * math.pi) * 60 / torch.from_numpy(tempi[rows]).float()[where]
+    return float((late_s[column < ticks] < 0.02).float().mean())
 
 
 def _one_hot(values: list[int], size: int) -> Tensor:

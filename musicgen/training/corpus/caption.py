@@ -65,14 +65,14 @@ def caption(score: Score, rng: np.random.Generator) -> str:
 def _facts(score: Score, rng: np.random.Generator) -> list[tuple[str, float]]:
     """Phrases and how often each is said."""
     bpm = f"{score.tempo_bpm:.0f}"
-    numbered = rng.random() < 0.65
+    numbered = rng.random() < 0.75
     tempo = _one((f"{bpm} bpm", f"{bpm} bpm", f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}", f"{bpm} beats per minute"), rng)
     key = f"{TONICS[score.tonic]} {score.mode}"
-    named = rng.random() < 0.55
+    named = rng.random() < 0.65
     mode = _one((f"in {key}", key, f"in the key of {key}"), rng) if named else _one(_MODES[score.mode], rng)
     return [
-        (tempo if numbered else _one(_PACES[pace(score.tempo_bpm)], rng), 0.75),
-        (mode, 0.7),
+        (tempo if numbered else _one(_PACES[pace(score.tempo_bpm)], rng), 0.85),
+        (mode, 0.8),
         (_one(_DRUMS, rng), 0.75) if score.drums else (_one(_NO_DRUMS, rng), 0.4),
     ]
 
