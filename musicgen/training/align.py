@@ -14,24 +14,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from musicgen import patterns
 from musicgen.conditioning import chroma
-from musicgen.training.batch import Batch, Clip, assemble
-from musicgen.training.network import Network
+from musicgen.training.batch import Clip, assemble
+from musicgen.training.network import Layer, Network
 
 _CLIPS = 16  # that it is fitted on
 _PEAK = 14.0  # the logarithm of how much more a head attends to its own time than to any other, about twice that of a window's positions
-_RIDGE = 1e-3
+_RIDGE = 0.1
+_ELSEWHERE = 0.2  # what a position counts where a head is not to look
 _VALUE, _OUT = 1.0, 0.02  # deviations of what a head says at first: all of what it sees, very softly
 
 
 @torch.no_grad()
-def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, seed: int, heads: tuple[int, int] = (0, 1)) -> list[float]:
-    """Set two heads of the first layer of a melody model to look at the pitch class and at the tick of their own time.
+def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, pattern: str, seed: int) -> list[float]:
+    """Set the first two heads of a melody model's first layer to look at the pitch class, and at the tick, of their own time.
 
-    `texts` are token ids of prompts, with their ticks. Returns how much of each head's attention falls within two positions of it.
+    `texts` are token ids of prompts, with their `ticks`; without ticks one head is set. Returns how much of each head's attention falls
+    within two positions of where it is to look. The same arguments, the same bits.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums depend on how they are shared out
+    try:
+        seen, times, start = _seen(network, texts, pattern, seed)
+        return [
+            _set(network, head, seen, times, start, first, count, seed)
+            for head, (first, count) in enumerate(((0, network.spec.chroma_length), (network.spec.chroma_length, ticks)))
+            if count
+        ]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seen(network: Network, texts: Sequence[NDArray[np.int32]], pattern: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the first layer's attention sees of random codes [clips, N, hidden]; each step's time, in codes; where steps begin [clips]."""
     spec = network.spec
-    per_position = chroma.HOP / chroma.RATE_HZ * spec.frame_rate  # codes
     draw = np.random.default_rng([seed, 3])
     clips = [
         Clip(
@@ -41,54 +58,53 @@ def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, seed
         )
         for number in range(_CLIPS)
     ]
-    batch = assemble(clips, spec, spec.pattern, spec.max_frames)
-    x, _, start = network.embed(batch)
+    x, _, start = network.embed(assemble(clips, spec, pattern, spec.max_frames).to(network.sinusoids.device))
     assert start is not None
-    layer = network.decoder.model.decoder.layers[0]
-    seen = layer.self_attn_layer_norm(x)  # [B, N, hidden]
-    length, steps = seen.shape[1], batch.inputs.shape[2]
-    rates = torch.logspace(math.log10(2 * math.pi / spec.max_frames), math.log10(1 / per_position), spec.head_dim // 2)  # radians a code
-    loud = rates**0.5  # fast ones tell neighbours apart
-    loud = loud * (_PEAK * spec.head_dim**0.5 / loud.square().sum()) ** 0.5
+    # A step predicts its successor: its time is that of the newest code there.
+    steps = patterns.layout(pattern, spec.codebooks, spec.max_frames)[1:]
+    times = torch.tensor([max((frame for frame, _ in step), default=0) for step in steps], device=x.device)
+    return _first_layer(network).self_attn_layer_norm(x), times.float(), start
 
-    def told(times: Tensor) -> Tensor:  # [n] in codes to [n, head dim]
-        turns = times[:, None] * rates
+
+def _first_layer(network: Network) -> Layer:
+    layer = network.decoder.model.decoder.layers[0]
+    assert isinstance(layer, Layer)
+    return layer
+
+
+def _set(network: Network, head: int, seen: Tensor, times: Tensor, start: Tensor, first: int, count: int, seed: int) -> float:
+    """Let a head look at its own time among `count` positions from `first` on. Returns how far it does."""
+    spec, attention = network.spec, _first_layer(network).self_attn
+    each = chroma.HOP / chroma.RATE_HZ * spec.frame_rate  # codes a position of the prefix
+    rates = torch.logspace(math.log10(2 * math.pi / spec.max_frames), math.log10(1 / each), spec.head_dim // 2)  # radians a code
+    loud = rates**0.5  # the fast ones tell neighbours apart
+
+    def told(at: Tensor) -> Tensor:  # times [n] to [n, head dim]
+        turns = at.cpu()[:, None] * rates
         return torch.cat([turns.cos() * loud, turns.sin() * loud], dim=1)
 
-    at = start[:, None] + torch.arange(steps)
-    queries = seen.flatten(0, 1)[(at + torch.arange(_CLIPS)[:, None] * length).flatten()]
-    query = _fit(queries, told(torch.arange(steps).float()).repeat(_CLIPS, 1))
-    found = []
-    attention, dim = layer.self_attn, spec.head_dim
-    generator = torch.Generator().manual_seed(seed)
-    for head, (first, count) in zip(heads, ((0, spec.chroma_length), (spec.chroma_length, ticks)), strict=True):
-        if not count:
-            continue
-        times = (torch.arange(length) - first).float() * per_position
-        weight = torch.full((length,), 0.2)
-        weight[first : first + count] = 1.0
-        key = _fit(seen.flatten(0, 1), told(times).repeat(_CLIPS, 1), weight.repeat(_CLIPS))
-        rows = slice(head * dim, (head + 1) * dim)
-        attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query, key
-        attention.v_proj.weight[rows] = _VALUE / spec.hidden**0.5 * torch.randn(dim, spec.hidden, generator=generator)
-        attention.out_proj.weight[:, rows] = _OUT * torch.randn(spec.hidden, dim, generator=generator)
-        found.append(_near(seen, batch, start, query, key, first, count, per_position))
-    return found
+    positions = torch.arange(seen.shape[1], device=seen.device)
+    codes = torch.stack([row[at : at + len(times)] for row, at in zip(seen, start.tolist(), strict=True)])  # [clips, steps, hidden]
+    query = _fit(codes, told(times), torch.ones_like(times))
+    key = _fit(seen, told((positions - first) * each), torch.where((positions >= first) & (positions < first + count), 1.0, _ELSEWHERE))
+    own = (first + (times / each).round().long()).clamp(max=first + count - 1)  # [steps]: the position of a step's time
+    scores = (codes @ query.T) @ (seen @ key.T).transpose(1, 2) / spec.head_dim**0.5  # [clips, steps, N]
+    more = _PEAK / scores[:, torch.arange(len(own)), own].mean()
+    rows = slice(head * spec.head_dim, (head + 1) * spec.head_dim)
+    attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query * more**0.5, key * more**0.5
+    draw = torch.Generator().manual_seed(seed + head)
+    attention.v_proj.weight[rows] = (_VALUE / spec.hidden**0.5 * torch.randn(spec.head_dim, spec.hidden, generator=draw)).to(seen.device)
+    attention.out_proj.weight[:, rows] = (_OUT * torch.randn(spec.hidden, spec.head_dim, generator=draw)).to(seen.device)
+
+    later = positions > (start[0] + torch.arange(len(times), device=seen.device))[:, None]
+    attended = torch.softmax((scores[0] * more).masked_fill(later, -torch.inf), dim=-1)
+    return float((attended * ((positions - own[:, None]).abs() <= 2)).sum(-1).mean())
 
 
-def _fit(seen: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The matrix [wanted, seen] of a ridge regression; rows are examples."""
-    left = seen if weight is None else seen * weight[:, None]
+def _fit(seen: Tensor, told: Tensor, counts: Tensor) -> Tensor:
+    """The matrix [told, hidden] that tells best, by ridge regression, `told` [n, told] of `seen` [clips, n, hidden]; n counts `counts`."""
+    device, clips = seen.device, len(seen)
+    seen, told, counts = seen.flatten(0, 1).cpu(), told.cpu().repeat(clips, 1), counts.cpu().repeat(clips)
+    left = (seen * counts[:, None]).T
     ridge = _RIDGE * len(seen) * torch.eye(seen.shape[1])
-    return torch.linalg.solve(left.T @ seen + ridge, left.T @ wanted).T.contiguous()
-
-
-def _near(seen: Tensor, batch: Batch, start: Tensor, query: Tensor, key: Tensor, first: int, count: int, per_position: float) -> float:
-    """The part of the first clip's attention, over its prefix and its past, that falls within two positions of its own time."""
-    steps = torch.arange(batch.inputs.shape[2])
-    positions = torch.arange(seen.shape[1])
-    scores = (seen[0, start[0] + steps] @ query.T) @ (seen[0] @ key.T).T / len(query) ** 0.5  # [steps, N]
-    scores = scores.masked_fill(positions > (start[0] + steps)[:, None], -torch.inf)
-    own = (first + steps / per_position).clamp(max=first + count - 1)
-    near = (positions - own[:, None]).abs() <= 2
-    return float((torch.softmax(scores, dim=-1) * near).sum(-1).mean())
+    return torch.linalg.solve(left @ seen + ridge, left @ told).T.contiguous().to(device)

@@ -34,6 +34,11 @@ class Feed:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def prompts(self) -> list[NDArray[np.int32]]:
+        """Each clip's prompt, as token ids."""
+        return self._text
+
     def batches(self, step: int, seen: int, parts: int) -> tuple[list[Batch], int]:
         """The batches of a step, `parts` of equal size, and how many clips they hold together."""
         draw = np.random.default_rng([self.schedule.seed, 1, step])

@@ -103,14 +103,10 @@ class Recipe(BaseModel):
                 f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text encoder of random "
                 "weights, which only the composed corpus teaches: write train, or give a checkpoint (--from)"
             )
-        if (
-            recipe.data is not None
-            and recipe.start is None
-            and (asked := [name for name in ("ticks", "of") if getattr(recipe.model, name)])
-        ):
+        if recipe.data is not None and recipe.start is None and recipe.model.ticks:
             raise JobError(
-                f"{document.origin(('model', asked[0]))}`model.{asked[0]}` wants a text encoder that was taught, which only the composed "
-                "corpus does: leave it out, or give a checkpoint (--from)"
+                f"{document.origin(('model', 'ticks'))}`model.ticks` wants a text encoder that was taught, which only the composed corpus "
+                "does: leave it out, or give a checkpoint (--from)"
             )
         return recipe
 
@@ -175,7 +171,7 @@ def make_trainer(
         export(trainer.average, start, folder / "export", trainer.pattern, recipe.export.dtype, text)
 
     try:
-        return Trainer(start, tokens, recipe.training, folder, save, report)
+        return Trainer(start, tokens, recipe.training, folder, save, report, align=recipe.start is None)
     except ValueError as error:
         raise UserError(f"{start.name}: {error}") from None
 

@@ -16,15 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from musicgen.errors import UserError
 from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
-from musicgen.model.spec import ModelSpec, parse_spec
+from musicgen.model.spec import parse_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from musicgen.training.network import Network
-    from musicgen.training.words import Before, Taught
 
 _FILES = [
     *("preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -33,11 +29,6 @@ _FILES = [
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"  # what a tokenizer spells other words with
 EXTRA_IDS = 10  # sentinels of T5, which MusicGen does not use
-_PHASE = 0.5  # the deviation of a phase's direction: together they weigh as much as a position's sinusoids
-_AT_ONCE = 64  # texts
-
-Lessons = Callable[..., "Taught"]
-"""A text encoder and its tokenizer to what it was taught; `before` as in `musicgen.training.words.teach`."""
 
 
 class Sizes(BaseModel):
@@ -59,7 +50,6 @@ class Sizes(BaseModel):
     # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they are not.
     text_length: int = Field(default=0, ge=0)
     ticks: int = Field(default=0, ge=0, le=400)  # positions before the prompt's words that tell where beats fall, `musicgen.training.beats`
-    of: str | None = None  # a checkpoint of these sizes whose decoder the new one begins with; None: random weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,12 +76,11 @@ def write_start(
     prompts: Iterable[str],
     seed: int,
     pattern: str = "delay",
-    lessons: Lessons | None = None,
+    teach: Callable[[Any, Any], object] | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
+    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
 
-    Its weights are random; `lessons` may train the text encoder, and with `sizes.of` the decoder is that checkpoint's, which reads
-    of the new text encoder what it read of its own. Raises `UserError` if that checkpoint is of other sizes.
+    `teach` may train the text encoder, given it and its tokenizer.
     """
     import torch
     from safetensors.torch import save_file
@@ -99,21 +88,15 @@ def write_start(
     from musicgen.model.text import load_tokenizer
     from musicgen.training.network import Network
 
-    config = _config(sizes, codec.section, pattern)
-    spec = parse_spec(config)
-    old = None if sizes.of is None else _older(sizes.of, spec)
     folder.mkdir(parents=True, exist_ok=True)
+    config = _config(sizes, codec.section, pattern)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _write_tokenizer(folder, sizes.vocabulary, prompts, sizes.ticks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(spec, config["text_encoder"])
-    if lessons is not None:
-        tokenizer = load_tokenizer(folder, network.text_encoder.config)
-        if old is None:
-            lessons(network.text_encoder, tokenizer)
-        else:
-            _take_over(network, old, lessons(network.text_encoder, tokenizer, before=_told_by(old)), seed)
+        network = Network(parse_spec(config), config["text_encoder"])
+    if teach is not None:
+        teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
     save_file(
         {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}}, folder / "model.safetensors", {"format": "pt"}
     )
@@ -164,62 +147,6 @@ def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, A
         "decoder": decoder.to_dict() | ({} if pattern == "delay" else {"codebook_pattern": pattern}),
     }
     return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} | filled if melody else {})
-
-
-def _older(name: str, spec: ModelSpec) -> Checkpoint:
-    """The checkpoint whose decoder a new one of this spec is to begin with. Raises `UserError` if it does not fit."""
-    old = resolve_checkpoint(name)
-    for what in ("kind", "hidden", "layers", "heads", "ffn", "codebooks", "codebook_size", "chroma_bins", "text_encoder"):
-        if (theirs := getattr(old.spec, what)) != (ours := getattr(spec, what)):
-            raise UserError(f"model.of: {name} has {what} {theirs}, the recipe's model {ours}; give it the same sizes")
-    return old
-
-
-def _told_by(old: Checkpoint) -> "Before":
-    """The state at the end token of each text, by the checkpoint's text encoder."""
-    import torch
-
-    from musicgen.model.tensors import Tensors
-    from musicgen.model.text import T5Embedder
-
-    config = json.loads((old.folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]
-    embedder = T5Embedder.load(old.folder, config, Tensors.open(old.folder), torch.device("cpu"))
-
-    @torch.no_grad()
-    def told(texts: list[str]) -> "Tensor":
-        states = []
-        for first in range(0, len(texts), _AT_ONCE):
-            ids = [torch.tensor(ids) for ids in embedder.tokenizer(texts[first : first + _AT_ONCE])["input_ids"]]
-            padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-            found = embedder.model(input_ids=padded, attention_mask=(padded != 0).long()).last_hidden_state
-            states.append(found[torch.arange(len(ids)), torch.tensor([len(one) - 1 for one in ids])])
-        return torch.cat(states)
-
-    return told
-
-
-def _take_over(network: "Network", old: Checkpoint, taught: "Taught", seed: int) -> None:
-    """Give a new network an older one's decoder, and a projection by which that reads the new text states as it read its own.
-
-    Phases, of which it knows nothing, come in directions drawn from `seed`.
-    """
-    import torch
-
-    from musicgen.model.tensors import Tensors
-
-    tensors = Tensors.open(old.folder)
-    weights = tensors.view("", "cpu", torch.float32)
-    taken = {name: weights[name] for name in weights if name.startswith(("decoder.", "audio_enc_to_dec_proj."))}
-    network.load_state_dict(taken, strict=False)
-    then = tensors.read("enc_to_dec_proj.", torch.device("cpu"), torch.float32)
-    told, beat = taught.heads["before"], taught.heads.get("beat")
-    weight, bias = then["weight"] @ told.weight, then["weight"] @ told.bias + then["bias"]
-    if beat is not None:
-        directions = _PHASE * torch.randn(len(weight), beat.out_features, generator=torch.Generator().manual_seed(seed))
-        weight, bias = weight + directions @ beat.weight, bias + directions @ beat.bias
-    with torch.no_grad():
-        network.enc_to_dec_proj.weight.copy_(weight)
-        network.enc_to_dec_proj.bias.copy_(bias)
 
 
 def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str], ticks: int) -> None:

@@ -21,7 +21,9 @@ from musicgen.model.checkpoint import Checkpoint
 from musicgen.model.loading import pick_device, pick_dtype
 from musicgen.model.tensors import Tensors
 from musicgen.model.text import load_tokenizer
+from musicgen.training.align import align as align_heads
 from musicgen.training.batch import Batch
+from musicgen.training.beats import tick_ids
 from musicgen.training.clock import RunningClock
 from musicgen.training.feed import Feed
 from musicgen.training.log import Log, plot, read_log
@@ -41,7 +43,8 @@ Export = Callable[["Trainer"], None]
 class Trainer:
     """A training of the checkpoint `start` on `tokens`, whose state is in `folder`; begins where an earlier one stopped.
 
-    `export` is called now and then with the trainer, whose `average` is the network to use. Raises `UserError`: nothing to
+    `export` is called now and then with the trainer, whose `average` is the network to use. With `align`, for a checkpoint of random
+    weights, two heads of a melody model begin by looking at their own time (`musicgen.training.align`). Raises `UserError`: nothing to
     train on, or `folder` holds another training; ValueError for a checkpoint that cannot be trained here.
     """
 
@@ -53,6 +56,7 @@ class Trainer:
         folder: Path,
         export: Export | None = None,
         report: Report | None = None,
+        align: bool = False,
     ):
         import json
 
@@ -68,6 +72,8 @@ class Trainer:
             self.network.text_encoder.requires_grad_(False)
         tokenizer = load_tokenizer(start.folder, self.network.text_encoder.config)
         self.feed, self.valid = (self._feed(tokenizer, split) for split in ("train", "valid"))
+        if align and self.feed is not None and start.spec.kind == "melody" and start.spec.heads > 1:
+            align_heads(self.network, self.feed.prompts, len(tick_ids(tokenizer)), self.pattern, schedule.seed)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.parts = [self.network, *(_sharing(self.network) for _ in range(PARTS - 1))]
         self.names = {name: p for name, p in self.network.named_parameters() if p.requires_grad}

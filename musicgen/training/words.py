@@ -67,16 +67,12 @@ class Facts:
         return [(name, getattr(self, name)) for name in ("instrument", "tempo", "key", "scale", "drums", "mood")]
 
 
-Before = Callable[[list[str]], Tensor]
-"""Texts to the states that another text encoder tells them by: float32 [texts, its width]."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Taught:
     """What lessons came to: how often each fact is told right of captions never read, and how to read it off a state."""
 
     found: dict[str, float]  # by fact; "beat": of ticks whose tempo is in the caption, the part whose beat is told within 20 ms
-    heads: Mapping[str, nn.Linear]  # by fact; "beat": phases; "before": the other text encoder's state
+    heads: Mapping[str, nn.Linear]  # by fact; "beat": phases
 
 
 def teach(
@@ -87,13 +83,12 @@ def teach(
     captions: int = 24_000,
     steps: int | None = None,
     drill: int = _DRILL_STEPS,
-    before: Before | None = None,
 ) -> Taught:
-    """Train a T5 encoder on captions drawn from `seed`. With `before`, states are to tell the other's states too."""
+    """Train a T5 encoder on captions drawn from `seed`: at most `drill` steps of ticks alone, if its tokenizer has them, then `steps`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are shared out
     try:
-        return _teach(encoder, tokenizer, seed, say, captions, steps, drill, before)
+        return _teach(encoder, tokenizer, seed, say, captions, steps, drill)
     finally:
         torch.set_num_threads(threads)
 
@@ -106,7 +101,6 @@ def _teach(
     captions: int,
     steps: int | None,
     drill: int,
-    before: Before | None,
 ) -> Taught:
     rng = np.random.default_rng([seed, 2])
     scores = [_draw(rng) for _ in range(captions + _HELD_OUT)]
@@ -116,15 +110,12 @@ def _teach(
     ticks = len(tick_ids(tokenizer))
     bare = [ids[ticks:] for ids in tokens]
     width = encoder.config.d_model
-    then = before(texts) if before is not None else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = nn.ModuleDict({name: nn.Linear(width, wanted.shape[1]) for name, wanted in facts.items()})
         if ticks:
             heads["beat"] = nn.Linear(width, PHASES)
             lay_out(encoder.shared.weight, tick_ids(tokenizer))
-        if then is not None:
-            heads["before"] = nn.Linear(width, then.shape[1])
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, fused=True)
 
@@ -163,9 +154,6 @@ def _teach(
             loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(heads[name](states[word]), right)
         if ticking:
             loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
-        if then is not None:
-            right = then[torch.from_numpy(rows)][where] * word[:, None]  # of a tick it reads zeros, as where no words are
-            loss = loss + F.mse_loss(heads["before"](states), right) / then.var()
         progress = step / (steps or (_STEPS_OF_TICKS if ticks else _STEPS))
         learn(loss, min(1, (step + 1) / _WARM) * 0.5 * (1 + math.cos(math.pi * progress)))
         if step % 400 == 399:
@@ -194,7 +182,8 @@ def _read(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tup
     padded = nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
     mask = padded != 0
     states = encoder(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-    return states[mask], *mask.nonzero(as_tuple=True)
+    where, column = mask.nonzero(as_tuple=True)
+    return states[mask], where, column
 
 
 @torch.no_grad()

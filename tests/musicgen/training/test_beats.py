@@ -1,16 +1,13 @@
 """Ticks: what they are to tell, that a tokenizer puts them before every prompt, and that a text encoder learns them."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from musicgen.errors import UserError
 from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
 from musicgen.model.tensors import Tensors
 from musicgen.model.text import TextEncoder, load_tokenizer
@@ -96,57 +93,6 @@ def test_an_encoder_learns_where_beats_fall(ticking: Checkpoint) -> None:
     fast, slow = phases([170.0, 65.0], TICKS).numpy()
     assert np.square(told("piano, 170 bpm") - fast).mean() < np.square(told("piano, 170 bpm") - slow).mean()
     assert np.square(told("piano, 65 bpm") - slow).mean() < np.square(told("piano, 65 bpm") - fast).mean()
-
-
-def test_an_older_decoder_is_taken_over_and_reads_the_new_text_as_its_own(ticking: Checkpoint, codec: CodecParts, tmp_path: Path) -> None:
-    heads = {"before": nn.Linear(32, 32), "beat": nn.Linear(32, PHASES)}
-    asked: list[torch.Tensor] = []
-
-    def lessons(encoder: T5EncoderModel, tokenizer: object, before: words.Before) -> words.Taught:
-        asked.append(before(["piano", "a sad flute, 92 bpm"]))
-        return words.Taught({}, heads)
-
-    new = write_start(tmp_path / "new", Sizes.model_validate(SMALL | {"of": str(ticking.folder)}), codec, vocabulary(), 3, lessons=lessons)
-    older, newer = (Tensors.open(checkpoint.folder).view("", "cpu", torch.float32) for checkpoint in (ticking, new))
-    for name in older:
-        if name.startswith(("decoder.", "audio_enc_to_dec_proj.")):
-            assert torch.equal(older[name], newer[name]), name
-    assert not torch.equal(older["text_encoder.shared.weight"], newer["text_encoder.shared.weight"])
-    # What was asked of the older text encoder is its state at the end of a text.
-    encoder = TextEncoder.load(ticking.folder, ticking.spec, Tensors.open(ticking.folder), torch.device("cpu"))
-    assert torch.allclose(asked[0][1], encoder.embedder("a sad flute, 92 bpm")[-1], atol=1e-5)
-    # What the decoder reads of a state is what it read of the state that is told by it, and phases besides.
-    state = torch.randn(32)
-    read = newer["enc_to_dec_proj.weight"] @ state + newer["enc_to_dec_proj.bias"]
-    own = older["enc_to_dec_proj.weight"] @ heads["before"](state) + older["enc_to_dec_proj.bias"]
-    assert not torch.allclose(read, own, atol=1e-3)
-    directions = 0.5 * torch.randn(32, PHASES, generator=torch.Generator().manual_seed(3))
-    assert torch.allclose(read, own + directions @ heads["beat"](state), atol=1e-4)
-
-
-def test_an_encoder_learns_to_tell_what_another_told(ticking: Checkpoint) -> None:
-    """The other: whether there are drums, and whether the key is minor."""
-
-    def before(texts: list[str]) -> torch.Tensor:
-        return torch.tensor([["drum" in text, "minor" in text] for text in texts]).float()
-
-    tokenizer = load_tokenizer(ticking.folder, T5Config())
-    encoder = _encoder(tokenizer)
-    taught = words.teach(encoder, tokenizer, 0, captions=1_000, steps=250, drill=0, before=before)
-    with torch.no_grad():
-        asked = [torch.tensor([tokenizer(text)["input_ids"]]) for text in ("piano, drums", "minor organ")]
-        states = [encoder(input_ids=ids).last_hidden_state[0] for ids in asked]
-        one, other = (taught.heads["before"](state) for state in states)
-    assert one[-1, 0] > other[-1, 0] + 0.3
-    assert other[-1, 1] > one[-1, 1] + 0.3
-    assert one[:TICKS, 0].abs().mean() < 0.5 * one[-1, 0]  # a tick tells nothing of it
-
-
-def test_an_older_checkpoint_of_other_sizes_is_refused(ticking: Checkpoint, codec: CodecParts, tmp_path: Path) -> None:
-    sizes = Sizes.model_validate(SMALL | {"of": str(ticking.folder), "layers": 3})
-    with pytest.raises(UserError, match=r"model.of: .* has layers 2, the recipe's model 3"):
-        write_start(tmp_path / "new", sizes, codec, vocabulary(), seed=0)
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_tick_is_as_long_as_a_pitch_class() -> None:

@@ -95,6 +95,8 @@ def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
         load("output: x\nstart: embedded\nmodel: {hidden: 16}\ntraining: {steps: 1}\n")
     with pytest.raises(JobError, match="only the composed corpus teaches"):
         load("output: x\ndata: y\ntraining: {steps: 1, text_encoder: freeze}\n")
+    with pytest.raises(JobError, match=r"`model.ticks` wants a text encoder that was taught"):
+        load("output: x\ndata: y\nmodel: {ticks: 79}\ntraining: {steps: 1}\n")
     with pytest.raises(JobError, match="unknown codebook pattern 'delya'"):
         load("output: x\ntraining: {steps: 1, pattern: delya}\n")
 
