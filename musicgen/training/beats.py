@@ -29,7 +29,7 @@ def tick_tokens(ticks: int) -> list[str]:
 def tick_ids(tokenizer: Any) -> list[int]:
     """The ids of a tokenizer's ticks, in order; none for a tokenizer without."""
     known: dict[str, int] = tokenizer.get_vocab()
-    ids = []
+    ids: list[int] = []
     while (token := f"<tick_{len(ids)}>") in known:
         ids.append(known[token])
     return ids

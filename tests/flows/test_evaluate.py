@@ -53,16 +53,15 @@ def test_what_is_not_installed_is_named_with_the_command(corpus: Path, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_the_shipped_weights_keep_every_bound(tmp_path: Path) -> None:
-    """The real command on the weights in the package, with a corpus made on the spot: seven minutes on two free cores.
+    """The real command on the weights in the package, with a corpus made on the spot: seven minutes on two free cores with
+    AVX512-BF16, some three times that without.
 
     More examples than the command's 120, which leave a standard error as large as mode's distance from its bound.
     """
     done = run(app, ["evaluate", "embedded", "--clips", "480", "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stdout
     told = json.loads((tmp_path / "out" / "report.json").read_text())
-    short = {held["measure"] for held in told["bounds"] if not held["met"]}
-    assert short <= {"tempo.value", "tempo.p"}, done.stdout
-    assert done.exit_code == (4 if short else 0)
-    if short:
-        pytest.xfail("the tempo that a prompt names is not followed yet: see the model card")
+    assert told["sound"]
+    assert told["measures"]["tempo.melody"] > 0.5, told["measures"]  # beside a melody too
