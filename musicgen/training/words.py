@@ -27,7 +27,7 @@ _HELD_OUT = 1_000
 _ROWS, _ROWS_OF_TICKS = 64, 16  # captions a step
 _RATE, _RATE_OF_TICKS = 3e-3, 2e-3
 _STEPS, _STEPS_OF_TICKS = 1_000, 1_600
-_WARM = 100  # steps
+_WARM = 100  # steps of the drill
 _DRILLED, _DRILL_STEPS = 0.05, 2_000  # the error of phases, of which 0.4 is to know nothing, that ends the drill, or so many steps
 _BEAT = 30.0  # what that error counts beside the facts
 _TEMPI = 32  # bins, evenly in the logarithm: 3.5 % each
@@ -109,6 +109,7 @@ def _teach(
     facts, tempi = Facts.of(scores), np.array([score.tempo_bpm for score in scores])
     ticks = len(tick_ids(tokenizer))
     bare = [ids[ticks:] for ids in tokens]
+    steps = steps or (_STEPS_OF_TICKS if ticks else _STEPS)
     width = encoder.config.d_model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -128,8 +129,7 @@ def _teach(
         optimizer.step()
 
     say(f"text encoder: learning what {captions} captions say" + (", first where beats fall" if ticks else ""))
-    if ticks:
-        # Alone: beside the facts they do not get off the ground.
+    if ticks:  # alone: beside the facts they do not get off the ground
         numbered = np.array([row for row in range(captions) if f"{tempi[row]:.0f}" in texts[row]])
         errors: deque[float] = deque(maxlen=50)
         for step in range(drill):
@@ -142,7 +142,7 @@ def _teach(
                 say(f"text encoder: {step + 1} steps, error of phases {np.mean(errors):.4f}")
             if len(errors) == errors.maxlen and np.mean(errors) < _DRILLED:
                 break
-    for step in range(steps or (_STEPS_OF_TICKS if ticks else _STEPS)):
+    for step in range(steps):
         # Every second step reads captions without their ticks, which are most of a caption: four times as many.
         ticking = bool(ticks) and step % 2 == 1
         rows = rng.integers(captions, size=_ROWS_OF_TICKS if ticking else _ROWS)
@@ -154,8 +154,7 @@ def _teach(
             loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(heads[name](states[word]), right)
         if ticking:
             loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
-        progress = step / (steps or (_STEPS_OF_TICKS if ticks else _STEPS))
-        learn(loss, min(1, (step + 1) / _WARM) * 0.5 * (1 + math.cos(math.pi * progress)))
+        learn(loss, min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)))
         if step % 400 == 399:
             say(f"text encoder: {step + 1} steps, loss {loss.item():.3f}")
     found = _examine(encoder, tokens, heads, facts, ticks)
