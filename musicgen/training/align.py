@@ -89,7 +89,7 @@ def _set(network: Network, head: int, seen: Tensor, times: Tensor, start: Tensor
     key = _fit(seen, told((positions - first) * each), torch.where((positions >= first) & (positions < first + count), 1.0, _ELSEWHERE))
     own = (first + (times / each).round().long()).clamp(max=first + count - 1)  # [steps]: the position of a step's time
     scores = (codes @ query.T) @ (seen @ key.T).transpose(1, 2) / spec.head_dim**0.5  # [clips, steps, N]
-    more = _PEAK / scores[:, torch.arange(len(own)), own].mean()
+    more = _PEAK / scores[:, torch.arange(len(own)), own].mean().clamp(min=1e-3)  # a tiny model's fit may tell nothing
     rows = slice(head * spec.head_dim, (head + 1) * spec.head_dim)
     attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query * more**0.5, key * more**0.5
     draw = torch.Generator().manual_seed(seed + head)

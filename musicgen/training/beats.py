@@ -1,7 +1,7 @@
 """Where beats fall, told by the text encoder: a prompt begins with ticks, positions that each say how far on in its beat the music is.
 
 A decoder of sinusoidal positions would have to multiply its position by the tempo to know that, which a small one did not learn in
-hours. Here the tokenizer puts a tick every 128 ms, as often as there are pitch classes, in front of the prompt's words; the text
+90 minutes. Here the tokenizer puts a tick every 128 ms, as often as there are pitch classes, in front of the prompt's words; the text
 encoder is taught, before there is any music (`musicgen.training.words`), to tell from the tempo in the words each tick's phases;
 and the decoder finds the tick of its own time as it finds the melody's pitch class. To a reader of the checkpoint ticks are words.
 """
@@ -46,7 +46,7 @@ def phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
 def lay_out(table: Tensor, ids: Sequence[int]) -> None:
     """Begin the embeddings of ticks, rows `ids` of `table` [vocabulary, width], with waves of every tempo: half their width.
 
-    What is left to learn is which of them a tempo picks; from random rows that takes several times as long.
+    What is left to learn is which of them a tempo picks.
     """
     waves = table.shape[1] // 4
     slowest, fastest = SLOWEST_BPM / 60 / LEVELS[-1], FASTEST_BPM / 60
