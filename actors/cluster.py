@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from actors.versions import package_folders
+from actors.environment import package_folders
 from musicgen.errors import JobError
 from musicgen.job import ClusterSettings
 

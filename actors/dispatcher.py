@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from actors.work import ActorsFailed, Condemned, Death, Work
+from actors.messages import ActorsFailed, Condemned, Death, Work
 from musicgen.errors import ErrorClass
 
 
@@ -97,7 +97,12 @@ class Dispatcher:
     """
 
     def __init__(
-        self, shards: Iterable[int], rows: Callable[[int], int], min_actors: int = 1, max_actors: int = 1, limits: Limits | None = None
+        self,
+        shards: Iterable[int],
+        rows: Callable[[int], int],
+        min_actors: int = 1,
+        max_actors: int = 1,
+        limits: Limits | None = None,
     ):
         self.limits = limits or Limits()
         self.done: int = 0
@@ -197,7 +202,9 @@ class Dispatcher:
             patience = self.limits.silence_s if actor.ready else self.limits.init_s
             if now - (actor.heard_at if actor.ready else actor.started_at) > patience:
                 what = "gave no sign of life" if actor.ready else "was not ready"
-                reason = f"the actor {what} for {patience:.0f} s" if actor.heard_at > -math.inf else "generation stood still"
+                reason = (
+                    f"the actor {what} for {patience:.0f} s" if actor.heard_at > -math.inf else "generation stood still"
+                )
                 actions.append(Kill(number, reason))
                 self.died(number, "silent", reason, now)
         self._check()
@@ -207,10 +214,14 @@ class Dispatcher:
 
     def _check(self) -> None:
         if self._init_failures >= max(self.limits.init_failures, self._min) and not self.actors:
-            raise ActorsFailed(f"no generator actor could start ({self._init_failures} attempts). The first reason: {self._init_reason}")
+            raise ActorsFailed(
+                f"no generator actor could start ({self._init_failures} attempts). The first reason: {self._init_reason}"
+            )
         if self._given_up_in_a_row >= self.limits.given_up:
             shard, reason = next(reversed(self.given_up.items()))
-            raise ActorsFailed(f"{self._given_up_in_a_row} shards failed one after another. The last, shard {shard}: {reason}")
+            raise ActorsFailed(
+                f"{self._given_up_in_a_row} shards failed one after another. The last, shard {shard}: {reason}"
+            )
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []

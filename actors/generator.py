@@ -18,9 +18,9 @@ from typing import Any
 
 import ray
 
-from actors.feed import Engine, Feed, Outcome, Row
-from actors.versions import check_versions, versions
-from actors.work import Condemned, EngineFailed, Loaded, Pulse, ShardReport, Work
+from actors.environment import check_versions, versions
+from actors.generation_loop import Engine, Feed, Outcome, Row
+from actors.messages import Condemned, EngineFailed, Loaded, Pulse, ShardReport, Work
 from musicgen.clip import Clip
 from musicgen.errors import JobError, ModelError, RowError, StoreError
 from musicgen.plan import Plan, read_shard
@@ -55,7 +55,7 @@ def load_engine(settings: Settings) -> Engine:
 
     from musicgen.engine import Engine as SlotEngine
     from musicgen.model import load_model
-    from musicgen.model.checkpoint import resolve_checkpoint
+    from musicgen.model.checkpoint.resolve import resolve_checkpoint
 
     torch.set_num_threads(settings.threads)
     planned = settings.plan.model
@@ -90,7 +90,14 @@ class Generator:
         self._check_token()
         self._engine = self._with_settled_slots()
         self._feed = Feed(self._engine, writers=max(2, min(8, self._engine.slots)))
-        return Loaded(platform.node(), os.getpid(), self._engine.fingerprint, self._engine.slots, time.monotonic() - started, versions())
+        return Loaded(
+            platform.node(),
+            os.getpid(),
+            self._engine.fingerprint,
+            self._engine.slots,
+            time.monotonic() - started,
+            versions(),
+        )
 
     @ray.method(concurrency_group="make")
     def make(self, work: Work) -> ShardReport:
@@ -131,7 +138,7 @@ class Generator:
     def _committed(self, work: Work) -> ShardReport | None:
         """What another driver's actor, or an attempt thought dead, has committed meanwhile."""
         from musicgen.dataset import paths
-        from musicgen.dataset.parts import read_footer
+        from musicgen.dataset.index_part import read_footer
 
         path = paths.index_part(self._settings.plan.run, work.shard)
         if work.trial or not self._store.exists(path):

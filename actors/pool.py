@@ -13,9 +13,9 @@ import ray
 
 from actors.cluster import Cluster
 from actors.dispatcher import Assign, Dispatcher, Kill, Limits, Start, Stop
+from actors.environment import versions
 from actors.generator import EngineFactory, Generator, Settings, load_engine
-from actors.versions import versions
-from actors.work import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Stopped, Work
+from actors.messages import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Stopped, Work
 from musicgen.errors import UserError
 from musicgen.job import Job
 from musicgen.plan import Plan

@@ -5,10 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
-from actors.work import Progress
-from flows.display import line
+from actors.messages import Progress
+from flows.progress import line
 from flows.summary import Summary
 
 _EVERY_S = 10.0
@@ -31,7 +36,9 @@ class ProgressArtifact:
             return
         self._due = now + _EVERY_S
         with suppress(Exception):
-            update_progress_artifact(self._id, 100.0 * progress.settled / max(1, progress.rows), description=line(progress))
+            update_progress_artifact(
+                self._id, 100.0 * progress.settled / max(1, progress.rows), description=line(progress)
+            )
 
 
 def both(*listeners: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -47,14 +54,27 @@ def both(*listeners: Callable[[Progress], None]) -> Callable[[Progress], None]:
 def publish_summary(summary: Summary, failures: list[dict[str, Any]]) -> None:
     """The counts and the failures as tables, the summary as text. Failed rows make it a warning, not a failed run."""
     run = summary.run.lower()
-    counts = [{"": "planned", "rows": summary.rows}, {"": "made", "rows": summary.made}, {"": "failed", "rows": summary.failed}]
+    counts = [
+        {"": "planned", "rows": summary.rows},
+        {"": "made", "rows": summary.made},
+        {"": "failed", "rows": summary.failed},
+    ]
     counts += [{"": "refused while planning", "rows": summary.invalid}, {"": "missing", "rows": summary.missing}]
     with suppress(Exception):
         create_table_artifact(counts, key=f"counts-{run}", description="rows of the run")
     if failures:
         with suppress(Exception):
-            shown = [{name: row[name] for name in ("source", "id", "error_class", "error")} for row in failures[:_FAILURES_SHOWN]]
-            create_table_artifact(shown, key=f"failures-{run}", description=f"WARNING: {summary.failed + summary.invalid} rows failed")
+            shown = [
+                {name: row[name] for name in ("source", "id", "error_class", "error")}
+                for row in failures[:_FAILURES_SHOWN]
+            ]
+            create_table_artifact(
+                shown, key=f"failures-{run}", description=f"WARNING: {summary.failed + summary.invalid} rows failed"
+            )
     with suppress(Exception):
-        warning = f"\n\n> **Warning:** {summary.failed + summary.invalid} rows failed; see failures/." if failures else ""
-        create_markdown_artifact(f"```\n{summary.text()}\n```{warning}", key=f"summary-{run}", description="how it ended")
+        warning = (
+            f"\n\n> **Warning:** {summary.failed + summary.invalid} rows failed; see failures/." if failures else ""
+        )
+        create_markdown_artifact(
+            f"```\n{summary.text()}\n```{warning}", key=f"summary-{run}", description="how it ended"
+        )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from musicgen.job import Job
-from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.plan import PlanOutcome, load_plan, make_plan
 from musicgen.storage import Store, open_store
 
@@ -36,5 +36,12 @@ def plan_job(ground: Ground, dry_run: bool = False, retry_failed: Sequence[str] 
 def adopt(ground: Ground, run: str) -> PlanOutcome:
     """The outcome of planning again what `run` has planned before."""
     plan = load_plan(ground.store, run)
-    counts = {"made": 0, "failed_before": 0, "retried": 0, "held_back": 0, "invalid_count": plan.invalid, "shards": len(plan.shards)}
+    counts = {
+        "made": 0,
+        "failed_before": 0,
+        "retried": 0,
+        "held_back": 0,
+        "invalid_count": plan.invalid,
+        "shards": len(plan.shards),
+    }
     return PlanOutcome(plan, new=plan.rows, invalid=(), audio_s=plan.audio_s, adopted=True, **counts)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from actors.work import Result
+from actors.messages import Result
 from flows.prepare import Ground
 from flows.summary import Summary
 from musicgen.dataset import Dataset
 from musicgen.dataset import open as open_dataset
 from musicgen.dataset.card import publish_card
-from musicgen.dataset.report import RunReport, Session, hardware, versions, write_report
+from musicgen.dataset.run_report import RunReport, Session, hardware, versions, write_report
 from musicgen.dataset.status import status
 from musicgen.plan import Plan
 
@@ -26,7 +26,9 @@ def record(ground: Ground, plan: Plan, result: Result, interrupted: bool = False
     write_report(ground.store, _report(plan, _session(result, interrupted)))
 
 
-def publish_run(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> tuple[Summary, list[dict[str, Any]]]:
+def publish_run(
+    ground: Ground, plan: Plan, result: Result | None, cluster: str
+) -> tuple[Summary, list[dict[str, Any]]]:
     """Write the card and close the report; the summary, and the run's first failures as rows of failures/."""
     whole = open_dataset(ground.job.output.uri)
     dataset = whole.run(plan.run)
@@ -77,7 +79,10 @@ def _session(result: Result, interrupted: bool) -> Session:
         audio_s=progress.audio_s,
         wall_s=result.seconds,
         actors=len(result.loaded),
-        timings_s={"load": max((actor.load_s for actor in result.loaded), default=0.0), "generate": progress.generating_s},
+        timings_s={
+            "load": max((actor.load_s for actor in result.loaded), default=0.0),
+            "generate": progress.generating_s,
+        },
         events={"crashes": progress.crashes, "preemptions": progress.preemptions, "given_up": len(result.given_up)},
         versions=versions(),
         hardware=hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},

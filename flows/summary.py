@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flows.display import clock
+from flows.progress import clock
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Summary:
     def text(self) -> str:
         """The end of `musicgen run`: what there is, where, and what to do with it."""
         rate = f", {self.audio_s / self.seconds:.2f} audio-s/s" if self.seconds > 0 else ""
-        lines = [f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in {clock(self.seconds)}{rate} (run {self.run})"]
+        lines = [
+            f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in {clock(self.seconds)}{rate} (run {self.run})"
+        ]
         if self.slow_path:
             lines.append(f"it ran on torch's operations, which are slower than the compiled kernels: {self.slow_path}")
         if self.crashes or self.preemptions:
@@ -68,11 +70,15 @@ class Summary:
         if self.example and self.layout == "files":
             opener = "open" if sys.platform == "darwin" else "xdg-open"
             example = f"{dataset}/{self.example}"
-            lines.append(f"listen   aws s3 cp {example} ." if dataset.startswith("s3://") else f"listen   {opener} {example}")
+            lines.append(
+                f"listen   aws s3 cp {example} ." if dataset.startswith("s3://") else f"listen   {opener} {example}"
+            )
         else:
             lines.append(f"listen   musicgen.dataset.open({dataset!r}).audio(key) gives (samples, rate)")
         lines += [
-            f"load     datasets.load_dataset({dataset!r})" if not remote else f"load     musicgen.dataset.open({dataset!r}).to_arrow()",
+            f"load     datasets.load_dataset({dataset!r})"
+            if not remote
+            else f"load     musicgen.dataset.open({dataset!r}).to_arrow()",
             f"query    duckdb -c \"select key, prompt, duration_s from '{dataset}/index/**/*.parquet' limit 5\"",
             f"check    musicgen verify {dataset} --deep",
         ]

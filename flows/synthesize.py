@@ -13,12 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from actors.cluster import join
-from actors.work import Result
+from actors.messages import Result
 from flows.artifacts import ProgressArtifact, both, publish_summary
 from flows.prepare import Ground, adopt, plan_job, survey
 from flows.progress import listener
 from flows.publish import publish_run, record
-from flows.stop import stoppable
+from flows.signals import stoppable
 from flows.summary import Summary
 from musicgen.errors import StoreError
 from musicgen.job import Job
@@ -45,7 +45,14 @@ def plan_task(ground: Ground, run: str | None, retry_failed: Sequence[str]) -> P
     return found.plan
 
 
-@task(name="generate", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10, retry_condition_fn=_storage_fault)
+@task(
+    name="generate",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=10,
+    retry_condition_fn=_storage_fault,
+)
 def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | None, str]:
     """Make the run's missing shards on Ray actors."""
     shards = pending_shards(ground.store, plan)
@@ -69,7 +76,14 @@ def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | N
         return result, cluster.description
 
 
-@task(name="publish", cache_policy=NO_CACHE, persist_result=False, retries=3, retry_delay_seconds=5, retry_condition_fn=_storage_fault)
+@task(
+    name="publish",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=5,
+    retry_condition_fn=_storage_fault,
+)
 def publish_task(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> Summary:
     """Write the dataset's card and close the run's report."""
     summary, failures = publish_run(ground, plan, result, cluster)
@@ -78,7 +92,9 @@ def publish_task(ground: Ground, plan: Plan, result: Result | None, cluster: str
 
 
 @flow(name="synthesize", persist_result=False, log_prints=False)
-def synthesize(job: Job, run: str | None = None, retry_failed: list[str] | None = None, verbose: bool = False) -> Summary | None:
+def synthesize(
+    job: Job, run: str | None = None, retry_failed: list[str] | None = None, verbose: bool = False
+) -> Summary | None:
     """Make the rows of `job` that its dataset lacks. None if nothing is missing.
 
     `run` names a planned run to take up; else the job is planned. `retry_failed` names failure classes beyond those
@@ -94,6 +110,8 @@ def synthesize(job: Job, run: str | None = None, retry_failed: list[str] | None 
         result, cluster = generate_task(ground, plan, verbose)
     except BaseException as error:
         if not isinstance(error, Exception):  # Ctrl-C, SIGTERM, or cancelled in Prefect
-            get_run_logger().warning("stopped; what is committed is safe. Run the same job again to go on with run %s", plan.run)
+            get_run_logger().warning(
+                "stopped; what is committed is safe. Run the same job again to go on with run %s", plan.run
+            )
         raise
     return publish_task(ground, plan, result, cluster)

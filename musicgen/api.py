@@ -30,7 +30,12 @@ class MusicGen:
 
     @classmethod
     def from_pretrained(
-        cls, name: str = "embedded", device: str = "auto", dtype: str = "auto", revision: str | None = None, slots: "int | str" = "auto"
+        cls,
+        name: str = "embedded",
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        slots: "int | str" = "auto",
     ) -> "MusicGen":
         """Load a checkpoint: a preset, a hub name (at `revision`), a folder, an object-store folder, or "embedded".
 
@@ -58,7 +63,10 @@ class MusicGen:
         request always sounds the same, so ask for variations by `sample` or `seed`. The clip's request holds the seed.
         Raises the first `RowError` after the others are done.
         """
-        resolved = [_hashed(Request(prompt=r) if isinstance(r, str) else r).resolve(salt, self.spec.frame_rate) for r in requests]
+        resolved = [
+            _hashed(Request(prompt=r) if isinstance(r, str) else r).resolve(salt, self.spec.frame_rate)
+            for r in requests
+        ]
         try:
             outcomes = self._run(list(dict.fromkeys(resolved)))  # equal requests are one sound
         except BaseException:  # also Ctrl-C: what is half made must not turn up in the next call
@@ -96,7 +104,9 @@ class MusicGen:
         """
         wave = np.atleast_2d(np.asarray(audio, dtype=np.float32))
         if wave.ndim != 2 or wave.shape[0] not in (1, 2) or wave.shape[1] == 0:
-            raise ValueError(f"audio is [samples] or [channels, samples] with one or two channels, not {list(np.shape(audio))}")
+            raise ValueError(
+                f"audio is [samples] or [channels, samples] with one or two channels, not {list(np.shape(audio))}"
+            )
         if wave.shape[0] != self.spec.channels:
             wave = wave.mean(axis=0, keepdims=True) if self.spec.channels == 1 else np.repeat(wave, 2, axis=0)
         if sample_rate is not None and sample_rate != self.sample_rate:
@@ -131,7 +141,7 @@ class MusicGen:
 
 def _hashed(request: Request) -> Request:
     """The request with the content hashes of its files, which are part of what is heard; a job takes them while planning."""
-    from musicgen.conditioning.fetch import digest
+    from musicgen.audio.fetch import digest
 
     if request.melody and not request.melody_sha256:
         request = replace(request, melody_sha256=digest(request.melody).sha256)

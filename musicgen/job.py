@@ -3,8 +3,9 @@
 `Job.load` reads the YAML file, applies flags and `--set` overrides, and raises `JobError` with one clear line.
 """
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,28 @@ MAX_SEED = (1 << 63) - 1
 
 AudioFormat = Literal["flac", "wav", "ogg", "mp3"]
 AudioLayout = Literal["files", "parquet", "webdataset"]
+
+
+# The fields of a manifest row, by our names. `manifest.columns` maps them to the manifest's own.
+ROW_FIELDS = (
+    "prompt",
+    "id",
+    "melody",
+    "continuation",
+    "duration_s",
+    "samples",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance_scale",
+)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean `x`?" for a name close to a known one, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def _not_bool(value: Any) -> Any:
@@ -75,11 +98,13 @@ class ManifestSettings(Section):
     @field_validator("columns")
     @classmethod
     def _columns(cls, columns: dict[str, str]) -> dict[str, str]:
-        from musicgen.manifest.columns import ROW_FIELDS, nearest
+        pass
 
         for name in columns:
             if name not in ROW_FIELDS:
-                raise ValueError(f"`{name}` is no field of a row{nearest(name, ROW_FIELDS)}; fields are {', '.join(ROW_FIELDS)}")
+                raise ValueError(
+                    f"`{name}` is no field of a row{nearest(name, ROW_FIELDS)}; fields are {', '.join(ROW_FIELDS)}"
+                )
         doubled = [column for column in columns.values() if list(columns.values()).count(column) > 1]
         if doubled:
             raise ValueError(f"column `{doubled[0]}` is given to more than one field")
@@ -123,7 +148,9 @@ class GenerationSettings(Section):
     @model_validator(mode="after")
     def _within_reach(self) -> "GenerationSettings":
         if self.duration_s > self.max_duration_s:
-            raise ValueError(f"asks for duration_s {self.duration_s:g}, beyond its max_duration_s {self.max_duration_s:g}")
+            raise ValueError(
+                f"asks for duration_s {self.duration_s:g}, beyond its max_duration_s {self.max_duration_s:g}"
+            )
         return self
 
 
@@ -168,7 +195,9 @@ class ClusterSettings(Section):
     cpus_per_actor: Annotated[Number, Field(ge=0)] | Auto = "auto"
     slots: Annotated[Whole, Field(ge=1, le=4096)] | Auto = "auto"
     shard_rows: PositiveInt | Auto = "auto"  # auto: a few minutes of work
-    attempts: PositiveInt = 3  # of a shard that meets storage faults, before it is given up; a crash is tried once more, then bisected
+    attempts: PositiveInt = (
+        3  # of a shard that meets storage faults, before it is given up; a crash is tried once more, then bisected
+    )
     heartbeat_s: Annotated[Number, Field(gt=0)] = 5.0
     silent_after_s: Annotated[Number, Field(gt=0)] = 300.0  # an actor without a heartbeat this long is replaced
     start_timeout_s: Annotated[Number, Field(gt=0)] = 1800.0  # for an actor to fetch and load the model

@@ -14,7 +14,9 @@ from musicgen.errors import JobError
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USERINFO = re.compile(r"(://)[^/\s]*@")
-_SECRET_QUERY = re.compile(r"[?&][^=&]*(secret|token|signature|password|credential|access_?key)[^=&]*=[^&\s]*", re.IGNORECASE)
+_SECRET_QUERY = re.compile(
+    r"[?&][^=&]*(secret|token|signature|password|credential|access_?key)[^=&]*=[^&\s]*", re.IGNORECASE
+)
 _SECRET_KEY = re.compile(r"secret|token|password|credential|access_?key", re.IGNORECASE)
 
 KeyPath = tuple[str, ...]
@@ -64,7 +66,9 @@ class JobDocument:
         if node is None:
             return cls(name=name)
         if not isinstance(values, dict):
-            raise JobError(f"{name}: a job file holds sections such as `manifest:` and `output:`, this one holds {_kind(values)}")
+            raise JobError(
+                f"{name}: a job file holds sections such as `manifest:` and `output:`, this one holds {_kind(values)}"
+            )
         origins: dict[KeyPath, str] = {}
         try:
             for key, line, repeated in _marks(node, ()):
@@ -109,7 +113,9 @@ class JobDocument:
         """Raise `JobError` for the first key that is not known, naming its nearest neighbour."""
         self._check(self.values, known, (), known)
 
-    def _check(self, values: Mapping[Any, Any], tree: Mapping[str, Any], above: KeyPath, known: Mapping[str, Any]) -> None:
+    def _check(
+        self, values: Mapping[Any, Any], tree: Mapping[str, Any], above: KeyPath, known: Mapping[str, Any]
+    ) -> None:
         for name, value in values.items():
             key = (*above, str(name))
             if name not in tree:
@@ -141,7 +147,9 @@ class JobDocument:
             if name is None:
                 return "$"
             if not _NAME.fullmatch(name):
-                raise JobError(f"{self.origin(key)}`{'.'.join(key)}`: ${{{name}}} is no variable name; write $$ for a dollar sign")
+                raise JobError(
+                    f"{self.origin(key)}`{'.'.join(key)}`: ${{{name}}} is no variable name; write $$ for a dollar sign"
+                )
             if name not in os.environ:
                 raise JobError(f"{self.origin(key)}`{'.'.join(key)}`: the environment variable {name} is not set")
             return os.environ[name]

@@ -20,7 +20,10 @@ def _delayed(delays: Sequence[int]) -> Callable[[int, int], Layout]:
 
     def steps(codebooks: int, frames: int) -> Layout:
         late = [delays[min(k, len(delays) - 1)] for k in range(codebooks)]
-        return [[(step - late[k], k) for k in range(codebooks) if 0 <= step - late[k] < frames] for step in range(frames + max(late))]
+        return [
+            [(step - late[k], k) for k in range(codebooks) if 0 <= step - late[k] < frames]
+            for step in range(frames + max(late))
+        ]
 
     return steps
 
@@ -63,7 +66,12 @@ _PATTERNS: dict[str, Callable[[int, int], Layout]] = {
     "stereo_delay": _stereo_delay,
     "stereo_partial_delay": _stereo_partial_delay,
 }
-_ALIASES = {"delayed": "delay", "flatten": "flattening", "partial_flatten": "partial_flattening", "unroll": "flattening"}
+_ALIASES = {
+    "delayed": "delay",
+    "flatten": "flattening",
+    "partial_flatten": "partial_flattening",
+    "unroll": "flattening",
+}
 NAMES = tuple(_PATTERNS)
 
 

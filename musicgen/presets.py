@@ -58,9 +58,13 @@ def all_presets() -> tuple[Preset, ...]:
         try:
             preset = Preset.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValidationError) as error:
-            raise ModelError(f"configs/models/{file.name} is no model preset: {' '.join(str(error).split())[:300]}") from None
+            raise ModelError(
+                f"configs/models/{file.name} is no model preset: {' '.join(str(error).split())[:300]}"
+            ) from None
         if file.name != f"{preset.name}.yaml":
-            raise ModelError(f"configs/models/{file.name} names itself {preset.name!r}; the file's name is the preset's")
+            raise ModelError(
+                f"configs/models/{file.name} names itself {preset.name!r}; the file's name is the preset's"
+            )
         presets.append(preset)
     return tuple(sorted(presets, key=lambda preset: (preset.hub is not None, preset.name)))
 
@@ -78,4 +82,6 @@ def preset_names() -> list[str]:
 def presets_with(control: str, channels: int | None = None) -> list[str]:
     """The names of the working presets that offer a control, those with as many channels first; the small embedded one last."""
     able = [preset for preset in all_presets() if preset.works and control in preset.controls]
-    return [p.name for p in sorted(able, key=lambda p: (p.hub is None, channels is not None and p.channels != channels))]
+    return [
+        p.name for p in sorted(able, key=lambda p: (p.hub is None, channels is not None and p.channels != channels))
+    ]

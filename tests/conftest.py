@@ -74,7 +74,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "s3.port.grpc", "filer.port.grpc")}
+    ports = {
+        name: free_port()
+        for name in ("s3.port", "master.port", "volume.port", "filer.port", "s3.port.grpc", "filer.port.grpc")
+    }
     ports |= {name: free_port() for name in ("master.port.grpc", "volume.port.grpc", "admin.port", "admin.port.grpc")}
     server = subprocess.Popen(
         [

@@ -11,7 +11,12 @@ from musicgen.audio.levels import measure, normalise, peak_safe
 from musicgen.audio.ogg import set_serial
 from musicgen.errors import RowError
 
-FORMATS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
+FORMATS = {
+    "flac": ("FLAC", "PCM_16"),
+    "wav": ("WAV", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
 """What libsndfile calls each format and its coding. FLAC and WAV are 16 bit and lossless from there on."""
 
 _BLOCK = 1 << 15  # frames a call: libsndfile's Vorbis encoder puts a whole call on the stack
@@ -49,7 +54,9 @@ def encode(audio: NDArray[np.float32], rate: int, format: str = "flac", loudness
     waveforms give equal bytes. Raises `RowError` (generation) for an empty waveform or one with NaN or infinity.
     """
     if audio.ndim != 2 or audio.shape[-1] == 0:
-        raise RowError("generation", f"the model gave a waveform of shape {audio.shape}; [channels, samples] was expected")
+        raise RowError(
+            "generation", f"the model gave a waveform of shape {audio.shape}; [channels, samples] was expected"
+        )
     if not np.isfinite(audio).all():
         raise RowError("generation", "the waveform holds NaN or infinity; try dtype fp32")
     safe, clipped = peak_safe(np.asarray(audio, np.float32))
@@ -90,7 +97,9 @@ def _write(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
     # libsndfile 1.2.2 garbles stereo MP3 written as int16; the lossless formats are exact only from int16
     samples = pcm if coding == "PCM_16" else pcm.astype(np.float32) / np.float32(32768)
     buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", samplerate=rate, channels=pcm.shape[1], format=container, subtype=coding) as file:
+    with soundfile.SoundFile(
+        buffer, "w", samplerate=rate, channels=pcm.shape[1], format=container, subtype=coding
+    ) as file:
         for start in range(0, len(pcm), _BLOCK):
             file.write(samples[start : start + _BLOCK])
     data = buffer.getvalue()

@@ -37,7 +37,9 @@ def spectrogram(audio: NDArray[np.float32], rate: int) -> bytes:
     from matplotlib.figure import Figure
 
     levels = log_mel(audio, rate)
-    top_db = max(0.0, float(levels.max()))  # a full-scale tone reaches some 40 dB: what stays below 0 is next to nothing
+    top_db = max(
+        0.0, float(levels.max())
+    )  # a full-scale tone reaches some 40 dB: what stays below 0 is next to nothing
     high = librosa.hz_to_mel(rate / 2)
     half = high / (_MELS + 1) / 2  # the bands' centres are this much apart, twice
     ticks = [hz for hz in _TICKS_HZ if hz < rate / 2]

@@ -29,7 +29,9 @@ def bins(audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FF
     return chromagram(audio, n_chroma, n_fft, hop).argmax(axis=1).astype(np.int8)
 
 
-def chromagram(audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FFT, hop: int = HOP) -> NDArray[np.float64]:
+def chromagram(
+    audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FFT, hop: int = HOP
+) -> NDArray[np.float64]:
     """The chromagram before quantisation: float64 [frames, n_chroma], each frame's largest value 1 (or near silence, less).
 
     `audio` is [samples] at 32 kHz, mono. Shorter than a window, it is centred in one of silence; then half a window is

@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from musicgen.audio.fetch import shown
+from musicgen.conditioning.clap_sound import JointEncoder
+from musicgen.conditioning.conditions import Branch, Conditions, Prepared
 from musicgen.conditioning.continuation import Continuations
-from musicgen.conditioning.fetch import shown
-from musicgen.conditioning.joint import JointEncoder
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
-from musicgen.engine.beside import Beside
-from musicgen.engine.conditions import Branch, Conditions, Prepared
-from musicgen.engine.track import window_starts
+from musicgen.conditioning.windows import window_starts
+from musicgen.conditioning.workers import Beside
 from musicgen.errors import ErrorClass, RowError
-from musicgen.model.loading import Model
-from musicgen.model.text import TextStates
+from musicgen.model.load import Model
+from musicgen.model.text.encoder import TextStates
 from musicgen.request import Request
 
 _THREADS = 2
@@ -54,7 +54,9 @@ class RequestConditioner:
             self.melodies = Melodies(model.spec.chroma_length, model.spec.chroma_bins, separate)
             # A linear layer of a one-hot vector is a column of its weight.
             projection = model.chroma_projection
-            self.chroma_embeddings = (projection.weight.T + projection.bias).detach().contiguous()  # [chroma_bins, hidden]
+            self.chroma_embeddings = (
+                (projection.weight.T + projection.bias).detach().contiguous()
+            )  # [chroma_bins, hidden]
         self.joint = JointEncoder(model) if model.spec.hears_sound else None
         if model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
@@ -216,7 +218,9 @@ def _blamed(error_class: ErrorClass, what: str) -> Iterator[None]:
     except (RowError, *_NOT_THE_ROWS):
         raise
     except Exception as error:
-        if "allocate memory" in str(error) or "not enough memory" in str(error):  # as torch's allocator for the CPU says it
+        if "allocate memory" in str(error) or "not enough memory" in str(
+            error
+        ):  # as torch's allocator for the CPU says it
             raise
         raise RowError(error_class, f"{what} cannot be used: {type(error).__name__}: {error}") from error
 

@@ -5,11 +5,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.conditioning.decode import decode
-from musicgen.conditioning.fetch import fetch, shown
-from musicgen.conditioning.once import Once
+from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.read import decode_excerpt
+from musicgen.conditioning.memo import Once
 from musicgen.errors import RowError
-from musicgen.model.codec import Codec
+from musicgen.model.codec.codec import Codec
 from musicgen.request import Request
 
 _REMEMBERED = 64  # prompts; 8 KB for each 20 s
@@ -44,7 +44,7 @@ class Continuations:
     def _encode(self, file: IO[bytes], uri: str, frames: int) -> NDArray[np.int16]:
         codec = self.codec
         hop = round(codec.sample_rate / codec.frame_rate)
-        audio = decode(
+        audio = decode_excerpt(
             file,
             rate=codec.sample_rate,
             seconds=frames / codec.frame_rate,
@@ -54,7 +54,9 @@ class Continuations:
         )
         whole = audio.shape[1] // hop
         if whole == 0:
-            raise RowError("melody", f"continuation {shown(uri)} is shorter than one frame ({1 / codec.frame_rate:g} s)")
+            raise RowError(
+                "melody", f"continuation {shown(uri)} is shorter than one frame ({1 / codec.frame_rate:g} s)"
+            )
         if whole >= frames:
             raise RowError(
                 "melody",

@@ -13,10 +13,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning import chroma
-from musicgen.conditioning.decode import decode
-from musicgen.conditioning.fetch import fetch, shown
-from musicgen.conditioning.once import Once
+from musicgen.conditioning.memo import Once
 from musicgen.conditioning.stems import Separate, separator
 from musicgen.errors import ModelError, RowError
 from musicgen.request import Request
@@ -58,14 +58,18 @@ class Melodies:
             return self._bins.get((request.melody_sha256, windows, stems), lambda: self._fetch(request, windows))
         # Outside a planned run nobody vouches for the file's content: look at it each time.
         with fetch(request.melody) as file:
-            return self._bins.get((file.sha256, windows, stems), lambda: self._analyse(file.file, request.melody or "", windows, stems))
+            return self._bins.get(
+                (file.sha256, windows, stems), lambda: self._analyse(file.file, request.melody or "", windows, stems)
+            )
 
     def _fetch(self, request: Request, windows: tuple[float, ...] | None) -> tuple[NDArray[np.int8], ...]:
         uri = request.melody or ""
         with fetch(uri, sha256=request.melody_sha256) as file:
             return self._analyse(file.file, uri, windows, request.stems)
 
-    def _analyse(self, file: IO[bytes], uri: str, windows: tuple[float, ...] | None, stems: bool) -> tuple[NDArray[np.int8], ...]:
+    def _analyse(
+        self, file: IO[bytes], uri: str, windows: tuple[float, ...] | None, stems: bool
+    ) -> tuple[NDArray[np.int8], ...]:
         seconds = chroma.CHUNK_S + (max(windows) if windows else 0.0)
         name = shown(uri)
         read = self._separator() if stems else _mono
@@ -92,4 +96,4 @@ class Melodies:
 
 
 def _mono(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:
-    return decode(file, rate=chroma.RATE_HZ, seconds=seconds, name=name)[0]
+    return decode_excerpt(file, rate=chroma.RATE_HZ, seconds=seconds, name=name)[0]

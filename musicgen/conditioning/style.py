@@ -27,14 +27,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning.chroma import CHUNK_S
-from musicgen.conditioning.decode import decode
-from musicgen.conditioning.fetch import fetch, shown
-from musicgen.conditioning.once import Once
+from musicgen.conditioning.memo import Once
 from musicgen.errors import ModelError
-from musicgen.model.loading import Model
-from musicgen.model.tensors import fill
-from musicgen.model.text import settled
+from musicgen.model.checkpoint.tensors import fill
+from musicgen.model.load import Model
+from musicgen.model.text.encoder import settled
 from musicgen.request import Request
 
 _REMEMBERED = 256
@@ -67,7 +67,9 @@ class _Layer(nn.Module):
         self.linear1, self.linear2 = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [T, dim]
-        q, k, v = self.in_proj(self.norm1(x)).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)  # [heads, T, head dim] each
+        q, k, v = (
+            self.in_proj(self.norm1(x)).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)
+        )  # [heads, T, head dim] each
         weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
         x = x + self.out_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
         return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
@@ -163,7 +165,7 @@ class StyleEncoder:
     @torch.inference_mode()
     def _encode(self, file: IO[bytes], uri: str) -> Tensor:
         rate = self.network.settings.sample_rate
-        audio = decode(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=shown(uri))[0]
+        audio = decode_excerpt(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=shown(uri))[0]
         wanted = self.network.samples
         start = max(0, (len(audio) - wanted) // 2)
         excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated
@@ -176,7 +178,9 @@ def _settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{where}/config.json: conditioner.{field}: {first['msg']}; see musicgen/conditioning/style.py") from None
+        raise ModelError(
+            f"{where}/config.json: conditioner.{field}: {first['msg']}; see musicgen/conditioning/style.py"
+        ) from None
 
 
 def _sinusoids(length: int, dim: int, device: torch.device) -> Tensor:

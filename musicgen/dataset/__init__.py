@@ -1,6 +1,8 @@
 """A dataset on disk or in a bucket: what it pins, how shards commit to it, and how it is read and verified."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from musicgen.dataset.reader import Dataset, open
@@ -8,14 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "open", "verify"]
 
-
-def __getattr__(name: str) -> Any:  # pyarrow is loaded when a dataset is, not when the package is
-    if name in ("Dataset", "open"):
-        from musicgen.dataset import reader
-
-        return getattr(reader, name)
-    if name == "verify":
-        from musicgen.dataset.verify import verify
-
-        return verify
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# pyarrow is imported when a dataset is opened, not when the package is imported.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"reader": ["Dataset", "open"], "verify": ["verify"]}
+)

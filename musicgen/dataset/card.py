@@ -9,7 +9,14 @@ from musicgen.dataset.huggingface import front_matter, is_small, write_table
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.status import RunStatus, status
 
-_SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"), (10**8, "10M<n<100M")]
+_SIZES = [
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+]
 _OPEN = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0")
 
 
@@ -23,7 +30,11 @@ class Checkpoint:
 
     def __str__(self) -> str:
         revision = f" at revision `{self.revision}`" if self.revision else ""
-        licence = f"licence of the weights: {self.license}" if self.license else "licence of the weights: not known here; ask its author"
+        licence = (
+            f"licence of the weights: {self.license}"
+            if self.license
+            else "licence of the weights: not known here; ask its author"
+        )
         return f"`{self.name}`{revision} ({licence})"
 
 
@@ -38,7 +49,10 @@ def publish_card(dataset: Dataset, title: str = "Generated music", licenses: Map
 
 
 def render_card(
-    dataset: Dataset, title: str = "Generated music", licenses: Mapping[str, str] | None = None, small: bool | None = None
+    dataset: Dataset,
+    title: str = "Generated music",
+    licenses: Mapping[str, str] | None = None,
+    small: bool | None = None,
 ) -> str:
     """The card's text. `small` is what `huggingface.write_table` said; without it, it is looked up."""
     import yaml
@@ -58,7 +72,9 @@ def render_card(
     return f"---\n{text}---\n\n{_body(dataset, title, runs, checkpoints, clips, audio_s)}"
 
 
-def _body(dataset: Dataset, title: str, runs: list[RunStatus], checkpoints: list[Checkpoint], clips: int, audio_s: float) -> str:
+def _body(
+    dataset: Dataset, title: str, runs: list[RunStatus], checkpoints: list[Checkpoint], clips: int, audio_s: float
+) -> str:
     made_by = "\n".join(f"- {checkpoint}" for checkpoint in checkpoints) or "- nothing yet"
     table = "\n".join(f"| `{run.run}` | {run.planned} | {run.made} | {run.failed} | {run.missing} |" for run in runs)
     carried = ", ".join(f"`{name}`" for name in dataset.pins.carried) or "none"

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
-from musicgen.dataset.parts import with_audio
+from musicgen.dataset.index_part import with_audio
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.schema import AUDIO_STRUCT
 
@@ -30,7 +30,9 @@ SMALL_BYTES = 256 << 20
 
 _GROUP_ROWS = 10_000
 _GROUP_BYTES = 64 << 20
-_NOT_IN_MEMBERS = frozenset({"audio", "audio_offset", "created_at", "codes"})  # see writer: what a tar's JSON leaves out
+_NOT_IN_MEMBERS = frozenset(
+    {"audio", "audio_offset", "created_at", "codes"}
+)  # see writer: what a tar's JSON leaves out
 
 
 def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
@@ -116,7 +118,9 @@ def _as_folder(part: pa.Table, cells: pa.Array, column: str) -> pa.Table:
 
 
 def _as_webdataset(part: pa.Table, cells: pa.Array, column: str) -> pa.Table:
-    fields = [pa.field(field.name, _json_type(field.type)) for field in part.schema if field.name not in _NOT_IN_MEMBERS]
+    fields = [
+        pa.field(field.name, _json_type(field.type)) for field in part.schema if field.name not in _NOT_IN_MEMBERS
+    ]
     values = [part.column(field.name).cast(field.type).combine_chunks() for field in fields]
     members = pa.StructArray.from_arrays(values, fields=fields)
     return pa.table({column: cells, "json": members, "__key__": part.column("key"), "__url__": part.column("audio")})

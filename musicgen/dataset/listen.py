@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
-from musicgen.audio import decode
+from musicgen.audio import decode_audio
 from musicgen.audio.spectrogram import PIXELS, spectrogram
 from musicgen.dataset import paths
 from musicgen.dataset.page import Card, render
@@ -42,11 +42,15 @@ def write_page(dataset: Dataset, folder: str | None = None, clips: int = 100) ->
     matplotlib, `StoreError` for a dataset without clips.
     """
     if find_spec("matplotlib") is None:
-        raise JobError("the pictures need matplotlib: pip install 'musicgen-batch[listen]' (from a checkout: '.[listen]')")
+        raise JobError(
+            "the pictures need matplotlib: pip install 'musicgen-batch[listen]' (from a checkout: '.[listen]')"
+        )
     target = dataset.store if folder is None else open_store(folder)
     if target.location.scheme != "file":
         what = "is in a bucket" if folder is None else "is no folder"
-        raise JobError(f"{target.uri} {what}, and the page is to be opened in a browser; say where to write it: --output FOLDER")
+        raise JobError(
+            f"{target.uri} {what}, and the page is to be opened in a browser; say where to write it: --output FOLDER"
+        )
     whole = len(dataset)
     if not whole:
         raise StoreError(f"{dataset.uri} has no clips to listen to yet; `musicgen status` says how far its runs are")
@@ -73,9 +77,11 @@ def _card(dataset: Dataset, target: Store, row: dict[str, Any]) -> Card:
     about = (row["prompt"] or "", row["duration_s"], _facts(row))
     try:
         data = read_audio(dataset.store, row)
-        audio, rate = decode(data)
+        audio, rate = decode_audio(data)
     except (FileNotFoundError, ValueError) as error:
-        reason = "its audio is not there" if isinstance(error, FileNotFoundError) else f"its audio cannot be read: {error}"
+        reason = (
+            "its audio is not there" if isinstance(error, FileNotFoundError) else f"its audio cannot be read: {error}"
+        )
         return Card(*about, fault=f"{reason}; `musicgen verify` says what else is wrong")
     name = quote(row["key"], safe="")  # a key is a hash; a forged one is still one file's name
     picture = f"{paths.SPECTROGRAMS}/{name}.png"

@@ -50,13 +50,19 @@ def render(title: str, cards: Sequence[Card], whole: int, pixels: tuple[int, int
 def _card(number: int, card: Card, pixels: tuple[int, int]) -> str:
     name = escape(card.prompt) or "(no prompt)"
     short = escape(shorten(card.prompt, 80, placeholder=" ...")) or name
-    facts = "".join(f'<div><dt>{escape(label)}</dt><dd dir="auto">{escape(value)}</dd></div>' for label, value in card.facts)
+    facts = "".join(
+        f'<div><dt>{escape(label)}</dt><dd dir="auto">{escape(value)}</dd></div>' for label, value in card.facts
+    )
     lines = [f'<li><article aria-labelledby="clip-{number}">', f'<h2 id="clip-{number}" dir="auto">{name}</h2>']
     if card.audio is not None:
-        lines.append(f'<audio controls preload="metadata" src="{_link(card.audio)}" aria-label="Clip {number}: {short}"></audio>')
+        lines.append(
+            f'<audio controls preload="metadata" src="{_link(card.audio)}" aria-label="Clip {number}: {short}"></audio>'
+        )
     if card.picture is not None:
         alt = f"Log-mel spectrogram of clip {number}, {card.duration_s:.1f} seconds: {short}"
-        lines.append(f'<img src="{_link(card.picture)}" alt="{alt}" width="{pixels[0]}" height="{pixels[1]}" loading="lazy">')
+        lines.append(
+            f'<img src="{_link(card.picture)}" alt="{alt}" width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
+        )
     if card.fault:
         lines.append(f'<p class="fault">{escape(card.fault)}</p>')
     return "\n".join([*lines, f"<dl>{facts}</dl>", "</article></li>"])

@@ -8,7 +8,10 @@ INDEX, AUDIO, FAILURES, RUNS = "index", "audio", "failures", "runs"
 METADATA = "metadata.parquet"  # what Hugging Face's AudioFolder reads (layout: files)
 EMBEDDED = "huggingface.parquet"  # what its Parquet loader reads while the dataset is small
 LISTEN = "listen.html"
-SPECTROGRAMS, CLIPS = "spectrograms", "clips"  # what the page shows and, where it cannot link to a file under `audio/`, plays
+SPECTROGRAMS, CLIPS = (
+    "spectrograms",
+    "clips",
+)  # what the page shows and, where it cannot link to a file under `audio/`, plays
 
 _PART = re.compile(r"index/(?P<run>[^/]+)/part-(?P<shard>\d{5,})\.parquet")
 

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from musicgen.audio import decode
+from musicgen.audio import decode_audio
 from musicgen.dataset import paths
-from musicgen.dataset.parts import Footer, read_footer
-from musicgen.dataset.pins import Pins, read_pins
+from musicgen.dataset.index_part import Footer, read_footer
+from musicgen.dataset.info import Pins, read_pins
 from musicgen.dataset.schema import AUDIO_STRUCT, FAILURES, index_schema
 from musicgen.errors import StoreError
 from musicgen.storage import Store, open_store
@@ -47,7 +47,11 @@ class Dataset:
 
     def runs(self) -> list[str]:
         """The names of the runs, in order: those planned and those that committed anything."""
-        planned = {p.path.split("/")[1] for p in self.store.list(paths.RUNS) if p.path.endswith("/plan.json") and p.path.count("/") == 2}
+        planned = {
+            p.path.split("/")[1]
+            for p in self.store.list(paths.RUNS)
+            if p.path.endswith("/plan.json") and p.path.count("/") == 2
+        }
         committed = {run for run, _, _ in self._shards()}
         return sorted({run for run in planned | committed if self.only is None or run == self.only})
 
@@ -70,21 +74,27 @@ class Dataset:
         for path in self.parts():
             with self.store.open(path) as file:
                 return pq.read_schema(file).remove_metadata()
-        carried = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in self.pins.carried.items() if _is_simple(kind)])
+        carried = pa.schema(
+            [(name, pa.type_for_alias(kind)) for name, kind in self.pins.carried.items() if _is_simple(kind)]
+        )
         return index_schema(self.pins.layout, carried, self.pins.codes)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The index in record batches, part by part: for datasets that do not fit in memory."""
         for path in self.parts():
             with self.store.open(path) as file:
-                yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(columns=None if columns is None else list(columns))
+                yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(
+                    columns=None if columns is None else list(columns)
+                )
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The index as one table, in the order of runs and shards; with `columns`, these only."""
 
         def read(path: str) -> pa.Table:
             with self.store.open(path) as file:
-                return pq.read_table(file, columns=None if columns is None else list(columns)).replace_schema_metadata(None)
+                return pq.read_table(file, columns=None if columns is None else list(columns)).replace_schema_metadata(
+                    None
+                )
 
         tables = list(_in_parallel(read, self.parts()))
         if tables:
@@ -97,7 +107,7 @@ class Dataset:
 
         `clip` is a key, which has to be looked for in the index, or a row of it, which has not.
         """
-        return decode(self.audio_bytes(clip))
+        return decode_audio(self.audio_bytes(clip))
 
     def audio_bytes(self, clip: str | Mapping[str, Any]) -> bytes:
         """A clip's audio file, by its key or its row. Raises `KeyError` for a key that the index does not have."""
@@ -109,7 +119,9 @@ class Dataset:
                 for group in range(part.num_row_groups):
                     found = pc.index(part.read_row_group(group, columns=["key"]).column("key"), clip).as_py()
                     if found >= 0:
-                        return read_audio(self.store, part.read_row_group(group, columns=_PLACE).slice(found, 1).to_pylist()[0])
+                        return read_audio(
+                            self.store, part.read_row_group(group, columns=_PLACE).slice(found, 1).to_pylist()[0]
+                        )
         raise KeyError(f"{self.uri} has no clip {clip}")
 
     def failures(self) -> pa.Table:
@@ -157,7 +169,9 @@ class Dataset:
         """The clips of these rows of the index as Hugging Face's {bytes, path}; with `stay`, as local paths only."""
         places = rows.select([*_PLACE, "audio_format"]).to_pylist()
         if stay:
-            return pa.array([{"bytes": None, "path": self.store.join(place["audio"])} for place in places], AUDIO_STRUCT)
+            return pa.array(
+                [{"bytes": None, "path": self.store.join(place["audio"])} for place in places], AUDIO_STRUCT
+            )
         data = _in_parallel(lambda place: read_audio(self.store, place), places)
         names = (f"{place['key']}.{place['audio_format']}" for place in places)
         return pa.array([{"bytes": d, "path": name} for d, name in zip(data, names, strict=True)], AUDIO_STRUCT)

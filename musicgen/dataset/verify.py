@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musicgen.audio import decode
+from musicgen.audio import decode_audio
 from musicgen.audio.encode import pcm_sha256, to_pcm
 from musicgen.dataset import paths
-from musicgen.dataset.ledger import Ledger
-from musicgen.dataset.parts import Footer, parse_footer
+from musicgen.dataset.index_part import Footer, parse_footer
+from musicgen.dataset.key_index import Ledger
 from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
 
@@ -31,7 +31,17 @@ MOST_FAULTS = 10_000
 
 _THREADS = 8
 _BATCH_ROWS = 256
-_COLUMNS = ["key", "duration_s", "sample_rate", "channels", "audio", "audio_format", "audio_bytes", "audio_sha256", "pcm_sha256"]
+_COLUMNS = [
+    "key",
+    "duration_s",
+    "sample_rate",
+    "channels",
+    "audio",
+    "audio_format",
+    "audio_bytes",
+    "audio_sha256",
+    "pcm_sha256",
+]
 _COLUMNS += ["audio_offset"]
 _LOSSLESS = ("flac", "wav")
 _TOLERANCE_S = {"mp3": 0.1}  # its frames of 1152 samples, and the encoder's delay
@@ -107,7 +117,9 @@ def verify(dataset: Dataset, deep: bool = False, progress: Callable[[int], None]
     return report
 
 
-def _checked(dataset: Dataset, deep: bool, report: Report, ledger: Ledger) -> Iterator[tuple[list[Fault], dict[str, Any]]]:
+def _checked(
+    dataset: Dataset, deep: bool, report: Report, ledger: Ledger
+) -> Iterator[tuple[list[Fault], dict[str, Any]]]:
     """Every row with its faults. A few rows are in hand at a time, whatever the size of the dataset."""
     waiting: deque[tuple[Future[list[Fault]], dict[str, Any]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -159,7 +171,11 @@ def _check_part(dataset: Dataset, path: str, part: pq.ParquetFile, report: Repor
 
 def _check_failures(dataset: Dataset, footer: Footer) -> Fault | None:
     if footer.failures is None:
-        return Fault("failures", f"shard {footer.shard} of {footer.run}", "failed rows without a failures file") if footer.failed else None
+        return (
+            Fault("failures", f"shard {footer.shard} of {footer.run}", "failed rows without a failures file")
+            if footer.failed
+            else None
+        )
     try:
         with dataset.store.open(footer.failures) as file:
             metadata = pq.read_metadata(file)
@@ -168,7 +184,9 @@ def _check_failures(dataset: Dataset, footer: Footer) -> Fault | None:
     except (pa.ArrowException, ValueError) as error:
         return Fault("failures", footer.failures, f"the failures file cannot be read: {error}")
     if metadata.num_rows != footer.failed or metadata.schema.to_arrow_schema().names != FAILURES.names:
-        return Fault("failures", footer.failures, f"it has {metadata.num_rows} rows; the index part says {footer.failed}")
+        return Fault(
+            "failures", footer.failures, f"it has {metadata.num_rows} rows; the index part says {footer.failed}"
+        )
     return None
 
 
@@ -195,7 +213,7 @@ def _check_row(dataset: Dataset, row: dict[str, Any], deep: bool) -> list[Fault]
 
 def _check_sound(where: str, row: dict[str, Any], data: bytes) -> Iterator[Fault]:
     try:
-        audio, rate = decode(data)
+        audio, rate = decode_audio(data)
     except ValueError as error:
         yield Fault("decode", where, str(error))
         return
@@ -206,7 +224,9 @@ def _check_sound(where: str, row: dict[str, Any], data: bytes) -> Iterator[Fault
     if channels != row["channels"]:
         yield Fault("channels", where, f"the audio has {channels} channels, the index says {row['channels']}")
     if abs(samples / rate - row["duration_s"]) > tolerance_s:
-        yield Fault("duration", where, f"the audio lasts {samples / rate:.4f} s, the index says {row['duration_s']:.4f}")
+        yield Fault(
+            "duration", where, f"the audio lasts {samples / rate:.4f} s, the index says {row['duration_s']:.4f}"
+        )
     if not np.isfinite(audio).all():
         yield Fault("samples", where, "the audio holds NaN or infinity")
     elif row["audio_format"] in _LOSSLESS and pcm_sha256(to_pcm(audio)) != row["pcm_sha256"]:

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from musicgen.audio import Encoded, encode
 from musicgen.clip import Clip
 from musicgen.dataset import paths
+from musicgen.dataset.index_part import Footer, read_footer, schema_with, write_part
 from musicgen.dataset.layouts import Place, make_layout
-from musicgen.dataset.parts import Footer, read_footer, schema_with, write_part
 from musicgen.dataset.schema import FAILURES, index_schema
 from musicgen.errors import RowError, StoreError
 from musicgen.request import Request
@@ -84,7 +84,9 @@ class ShardWriter:
     the attempt holds on disk; so do `close` and leaving a `with` block.
     """
 
-    def __init__(self, store: Store, run: str, shard: int, attempt: str, rows: Rows, audio: AudioLike, model: Model, engine: str):
+    def __init__(
+        self, store: Store, run: str, shard: int, attempt: str, rows: Rows, audio: AudioLike, model: Model, engine: str
+    ):
         self.store, self.run, self.shard, self.attempt = store, run, shard, attempt
         self._rows, self._audio, self._model, self._engine = rows, audio, model, engine
         self._layout = make_layout(audio.layout, store, audio.format, run, shard, attempt)
@@ -166,7 +168,9 @@ class ShardWriter:
     def _check_complete(self) -> None:
         missing = [p for p in range(len(self._rows.keys)) if p not in self._made and p not in self._failed]
         if missing:
-            raise RuntimeError(f"{self.run} shard {self.shard}: {len(missing)} rows neither made nor failed, first at {missing[0]}")
+            raise RuntimeError(
+                f"{self.run} shard {self.shard}: {len(missing)} rows neither made nor failed, first at {missing[0]}"
+            )
 
     def _index_row(self, request: Request, key: str, clip: Clip, encoded: Encoded) -> dict[str, Any]:
         codes = {"codes": clip.codes.tolist()} if self._audio.codes else {}
@@ -236,7 +240,11 @@ class ShardWriter:
             return None
         path = paths.failures_part(self.run, self.shard, self.attempt)
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist([self._failed[p] for p in sorted(self._failed)], schema=FAILURES), sink, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist([self._failed[p] for p in sorted(self._failed)], schema=FAILURES),
+            sink,
+            compression="zstd",
+        )
         self.store.write(path, sink.getvalue().to_pybytes())
         return path
 

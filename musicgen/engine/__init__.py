@@ -1,20 +1,16 @@
-"""The generation engine: a fixed set of slots over a step that costs what is live.
+"""The generation engine: a fixed number of slots over a decode step that costs what is live.
 
-`scheduler` decides who runs (plain Python), `stepper` runs (tensors), `track` follows one clip through its windows,
-`beside` prepares conditions and decodes sound meanwhile, and `engine` holds them together.
+`scheduler` decides which request runs in which slot (plain Python), `stepper` runs the slots (tensors), `sequence` follows
+one clip through its windows, `decode_queue` turns finished codes into sound, and `engine` holds them together.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from musicgen.engine.engine import Engine
 
 __all__ = ["Engine"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "Engine":  # imports torch
-        from musicgen.engine.engine import Engine
-
-        return Engine
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"engine": ["Engine"]})  # imports torch

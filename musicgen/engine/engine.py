@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from musicgen.clip import Clip, Failed
+from musicgen.conditioning.conditions import Conditioner, Prepared
+from musicgen.conditioning.workers import Beside
 from musicgen.engine import memory
-from musicgen.engine.beside import Beside
-from musicgen.engine.conditions import Conditioner, Prepared
+from musicgen.engine.decode_queue import Sounding
 from musicgen.engine.scheduler import Scheduler
-from musicgen.engine.sounding import Sounding
+from musicgen.engine.sequence import Track, Window, pattern_of
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
-from musicgen.engine.track import Track, Window, pattern_of
 from musicgen.errors import RowError
 from musicgen.patterns import length
 from musicgen.request import Request
@@ -60,7 +60,9 @@ class Engine:
         self._conditioner: Any = conditioner if conditioner is not None else _default_conditioner(model)
         self._capacity = length(pattern_of(spec), spec.codebooks, window)
         if spec.kind != "text":  # a melody or style stands in front of the codes, and the text with it
-            self._capacity += getattr(self._conditioner, "sound_positions", spec.chroma_length) + max(TEXT_CAPACITY, spec.text_length)
+            self._capacity += getattr(self._conditioner, "sound_positions", spec.chroma_length) + max(
+                TEXT_CAPACITY, spec.text_length
+            )
         if slots == "auto":
             planned = memory.plan(model.decoder, self._width, self._capacity)
             log.info("planned %d slots of %d positions: %.2f GB", planned.slots, planned.capacity, planned.nbytes / 1e9)
@@ -101,7 +103,9 @@ class Engine:
             "musicgen": _version(),
             "torch": torch.__version__,
             "transformers": version("transformers"),
-            "device": self.model.device.type if self.model.device.type == "cpu" else torch.cuda.get_device_name(self.model.device),
+            "device": self.model.device.type
+            if self.model.device.type == "cpu"
+            else torch.cuda.get_device_name(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "path": self.model.decoder.ops.name,
             "slots": self.slots,
@@ -119,7 +123,9 @@ class Engine:
         if request.seed is None:
             raise ValueError("the engine takes resolved requests; call request.resolve() first")
         if request.melody and not (spec.supports("melody") or spec.supports("style")):
-            raise RowError("invalid", "this model takes no melody; melody presets are musicgen-melody and musicgen-melody-large")
+            raise RowError(
+                "invalid", "this model takes no melody; melody presets are musicgen-melody and musicgen-melody-large"
+            )
         job = _Job(request)
         self._scheduler.add(job)
         if hasattr(self._conditioner, "expect"):
@@ -167,7 +173,9 @@ class Engine:
         while self._scheduler.waiting:
             preparing = self._prepare(self._scheduler.waiting[0])
             if self._scheduler.running and not preparing.done():
-                if len(self._scheduler.running) <= self.slots // 2:  # then waiting a little is cheaper than running half empty
+                if (
+                    len(self._scheduler.running) <= self.slots // 2
+                ):  # then waiting a little is cheaper than running half empty
                     wait([preparing], _PATIENCE_S)
                 if not preparing.done():
                     return  # the others go on meanwhile
@@ -203,7 +211,9 @@ class Engine:
         self._scheduler.start(slot, job.window.steps)
 
     def _run(self) -> None:
-        coming = self._scheduler.waiting and len(self._scheduler.running) < self.slots  # a free slot, its conditions on the way
+        coming = (
+            self._scheduler.waiting and len(self._scheduler.running) < self.slots
+        )  # a free slot, its conditions on the way
         steps = min(self._scheduler.horizon, 2 if coming else _STEPS)
         started = time.perf_counter()
         self._stepper.step(steps)
@@ -235,9 +245,13 @@ class Engine:
                     job.decoded_twice = True
                     self._sounding.add(job, job.codes)
                     continue
-                self._finished.append(Failed(job.request, RowError("generation", f"the codec could not decode it: {audio}")))
+                self._finished.append(
+                    Failed(job.request, RowError("generation", f"the codec could not decode it: {audio}"))
+                )
             elif not np.isfinite(audio).all():
-                self._finished.append(Failed(job.request, RowError("generation", "the codec made sound that is not finite")))
+                self._finished.append(
+                    Failed(job.request, RowError("generation", "the codec made sound that is not finite"))
+                )
             else:
                 self._finished.append(Clip(job.request, job.codes, audio, self.model.spec.sample_rate, job.engine))
 

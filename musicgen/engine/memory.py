@@ -8,8 +8,8 @@ import psutil
 import torch
 
 from musicgen.engine.stepper import PREFILL, TEXT_CAPACITY
-from musicgen.model.decoder import Decoder
-from musicgen.model.eager import EagerOps
+from musicgen.model.decoder.decoder import Decoder
+from musicgen.model.decoder.torch_ops import EagerOps
 
 # The share of what is free that slots may take. The rest is for the codec, prompts, writers, and what else runs.
 _SHARE = {"cuda": 0.85, "cpu": 0.5}
@@ -40,7 +40,9 @@ def slot_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
 def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
     """What placing a window or making a step allocates for a moment, in bytes: the largest of what never stands together."""
     spec, ops, rows = decoder.spec, decoder.ops, slots * width
-    embedding = capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)  # a whole context, by codebook
+    embedding = (
+        capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)
+    )  # a whole context, by codebook
     placing = capacity * spec.hidden * 2 * 4 + ops.work_bytes(PREFILL, spec.heads, spec.hidden, spec.ffn)
     stepping = ops.work_bytes(rows, spec.heads, spec.hidden, spec.ffn)
     clip = 4 * rows / slots + (_SAMPLE if ops.static_shapes else 0)  # bytes for each of a clip's logits
@@ -89,8 +91,12 @@ def _group_free() -> list[int]:
         try:
             top = Path("/sys/fs/cgroup", limit).read_text(encoding="ascii").strip()
             if top != "max":
-                counts = dict(line.split() for line in Path("/sys/fs/cgroup", stat).read_text(encoding="ascii").splitlines())
-                taken = int(Path("/sys/fs/cgroup", used).read_text(encoding="ascii")) - int(counts.get("inactive_file", 0))
+                counts = dict(
+                    line.split() for line in Path("/sys/fs/cgroup", stat).read_text(encoding="ascii").splitlines()
+                )
+                taken = int(Path("/sys/fs/cgroup", used).read_text(encoding="ascii")) - int(
+                    counts.get("inactive_file", 0)
+                )
                 return [max(0, int(top) - taken)]
         except (OSError, ValueError):
             continue

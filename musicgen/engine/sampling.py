@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musicgen.engine.random import uniforms
+from musicgen.engine.philox import uniforms
 
 # One clip's choices as the CPU kernel reads them (struct Choice of model/kernels/sampling.h).
 CHOICE = np.dtype(

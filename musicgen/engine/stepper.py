@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musicgen.engine.conditions import Conditions
+from musicgen.conditioning.conditions import Conditions
 from musicgen.engine.sampling import CHOICE, Choices, sample
-from musicgen.engine.track import Window
-from musicgen.model.decoder import Cache, Decoder, Tokens
-from musicgen.model.eager import EagerOps
-from musicgen.model.graphs import Graphs
-from musicgen.model.native import NativeOps
+from musicgen.engine.sequence import Window
+from musicgen.model.decoder.cpu_ops import NativeOps
+from musicgen.model.decoder.cuda_graphs import Graphs
+from musicgen.model.decoder.decoder import Cache, Decoder, Tokens
+from musicgen.model.decoder.torch_ops import EagerOps
 from musicgen.request import Request
 
 PREFILL = 128  # tokens at a time of a prefix or a forced context
@@ -39,13 +39,24 @@ class _Plan:
     def tensors(self) -> list[Tensor]:
         """All of them. With static shapes they have the same shapes in every plan of a stepper."""
         tokens = self.tokens
-        return [self.slots, self.clip, tokens.rows, tokens.lengths, tokens.crossed_lengths, *self.choices.columns.values(), self.moving]
+        return [
+            self.slots,
+            self.clip,
+            tokens.rows,
+            tokens.lengths,
+            tokens.crossed_lengths,
+            *self.choices.columns.values(),
+            self.moving,
+        ]
 
     def put_into(self, before: "_Plan") -> "_Plan":
         """The same plan in the tensors of another, which captured steps read."""
         for theirs, mine in zip(before.tensors(), self.tensors(), strict=True):
             theirs.copy_(mine)
-        tokens, choices = replace(before.tokens, longest=self.tokens.longest), replace(self.choices, columns=before.choices.columns)
+        tokens, choices = (
+            replace(before.tokens, longest=self.tokens.longest),
+            replace(self.choices, columns=before.choices.columns),
+        )
         return replace(before, tokens=tokens, choices=choices)
 
 
@@ -76,7 +87,11 @@ class Stepper:
         self._plan: _Plan | None = None
         self._buffers: _Plan | None = None  # where captured steps find their plan
         ops = decoder.ops
-        self._graphs = Graphs(ops) if isinstance(ops, EagerOps) and ops.capture is not None else None
+        self._graphs = (
+            Graphs(ops.capture(), ops.disable_capture)
+            if isinstance(ops, EagerOps) and ops.capture is not None
+            else None
+        )
 
     # ------------------------------------------------------------ events
 
@@ -122,13 +137,24 @@ class Stepper:
         for start in range(0, x.shape[0], PREFILL):
             part = x[start : start + PREFILL]
             lengths = torch.arange(start + 1, start + part.shape[0] + 1, dtype=torch.int32, device=self.device)
-            if self.static and part.shape[0] < PREFILL:  # the last token again and again: it writes the same to the same place
+            if (
+                self.static and part.shape[0] < PREFILL
+            ):  # the last token again and again: it writes the same to the same place
                 fill = PREFILL - part.shape[0]
-                part, lengths = torch.cat([part, part[-1:].expand(fill, -1)]), torch.cat([lengths, lengths[-1:].expand(fill)])
+                part, lengths = (
+                    torch.cat([part, part[-1:].expand(fill, -1)]),
+                    torch.cat([lengths, lengths[-1:].expand(fill)]),
+                )
             count = part.shape[0]
             rows = torch.full((count,), row, dtype=torch.int32, device=self.device)
             crossed = count if text else 0
-            tokens = Tokens(rows, lengths, crossed, torch.full((crossed,), text, dtype=torch.int32, device=self.device), start + count)
+            tokens = Tokens(
+                rows,
+                lengths,
+                crossed,
+                torch.full((crossed,), text, dtype=torch.int32, device=self.device),
+                start + count,
+            )
             self.decoder.forward(part, tokens, self.cache)
 
     def _grow(self, positions: int, steps: int, texts: int) -> None:
@@ -205,7 +231,9 @@ class Stepper:
 
     def _make_plan(self) -> _Plan:
         """Native: the live slots' branches alone. Static shapes: every row of every slot, idle ones with nothing to say."""
-        placed = {s: self._placed.get(s) for s in range(self.slots)} if self.static else dict(sorted(self._placed.items()))
+        placed = (
+            {s: self._placed.get(s) for s in range(self.slots)} if self.static else dict(sorted(self._placed.items()))
+        )
         slots = list(placed)
         clip, rows, lengths, texts = [], [], [], []
         for branch in range(self.width):

@@ -4,10 +4,10 @@
 `evaluate(model, name, folder)` makes the corpus, measures, and writes a report against the bounds of `bounds.py`.
 """
 
-from musicgen.evaluation.columns import columns
+from musicgen.evaluation.ablation_measures import columns
 from musicgen.evaluation.evaluation import evaluate
+from musicgen.evaluation.evaluation_report import Report
 from musicgen.evaluation.measures import Measures, measure
 from musicgen.evaluation.reference import Reference
-from musicgen.evaluation.report import Report
 
 __all__ = ["Measures", "Reference", "Report", "columns", "evaluate", "measure"]

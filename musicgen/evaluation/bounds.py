@@ -33,7 +33,9 @@ BOUNDS = (
     Bound("melody.p", "<", 0.001, "melody: far from chance"),
     Bound("instrument.value", ">=", 0.60, "prompt: the instrument asked for"),
     Bound("instrument.p", "<", 0.001, "instrument: far from chance"),
-    Bound("tempo.value", ">=", 0.50, "prompt: the tempo asked for, within 8 %, half or double counted, clips with drums"),
+    Bound(
+        "tempo.value", ">=", 0.50, "prompt: the tempo asked for, within 8 %, half or double counted, clips with drums"
+    ),
     Bound("tempo.p", "<", 0.001, "tempo: far from chance"),
     Bound("mode.value", ">=", 0.65, "prompt: major or minor as asked for"),
     Bound("mode.p", "<", 0.001, "mode: far from chance"),

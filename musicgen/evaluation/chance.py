@@ -45,6 +45,13 @@ def paired(scores: NDArray[np.float64], seed: int = 0) -> Paired:
         return scores[rows, order].mean(axis=axis)
 
     tested = permutation_test(
-        (rows,), mean_score, permutation_type="pairings", vectorized=True, n_resamples=RESAMPLES, alternative="greater", rng=seed, batch=500
+        (rows,),
+        mean_score,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        alternative="greater",
+        rng=seed,
+        batch=500,
     )
     return Paired(value, others, float(tested.pvalue), n)

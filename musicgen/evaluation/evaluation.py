@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen.clip import Clip
+from musicgen.evaluation.evaluation_report import Report
 from musicgen.evaluation.extras import JUDGES, require
 from musicgen.evaluation.measures import measure
 from musicgen.evaluation.originals import write_originals
 from musicgen.evaluation.reference import LESSONS, Reference
-from musicgen.evaluation.report import Report
 
 if TYPE_CHECKING:
-    from musicgen import MusicGen
+    from musicgen.api import MusicGen
 
 SECONDS = 10.0
 Told = Callable[[str], None]

@@ -4,7 +4,13 @@ from importlib.util import find_spec
 
 from musicgen.errors import JobError
 
-_NEEDED = {"swift_f0": "swift-f0", "sklearn": "scikit-learn", "scipy": "scipy", "joblib": "joblib", "music21": "music21"}
+_NEEDED = {
+    "swift_f0": "swift-f0",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "joblib": "joblib",
+    "music21": "music21",
+}
 
 JUDGES = ("swift_f0", "sklearn", "scipy", "joblib")  # enough where the corpus is there
 

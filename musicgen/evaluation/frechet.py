@@ -8,7 +8,7 @@ not melody or structure. Distances compare within this project only (not with FA
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.evaluation.chroma import RATE_HZ
+from musicgen.evaluation.pitch_classes import RATE_HZ
 
 BANDS = 48
 N_FFT, HOP = 1024, 320
@@ -21,7 +21,9 @@ def embed(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     import librosa
 
     mel = librosa.feature.melspectrogram(y=audio, sr=RATE_HZ, n_fft=N_FFT, hop_length=HOP, n_mels=BANDS, norm=None)
-    decibels = np.maximum(librosa.power_to_db(mel / (N_FFT / 4) ** 2, ref=1.0, top_db=None), _FLOOR_DB)  # a full-scale sine is 0
+    decibels = np.maximum(
+        librosa.power_to_db(mel / (N_FFT / 4) ** 2, ref=1.0, top_db=None), _FLOOR_DB
+    )  # a full-scale sine is 0
     seconds = decibels.shape[1] // _A_SECOND
     windows = decibels[:, : seconds * _A_SECOND].reshape(BANDS, seconds, _A_SECOND)
     return np.concatenate([windows.mean(axis=2), windows.std(axis=2)]).T.astype(np.float32)

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.clip import Clip
-from musicgen.evaluation import chroma, frechet, heard, pitch, tempo
+from musicgen.evaluation import features as heard
+from musicgen.evaluation import frechet, pitch, tempo
+from musicgen.evaluation import pitch_classes as chroma
 from musicgen.evaluation.chance import Paired, paired
-from musicgen.evaluation.heard import Heard
+from musicgen.evaluation.features import Heard
 from musicgen.evaluation.reference import Reference
 from musicgen.request import Request
 
@@ -71,7 +73,9 @@ def measure(
     made = {kind: judged[i * len(examples) : (i + 1) * len(examples)] for i, kind in enumerate(kinds)}
     if codec:
         told(f"the codec takes {len(examples)} unseen originals to codes and back")
-        made["codec"] = heard.each(heard.listen, [_round_trip(model, e.audio) for e in examples], seconds, reference.processes)
+        made["codec"] = heard.each(
+            heard.listen, [_round_trip(model, e.audio) for e in examples], seconds, reference.processes
+        )
     return judge(reference, made)
 
 
@@ -79,20 +83,32 @@ def judge(reference: Reference, made: Mapping[str, Sequence[Heard]]) -> Measures
     """Measures of clips that were heard, in the examples' order: `made["text"]`, and if there, `made["melody"]` and `made["codec"]`."""
     found: Measures = {}
     sets = {"original": reference.originals, **made}
-    for name, score in (("instrument", _instruments), ("tempo", _tempos), ("tempo_exact", _exact_tempos), ("mode", _modes)):
+    for name, score in (
+        ("instrument", _instruments),
+        ("tempo", _tempos),
+        ("tempo_exact", _exact_tempos),
+        ("mode", _modes),
+    ):
         found |= _told(name, score(reference, made["text"]))
         found |= {f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "text"}
     if "melody" in made:
         for name, score in (("melody", _melodies), ("pitch", _pitches)):
             result = score(reference, made["melody"])
             found |= {**_told(name, result), f"{name}.ratio": result.ratio}
-            found |= {f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "melody"}
+            found |= {
+                f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "melody"
+            }
     if "codec" in made:
-        kept = [chroma.agreement(a.tune.notes, b.tune.chroma) for a, b in zip(reference.originals, made["codec"], strict=True)]
+        kept = [
+            chroma.agreement(a.tune.notes, b.tune.chroma)
+            for a, b in zip(reference.originals, made["codec"], strict=True)
+        ]
         found |= {"codec.value": float(np.nanmean(kept)), "codec.n": len(kept)}
     found["frechet.floor"] = frechet.distance(reference.others, _embeddings(reference.originals))
     for kind, clips in made.items():
-        found |= {f"{kind}.{name}" if kind == "codec" else f"{name}.{kind}": value for name, value in _levels(clips).items()}
+        found |= {
+            f"{kind}.{name}" if kind == "codec" else f"{name}.{kind}": value for name, value in _levels(clips).items()
+        }
         found[f"frechet.{kind}"] = frechet.distance(_embeddings(clips), _embeddings(reference.originals))
     return found
 
@@ -104,7 +120,8 @@ def _told(name: str, result: Paired) -> Measures:
 def _instruments(reference: Reference, clips: Sequence[Heard]) -> Paired:
     names = reference.timbre.name(np.stack([clip.colour.timbre for clip in clips]))
     return _labels(
-        [example.instrument for example in reference.examples], [None if c.silent else n for c, n in zip(clips, names, strict=True)]
+        [example.instrument for example in reference.examples],
+        [None if c.silent else n for c, n in zip(clips, names, strict=True)],
     )
 
 
@@ -119,7 +136,9 @@ def _labels(asked: Sequence[str], answers: Sequence[str | None]) -> Paired:
 def _tempos(reference: Reference, clips: Sequence[Heard], octaves: bool = True) -> Paired:
     with_beat = [i for i, example in enumerate(reference.examples) if example.drums]
     wishes = [reference.examples[i].tempo_bpm for i in with_beat]
-    return paired(np.array([[float(tempo.near(wish, clips[i].tempo_bpm, octaves)) for wish in wishes] for i in with_beat]))
+    return paired(
+        np.array([[float(tempo.near(wish, clips[i].tempo_bpm, octaves)) for wish in wishes] for i in with_beat])
+    )
 
 
 def _exact_tempos(reference: Reference, clips: Sequence[Heard]) -> Paired:
@@ -127,11 +146,17 @@ def _exact_tempos(reference: Reference, clips: Sequence[Heard]) -> Paired:
 
 
 def _melodies(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return paired(np.array([[chroma.agreement(melody.notes, clip.tune.chroma) for melody in reference.melodies] for clip in clips]))
+    return paired(
+        np.array(
+            [[chroma.agreement(melody.notes, clip.tune.chroma) for melody in reference.melodies] for clip in clips]
+        )
+    )
 
 
 def _pitches(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return paired(np.array([[pitch.agreement(melody.pitch, clip.tune.pitch) for melody in reference.melodies] for clip in clips]))
+    return paired(
+        np.array([[pitch.agreement(melody.pitch, clip.tune.pitch) for melody in reference.melodies] for clip in clips])
+    )
 
 
 def _levels(clips: Sequence[Heard]) -> Measures:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from musicgen.evaluation.examples import CAPTIONS
 from musicgen.evaluation.extras import require
-from musicgen.evaluation.material import CAPTIONS
 
 if TYPE_CHECKING:
-    from musicgen.training.corpus.score import Mode, Score
-    from musicgen.training.corpus.tune import Tune
+    from musicgen.corpus.score import Mode, Score
+    from musicgen.corpus.tune import Tune
 
 _STAMP = "originals.json"
 _VERSION = 1
@@ -27,7 +27,13 @@ _SEED = 20_250  # keeps the draws apart from those of training corpora
 
 
 def write_originals(
-    folder: Path, clips: int, lessons: int, seed: int, seconds: float, processes: int = 2, told: Callable[[str], None] = lambda text: None
+    folder: Path,
+    clips: int,
+    lessons: int,
+    seed: int,
+    seconds: float,
+    processes: int = 2,
+    told: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write `clips` examples of split test and `lessons` of split train, unless the folder holds just these. Returns `folder`.
 
@@ -41,12 +47,14 @@ def write_originals(
     require("music21", "joblib")
     from joblib import Parallel, delayed
 
-    from musicgen.training.corpus.tunes import load_tunes
+    from musicgen.corpus.tunes import load_tunes
 
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     old = [tune for tune in load_tunes(folder / "tunes.json", _OLD_TUNES, told) if tune.split == "test"]
-    work: list[tuple[str, int, Sequence[Tune]]] = [("test", number, old if (number + number // 12) % 2 else ()) for number in range(clips)]
+    work: list[tuple[str, int, Sequence[Tune]]] = [
+        ("test", number, old if (number + number // 12) % 2 else ()) for number in range(clips)
+    ]
     work += [("train", number, ()) for number in range(lessons)]
     told(f"making {clips} unseen originals, and {lessons} for the judge of timbre")
     rows = Parallel(n_jobs=processes)(delayed(_write)(folder, *item, seed, seconds) for item in work)
@@ -61,7 +69,7 @@ def write_originals(
 
 def question(score: "Score", rng: np.random.Generator) -> str:
     """A prompt that says all that is judged, in some order."""
-    from musicgen.training.corpus.score import TONICS
+    from musicgen.corpus.score import TONICS
 
     phrases = [
         score.instrument,
@@ -76,8 +84,8 @@ def _write(folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: i
     """Compose (or draw one of the `old` tunes), render and write one example; returns its row."""
     import soundfile
 
-    from musicgen.training.corpus.score import INSTRUMENTS
-    from musicgen.training.corpus.synth import RATE_HZ, render
+    from musicgen.corpus.score import INSTRUMENTS
+    from musicgen.corpus.synth import RATE_HZ, render
 
     rng = np.random.default_rng([_SEED, seed, split == "test", number])
     instrument, mode = INSTRUMENTS[number % len(INSTRUMENTS)], _MODES[number // len(INSTRUMENTS) % 2]
@@ -97,8 +105,8 @@ def _write(folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: i
 
 
 def _score(instrument: str, mode: "Mode", old: "Sequence[Tune]", seconds: float, rng: np.random.Generator) -> "Score":
-    from musicgen.training.corpus.compose import compose
-    from musicgen.training.corpus.tune import play
+    from musicgen.corpus.compose import compose
+    from musicgen.corpus.tune import play
 
     for i in rng.permutation(len(old)):
         if old[i].mode == mode and (score := play(old[i], instrument, seconds, rng)) is not None:

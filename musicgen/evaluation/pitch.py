@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.evaluation.chroma import RATE_HZ
+from musicgen.evaluation.pitch_classes import RATE_HZ
 
 VOICED = 0.5  # the tracker's own threshold of confidence
 HALF_SEMITONE = 0.5

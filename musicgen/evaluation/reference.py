@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.evaluation import heard, material
+from musicgen.evaluation import examples as material
+from musicgen.evaluation import features as heard
+from musicgen.evaluation.examples import Example
 from musicgen.evaluation.extras import JUDGES, require
-from musicgen.evaluation.heard import Heard, Tune
-from musicgen.evaluation.material import Example
-from musicgen.evaluation.timbre import Timbre
+from musicgen.evaluation.features import Heard, Tune
+from musicgen.evaluation.instrument import Timbre
 
 LESSONS = 480
 """How many originals of the train split the timbre is learnt from."""
@@ -25,7 +26,9 @@ class Reference:
     originals: Sequence[Heard]
     melodies: Sequence[Tune]
     timbre: Timbre
-    others: NDArray[np.float32]  # [seconds, 96]: embeddings of as many clips of the train split, for the floor of the Frechet distance
+    others: NDArray[
+        np.float32
+    ]  # [seconds, 96]: embeddings of as many clips of the train split, for the floor of the Frechet distance
     seconds: float
     processes: int = 2
 

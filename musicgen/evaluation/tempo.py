@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.evaluation.chroma import RATE_HZ
+from musicgen.evaluation.pitch_classes import RATE_HZ
 
 HOP = 128  # 8 ms: with librosa's usual 512 the lags near 120 bpm would be 6 % apart
 TOLERANCE = 0.08

@@ -42,7 +42,9 @@ class JsonTypes:
 
     def schema(self) -> pa.Schema:
         """The columns and their types, in the order in which they were first seen."""
-        return pa.schema([(name, _ARROW.get(frozenset(seen - {_NONE}), pa.string())) for name, seen in self._seen.items()])
+        return pa.schema(
+            [(name, _ARROW.get(frozenset(seen - {_NONE}), pa.string())) for name, seen in self._seen.items()]
+        )
 
 
 def json_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -50,7 +52,9 @@ def json_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]
-        columns.append(pa.array([_text(value) for value in values] if pa.types.is_string(field.type) else values, field.type))
+        columns.append(
+            pa.array([_text(value) for value in values] if pa.types.is_string(field.type) else values, field.type)
+        )
     return pa.Table.from_arrays(columns, schema=schema)
 
 

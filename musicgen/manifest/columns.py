@@ -1,31 +1,10 @@
 """Which columns of a manifest mean something, and what becomes of the others."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from musicgen.errors import ManifestError
-
-# The fields of a manifest row, by our names. `manifest.columns` maps them to the manifest's own.
-ROW_FIELDS = (
-    "prompt",
-    "id",
-    "melody",
-    "continuation",
-    "duration_s",
-    "samples",
-    "seed",
-    "temperature",
-    "top_k",
-    "top_p",
-    "guidance_scale",
-)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean `x`?" for a name close to a known one, else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
+from musicgen.job import ROW_FIELDS, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +40,7 @@ class ColumnMap:
                 there = ", ".join(f"`{name}`" for name in columns[:30]) or "none"
                 more = ", ..." if len(columns) > 30 else ""
                 hint = nearest(column, columns)
-                advice = "" if column in self.mapping.values() else "; map yours with manifest.columns: {prompt: its name}"
+                advice = (
+                    "" if column in self.mapping.values() else "; map yours with manifest.columns: {prompt: its name}"
+                )
                 raise ManifestError(f"{where}: there is no column `{column}`{hint or advice} (columns: {there}{more})")

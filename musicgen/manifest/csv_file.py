@@ -7,9 +7,9 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_text
+from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 
 MAX_CELL = 16 << 20  # bytes; a larger cell is nearly always a quote that was never closed
 
@@ -70,7 +70,9 @@ class _Lines:
         self.number += 1
         self.bytes += len(line)
         if len(line) > MAX_CELL:
-            raise ManifestError(f"{self.file.uri}:{self.number}: a line of more than {MAX_CELL >> 20} MB; this is no CSV manifest")
+            raise ManifestError(
+                f"{self.file.uri}:{self.number}: a line of more than {MAX_CELL >> 20} MB; this is no CSV manifest"
+            )
         return line.decode("utf-8", "surrogateescape")
 
 
@@ -91,9 +93,13 @@ def _fault(error: csv.Error, file: ManifestFile, begins: int) -> str:
     if "unexpected end of data" in text:
         raise ManifestError(f"{file.uri}:{begins}: a quote that is opened in this row is never closed")
     if "field larger than" in text:
-        raise ManifestError(f"{file.uri}:{begins}: a cell of more than {MAX_CELL >> 20} MB; is a quote left open in this row?")
+        raise ManifestError(
+            f"{file.uri}:{begins}: a cell of more than {MAX_CELL >> 20} MB; is a quote left open in this row?"
+        )
     if "new-line character" in text:
-        raise ManifestError(f"{file.uri}:{begins}: lines end with a bare carriage return; save the file with \\n or \\r\\n")
+        raise ManifestError(
+            f"{file.uri}:{begins}: lines end with a bare carriage return; save the file with \\n or \\r\\n"
+        )
     return f"is broken CSV: {text}"
 
 

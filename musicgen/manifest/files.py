@@ -58,10 +58,14 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     own = [f"{output.rstrip('/')}/{folder}/" for folder in OUTPUT_FOLDERS] if output else []
     inside = next((file.uri for file in known if file.uri.startswith(tuple(own))), None)
     if inside:
-        raise ManifestError(f"{inside}: the manifest {uri} takes in what the job itself writes; move one of them, or use a glob")
+        raise ManifestError(
+            f"{inside}: the manifest {uri} takes in what the job itself writes; move one of them, or use a glob"
+        )
     formats = sorted({file.format for file in known})
     if len(formats) > 1:
-        raise ManifestError(f"{uri} mixes {' and '.join(formats)} files; name one kind by a glob, such as {uri.rstrip('/')}/*.{formats[0]}")
+        raise ManifestError(
+            f"{uri} mixes {' and '.join(formats)} files; name one kind by a glob, such as {uri.rstrip('/')}/*.{formats[0]}"
+        )
     return known
 
 

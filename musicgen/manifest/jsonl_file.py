@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_text
+from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 
 MAX_LINE = 16 << 20  # bytes
 MAX_COLUMNS = 2000
@@ -61,7 +61,9 @@ class _Building:
             return
         except (ValueError, RecursionError) as error:
             if number == 1 and line.lstrip().startswith(b"["):
-                raise ManifestError(f"{self.file.uri}: a JSON array over many lines; JSON Lines holds one object a line") from None
+                raise ManifestError(
+                    f"{self.file.uri}: a JSON array over many lines; JSON Lines holds one object a line"
+                ) from None
             self.broken.append(BrokenRow(number, f"is not JSON: {_reason(error)}"))
             return
         if not isinstance(row, dict):
@@ -74,7 +76,9 @@ class _Building:
             )
         values = {name: row.pop(column, None) for column, name in self.meaning.items()}
         if b"\\u" in line and not _is_text(row, values):
-            self.broken.append(BrokenRow(number, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character"))
+            self.broken.append(
+                BrokenRow(number, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
+            )
             return
         for name, value in values.items():
             self.fields[name].append(value)

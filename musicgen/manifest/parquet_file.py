@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_file
+from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # an unnamed index that `to_parquet` wrote along: nobody's column
 NOT_UTF8 = "is not valid UTF-8"
@@ -45,7 +45,11 @@ def _batch(file: ManifestFile, columns: ColumnMap, batch: pa.RecordBatch, first:
     table = pa.Table.from_batches([batch])
     bad: set[int] = set()
     fields = {meaning[name]: _values(table[name], bad) for name in table.column_names if name in meaning}
-    carried = {name: plain(table[name]) for name in table.column_names if name not in meaning and not _PANDAS_INDEX.fullmatch(name)}
+    carried = {
+        name: plain(table[name])
+        for name in table.column_names
+        if name not in meaning and not _PANDAS_INDEX.fullmatch(name)
+    }
     for column in carried.values():
         _find_bad(column, bad)
     numbers: Any = range(first, first + len(batch))

@@ -9,7 +9,7 @@ from typing import Any
 
 from musicgen.errors import RowError
 from musicgen.job import MAX_SEED, GenerationSettings
-from musicgen.manifest.conditions import Condition
+from musicgen.manifest.audio_hashes import Condition
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
@@ -47,7 +47,9 @@ class RowReader:
         self.spec = spec
         self.model_name = model_name
         self._known: dict[Any, Parameters | str] = {}
-        self._controls = {control: spec.supports(control) for control in ("melody", "continuation", "long", "unconditional")}
+        self._controls = {
+            control: spec.supports(control) for control in ("melody", "continuation", "long", "unconditional")
+        }
         self._controls["melody"] |= spec.supports("style")  # there the column names the excerpt
 
     def parameters(self, raw: tuple[Any, ...], names: tuple[str, ...]) -> Parameters:
@@ -72,11 +74,15 @@ class RowReader:
 
     def _check(self, raw: dict[str, Any]) -> Parameters:
         job = self.settings
-        duration = _number(raw, "duration_s", job.duration_s, above=0.0, most=job.max_duration_s, knob="generation.max_duration_s")
+        duration = _number(
+            raw, "duration_s", job.duration_s, above=0.0, most=job.max_duration_s, knob="generation.max_duration_s"
+        )
         frames = max(1, round(duration * self.spec.frame_rate))
         long = frames > self.spec.max_frames
         if long and not self._controls["long"]:
-            raise ValueError(f"duration_s {duration:g} is beyond the window of {self.model_name}{self._who_can('long')}")
+            raise ValueError(
+                f"duration_s {duration:g} is beyond the window of {self.model_name}{self._who_can('long')}"
+            )
         return Parameters(
             duration_s=duration,
             frames=frames,
@@ -142,13 +148,19 @@ class RowReader:
     def check_conditions(self, prompt: str, melody: str | None) -> None:
         """Raise `RowError` for a row that says nothing about its sound, unless the job allows it, or more than is heard."""
         if prompt and melody and self.spec.hears_sound:
-            raise RowError("invalid", f"{self.model_name} hears a prompt or a sound (melody), not both: leave one of them empty")
+            raise RowError(
+                "invalid", f"{self.model_name} hears a prompt or a sound (melody), not both: leave one of them empty"
+            )
         if prompt or melody:
             return
         if not self.settings.allow_unconditional:
-            raise RowError("invalid", "prompt is empty: give one or a melody, or set generation.allow_unconditional: true")
+            raise RowError(
+                "invalid", "prompt is empty: give one or a melody, or set generation.allow_unconditional: true"
+            )
         if not self._controls["unconditional"]:
-            raise RowError("invalid", f"{self.model_name} cannot generate without a prompt{self._who_can('unconditional')}")
+            raise RowError(
+                "invalid", f"{self.model_name} cannot generate without a prompt{self._who_can('unconditional')}"
+            )
 
     def request(
         self,

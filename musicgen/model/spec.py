@@ -3,7 +3,7 @@
 The format is that of transformers' `MusicgenConfig` and `MusicgenMelodyConfig`: three nested configs, `text_encoder`
 (T5, or CLAP), `audio_encoder` (EnCodec) and `decoder`. Ours, and optional: `decoder.codebook_pattern` (a name of
 `musicgen.patterns`), `conditioner` (the settings of a style conditioner), and in `audio_encoder` the model type
-`spectral_rvq` (the settings of `musicgen.model.spectral`).
+`spectral_rvq` (the settings of `musicgen.model.codec.spectral`).
 """
 
 import json
@@ -89,7 +89,9 @@ def read_spec(folder: Path) -> ModelSpec:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder}: no config.json; a checkpoint is a folder in the published Hugging Face format") from None
+        raise ModelError(
+            f"{folder}: no config.json; a checkpoint is a folder in the published Hugging Face format"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({error}); download it again") from None
     if not isinstance(config, dict):
@@ -106,9 +108,13 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
     decoder, codec, text = (_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
     codec_type = codec.get("model_type", "encodec")
     if codec_type not in CODECS:
-        raise ModelError(f"{where}: audio_encoder.model_type {codec_type!r} is not supported; it must be one of {', '.join(CODECS)}")
+        raise ModelError(
+            f"{where}: audio_encoder.model_type {codec_type!r} is not supported; it must be one of {', '.join(CODECS)}"
+        )
     if codec.get("normalize") or codec.get("chunk_length_s"):
-        raise ModelError(f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind")
+        raise ModelError(
+            f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind"
+        )
 
     hidden, heads = _integer(decoder, "hidden_size", where), _integer(decoder, "num_attention_heads", where)
     if hidden % heads or (hidden // heads) % 2:
@@ -120,10 +126,14 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         )
     channels, codebooks = _integer(decoder, "audio_channels", where, 1), _integer(decoder, "num_codebooks", where)
     if channels not in (1, 2) or codebooks % channels:
-        raise ModelError(f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them evenly")
+        raise ModelError(
+            f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them evenly"
+        )
     vocabulary, codec_vocabulary = _integer(decoder, "vocab_size", where), _integer(codec, "codebook_size", where)
     if vocabulary != codec_vocabulary:
-        raise ModelError(f"{where}: decoder.vocab_size {vocabulary} and audio_encoder.codebook_size {codec_vocabulary} differ")
+        raise ModelError(
+            f"{where}: decoder.vocab_size {vocabulary} and audio_encoder.codebook_size {codec_vocabulary} differ"
+        )
 
     sample_rate = _integer(codec, "sampling_rate", where)
     frame_rate = sample_rate / _hop(codec, codec_type, where)
@@ -161,7 +171,9 @@ def _hop(codec: Mapping[str, Any], codec_type: str, where: str) -> int:
     """Samples per frame."""
     if codec_type == "spectral_rvq":
         return _integer(codec, "hop_length", where)
-    return math.prod(int(ratio) for ratio in codec.get("upsampling_ratios") or _missing("audio_encoder.upsampling_ratios", where))
+    return math.prod(
+        int(ratio) for ratio in codec.get("upsampling_ratios") or _missing("audio_encoder.upsampling_ratios", where)
+    )
 
 
 def _pattern(decoder: Mapping[str, Any], where: str) -> str:
@@ -177,13 +189,17 @@ def _text(text: Mapping[str, Any], where: str) -> tuple[str, int]:
         return "t5", _integer(text, "d_model", where)
     if kind == "clap":
         return "clap", _integer(text, "projection_dim", where, 512)
-    raise ModelError(f"{where}: text_encoder.model_type {kind!r} is not supported; it must be t5 (FLAN-T5 is one) or clap")
+    raise ModelError(
+        f"{where}: text_encoder.model_type {kind!r} is not supported; it must be t5 (FLAN-T5 is one) or clap"
+    )
 
 
 def _section(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     section = config.get(name)
     if not isinstance(section, Mapping):
-        raise ModelError(f"{where}: lacks the section {name!r}; a checkpoint nests text_encoder, audio_encoder and decoder")
+        raise ModelError(
+            f"{where}: lacks the section {name!r}; a checkpoint nests text_encoder, audio_encoder and decoder"
+        )
     return section
 
 

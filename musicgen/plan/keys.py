@@ -49,13 +49,23 @@ class Keyer:
         `request` gives the request itself, when its like has not been seen; `parameters` must tell apart whatever
         differs in its other fields.
         """
-        shape = (parameters, sample, not prompt, id is None, seed is None, melody_sha256 is None, continuation_sha256 is None)
+        shape = (
+            parameters,
+            sample,
+            not prompt,
+            id is None,
+            seed is None,
+            melody_sha256 is None,
+            continuation_sha256 is None,
+        )
         template = self._templates.get(shape)
         if template is None:
             if len(self._templates) >= _CACHED:
                 self._templates.clear()
             template = self._templates[shape] = self._template(request())
-        values: tuple[bytes | int, ...] = (encode_basestring(prompt).encode("utf-8", "surrogatepass"),) if prompt else ()
+        values: tuple[bytes | int, ...] = (
+            (encode_basestring(prompt).encode("utf-8", "surrogatepass"),) if prompt else ()
+        )
         if melody_sha256 is not None:
             values = (melody_sha256.encode(), *values)
         if id is not None:

@@ -9,10 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from musicgen.errors import StoreError
-from musicgen.request import Request
+from musicgen.shard import PlannedModel
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 PLAN_VERSION = 1
 
@@ -39,16 +39,6 @@ class PlanPart:
     def audio_s(self) -> float:
         """How many seconds of audio they ask for."""
         return sum(self.shard_audio_s)
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedModel:
-    """The checkpoint a run was planned for; every actor checks `identity`."""
-
-    name: str
-    revision: str | None
-    identity: str
-    frame_rate: float
 
 
 @dataclass(frozen=True)
@@ -111,27 +101,19 @@ class Plan:
         try:
             data = json.loads(text)
             if data["version"] != PLAN_VERSION:
-                raise StoreError(f"the plan of run {data.get('run')} has version {data['version']}; this program writes {PLAN_VERSION}")
+                raise StoreError(
+                    f"the plan of run {data.get('run')} has version {data['version']}; this program writes {PLAN_VERSION}"
+                )
             data["model"] = PlannedModel(**data["model"])
-            data["parts"] = tuple(PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"])) for part in data["parts"])
+            data["parts"] = tuple(
+                PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"]))
+                for part in data["parts"]
+            )
             return cls(**data)
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew") from None
-
-
-@dataclass(frozen=True)
-class ShardRows:
-    """The rows of one shard, ready to be made: position i is the same row in every field."""
-
-    run: str
-    shard: int
-    requests: list[Request]  # resolved: `seed` is the effective seed
-    keys: list[str]
-    sources: list[str]  # file and row, for failures
-    carried: "pa.Table"  # the carried columns, under their names in the index
-
-    def __len__(self) -> int:
-        return len(self.keys)
+            raise StoreError(
+                f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ def shard_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: fl
         return ShardLimits(min(job.cluster.shard_rows, 10 * MAX_ROWS), bound_s)
     fair = math.ceil(rows / (_SHARDS_PER_ACTOR * job.cluster.max_actors))
     work_s = max(speed * _WORK_S, audio_s / _MOST_SHARDS)
-    return ShardLimits(max(_MIN_ROWS, min(fair, MAX_ROWS)), min(bound_s, max(work_s, _MIN_ROWS * audio_s / max(rows, 1))))
+    return ShardLimits(
+        max(_MIN_ROWS, min(fair, MAX_ROWS)), min(bound_s, max(work_s, _MIN_ROWS * audio_s / max(rows, 1)))
+    )
 
 
 def expected_speed(job: Job, spec: ModelSpec) -> float:
@@ -45,7 +47,10 @@ def expected_speed(job: Job, spec: ModelSpec) -> float:
     Half of the bounds of docs/architecture.md for an H100; a CPU is taken as a hundredth of it. Only shard sizes and a
     first estimate of time hang on it, and neither changes a clip.
     """
-    parameters = spec.layers * (6 * spec.hidden**2 + 2 * spec.hidden * spec.ffn) + 2 * spec.codebooks * spec.codebook_size * spec.hidden
+    parameters = (
+        spec.layers * (6 * spec.hidden**2 + 2 * spec.hidden * spec.ffn)
+        + 2 * spec.codebooks * spec.codebook_size * spec.hidden
+    )
     on_gpu = job.model.device.startswith("cuda") or (job.cluster.gpus_per_actor not in ("auto", 0))
     return min(400.0, 60.0 * 1.4e9 / parameters) if on_gpu else min(60.0, 6.0 * 4e8 / parameters)
 

@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from musicgen.errors import ManifestError
-from musicgen.manifest.batch import SourceBatch
 from musicgen.manifest.carried import JsonTypes, fit, json_table, union
-from musicgen.plan.parsing import ROWS, ParsedBatch, Refused
+from musicgen.manifest.source_batch import SourceBatch
+from musicgen.plan.keyed_rows import ParsedBatch, Refused
+from musicgen.plan.row_schema import ROWS
 
 # Rows of the ledger: their place in the manifest, 128 bits of the key, 128 bits of (id, sample) or null, the duration.
 LEDGER = pa.schema([*((name, pa.int64()) for name in ("place", "k1", "k2", "i1", "i2")), ("seconds", pa.float64())])
 REFUSED = pa.schema(
-    [(name, pa.string()) for name in ("source", "id", "prompt", "error_class", "reason")] + [("h1", pa.int64()), ("h2", pa.int64())]
+    [(name, pa.string()) for name in ("source", "id", "prompt", "error_class", "reason")]
+    + [("h1", pa.int64()), ("h2", pa.int64())]
 )
 _JSON = "json"
 
@@ -149,7 +151,9 @@ class Spill:
             table = json_table(objects, self._types.schema())
         else:
             own = rows.column_names[len(ROWS) :]
-            table = pa.Table.from_arrays([rows[name] for name in own], names=[name.removeprefix("carried ") for name in own])
+            table = pa.Table.from_arrays(
+                [rows[name] for name in own], names=[name.removeprefix("carried ") for name in own]
+            )
         try:
             return fit(table, schema, names, "")
         except ManifestError:

@@ -6,8 +6,8 @@
 Stores are safe to use from many threads and pickle as their URI.
 """
 
-from musicgen.storage.base import FileInfo, Store
-from musicgen.storage.expand import expand
 from musicgen.storage.opening import open_store
+from musicgen.storage.store import FileInfo, Store
+from musicgen.storage.wildcards import expand
 
 __all__ = ["FileInfo", "Store", "expand", "open_store"]

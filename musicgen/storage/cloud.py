@@ -14,16 +14,26 @@ from typing import Any, BinaryIO, TypeVar
 
 from musicgen.errors import StoreError
 from musicgen.storage import faults
-from musicgen.storage.base import FileInfo, Store
 from musicgen.storage.location import S3_SCHEMES, inside
+from musicgen.storage.store import FileInfo, Store
 
 _T = TypeVar("_T")
 _CONFLICT_TRIES = 8
 _READ_BLOCK = 1 << 20
 
 # Patient while working, impatient when asked whether the store is there at all.
-_WORKING = {"connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 64, "retries": {"mode": "standard", "max_attempts": 5}}
-_CHECKING = {"connect_timeout": 3, "read_timeout": 4, "max_pool_connections": 4, "retries": {"mode": "standard", "max_attempts": 1}}
+_WORKING = {
+    "connect_timeout": 10,
+    "read_timeout": 60,
+    "max_pool_connections": 64,
+    "retries": {"mode": "standard", "max_attempts": 5},
+}
+_CHECKING = {
+    "connect_timeout": 3,
+    "read_timeout": 4,
+    "max_pool_connections": 4,
+    "retries": {"mode": "standard", "max_attempts": 1},
+}
 
 
 class CloudStore(Store):
@@ -89,7 +99,9 @@ class CloudStore(Store):
         start = len(self.location.prefix) + 1 if self.location.prefix else 0
         token: dict[str, str] = {}
         while True:  # page by page: a dataset may have a hundred million objects
-            page = self._call(prefix, self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", **token)
+            page = self._call(
+                prefix, self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", **token
+            )
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):  # what consoles create as a "folder"
                     yield FileInfo(entry["Key"][start:], entry["Size"], entry.get("ETag", "").strip('"'))
@@ -120,7 +132,9 @@ class CloudStore(Store):
             else:
                 fs.ls(self.location.bucket)
         except FileNotFoundError:
-            raise StoreError(f"{self.uri}: there is no bucket {self.location.bucket!r}; create it, or correct the name") from None
+            raise StoreError(
+                f"{self.uri}: there is no bucket {self.location.bucket!r}; create it, or correct the name"
+            ) from None
         except faults.SIGNS as error:
             raise faults.translate(error, self.location) from error
 
@@ -154,7 +168,9 @@ def _make(scheme: str, checking: bool) -> Any:
     try:
         fs = fsspec.filesystem(scheme, **options)
     except ImportError as error:
-        raise StoreError(f"{scheme}:// needs a driver that is not installed ({error}); pip install it, or use s3://") from None
+        raise StoreError(
+            f"{scheme}:// needs a driver that is not installed ({error}); pip install it, or use s3://"
+        ) from None
     except ValueError as error:  # an endpoint that is no URL
         raise StoreError(f"{scheme}:// cannot be set up: {error}; look at AWS_ENDPOINT_URL") from None
     if checking and scheme in S3_SCHEMES:

@@ -53,7 +53,9 @@ def translate(error: BaseException, location: Location, path: str | None = None)
     if isinstance(error, FileNotFoundError | IsADirectoryError):
         return FileNotFoundError(where)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return StoreError(f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS tools")
+        return StoreError(
+            f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS tools"
+        )
     if isinstance(error, PermissionError) or code in _DENIED:
         reason = _DENIED.get(code or "", "access is denied (wrong credentials, or no right to this bucket)")
         return StoreError(f"{where}: {reason}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
@@ -62,10 +64,14 @@ def translate(error: BaseException, location: Location, path: str | None = None)
     if isinstance(error, ReadTimeoutError | FSTimeoutError | TimeoutError):
         return StoreError(f"{where}: no answer from {_endpoint()} in time; check the network, then run again")
     if isinstance(error, HTTPClientError):
-        return StoreError(f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run again")
+        return StoreError(
+            f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run again"
+        )
     if isinstance(error, ValueError):
         return StoreError(f"{where}: {_first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
-    return StoreError(f"{where}: the store answered {code or type(error).__name__} ({_first_line(error)}); try again, or ask its operator")
+    return StoreError(
+        f"{where}: the store answered {code or type(error).__name__} ({_first_line(error)}); try again, or ask its operator"
+    )
 
 
 def _client_error(error: BaseException) -> ClientError | None:

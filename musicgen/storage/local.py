@@ -12,8 +12,8 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from musicgen.errors import StoreError
-from musicgen.storage.base import FileInfo, Store
 from musicgen.storage.location import inside
+from musicgen.storage.store import FileInfo, Store
 
 TEMP_PREFIX = ".tmp-"
 
@@ -93,7 +93,9 @@ class LocalStore(Store):
         if os.path.exists(self.uri) and not os.path.isdir(self.uri):
             raise StoreError(f"{self.uri} is a file, not a folder; choose another output")
         if os.path.isdir(self.uri) and not os.access(self.uri, os.R_OK | os.X_OK):
-            raise StoreError(f"{self.uri}: the folder cannot be read; give this user the right to, or choose another one")
+            raise StoreError(
+                f"{self.uri}: the folder cannot be read; give this user the right to, or choose another one"
+            )
 
     def probe(self) -> None:
         made = _missing_folders(Path(self.uri))

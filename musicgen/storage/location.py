@@ -40,7 +40,9 @@ def parse(uri: str) -> Location:
     """
     text = os.fspath(uri)
     if not text or any(ord(c) < 32 for c in text):
-        raise StoreError("an empty URI, or one with control characters, is not a place; give a folder or s3://bucket/prefix")
+        raise StoreError(
+            "an empty URI, or one with control characters, is not a place; give a folder or s3://bucket/prefix"
+        )
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Location("file", os.path.abspath(os.path.expanduser(text)))
@@ -55,7 +57,9 @@ def parse(uri: str) -> Location:
     if not parts:
         raise StoreError(f"{scheme}:// lacks a bucket; write {scheme}://bucket/prefix")
     if "@" in parts[0] and scheme not in ("abfs", "abfss"):
-        raise StoreError(f"credentials do not belong in a {scheme}:// URI; put them in the environment (AWS_ACCESS_KEY_ID, ...)")
+        raise StoreError(
+            f"credentials do not belong in a {scheme}:// URI; put them in the environment (AWS_ACCESS_KEY_ID, ...)"
+        )
     if ".." in parts or "." in parts:
         raise StoreError(f"{text}: '.' and '..' have no meaning in an object store; write the path out")
     return Location("s3" if scheme == "s3a" else scheme, "/".join(parts))

@@ -1,8 +1,8 @@
 """From a URI to a store."""
 
-from musicgen.storage.base import Store
 from musicgen.storage.local import LocalStore
 from musicgen.storage.location import parse
+from musicgen.storage.store import Store
 
 
 def open_store(uri: str, single_writer: bool = False) -> Store:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen import patterns
-from musicgen.model.checkpoint import resolve_checkpoint
+from musicgen.model.checkpoint.resolve import resolve_checkpoint
 from musicgen.training.log import read_log
 from musicgen.training.recipe import Recipe, Say, make_trainer, prepare
 
@@ -24,7 +24,11 @@ _CLIPS = 4  # generated to time it
 
 
 def run_ablation(
-    recipe: Recipe, command: str = "", say: Say = print, report: "Report | None" = None, measures: Measures | None = None
+    recipe: Recipe,
+    command: str = "",
+    say: Say = print,
+    report: "Report | None" = None,
+    measures: Measures | None = None,
 ) -> Path:
     """Train and measure what is left to, and write `table.md` and `table.json`. Returns the table's path. Raises `UserError`."""
     start, tokens = prepare(recipe, say)
@@ -32,7 +36,9 @@ def run_ablation(
     known = _known(folder / "table.json")
     rows: list[dict[str, Any]] = []
     for pattern in recipe.ablation:
-        one = recipe.model_copy(update={"training": recipe.training.model_copy(update={"pattern": pattern}), "ablation": ()})
+        one = recipe.model_copy(
+            update={"training": recipe.training.model_copy(update={"pattern": pattern}), "ablation": ()}
+        )
         trainer = make_trainer(one, start, tokens, folder / pattern, command, report)
         say(f"{pattern}: {'trained already' if trainer.done else 'training'}")
         if trainer.done:
@@ -44,7 +50,9 @@ def run_ablation(
         row = known.get(pattern)
         if row is None or row["weights"] != weights:
             say(f"{pattern}: measuring")
-            row = {"pattern": pattern, "weights": weights} | _row(lines, folder / pattern / "export", start.spec, pattern, measures)
+            row = {"pattern": pattern, "weights": weights} | _row(
+                lines, folder / pattern / "export", start.spec, pattern, measures
+            )
         known[pattern] = row
         rows.append(row)
         _write(folder / "table.json", json.dumps([*known.values()], indent=1) + "\n")
@@ -63,7 +71,9 @@ def _write(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def _row(lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, measures: Measures | None) -> dict[str, Any]:
+def _row(
+    lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, measures: Measures | None
+) -> dict[str, Any]:
     last = lines[-1]
     valid: dict[str, Any] = next((line for line in reversed(lines) if "valid" in line), {})
     return {
@@ -83,7 +93,7 @@ def _row(lines: list[dict[str, Any]], export: Path, spec: Any, pattern: str, mea
 
 def _speed(export: Path, spec: Any) -> float:
     """Seconds of music that the engine's steps make in a second, with `_CLIPS` clips at once, sound included."""
-    from musicgen import MusicGen, Request
+    from musicgen.api import MusicGen, Request
 
     seconds = spec.max_frames / spec.frame_rate
     with MusicGen.from_pretrained(str(export), slots=_CLIPS) as model:
@@ -102,4 +112,12 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        "-"
+        if value is None
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )

@@ -39,14 +39,18 @@ def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, patt
         seen, times, start = _seen(network, texts, pattern, seed)
         return [
             _set(network, head, seen, times, start, first, count, seed)
-            for head, (first, count) in enumerate(((0, network.spec.chroma_length), (network.spec.chroma_length, ticks)))
+            for head, (first, count) in enumerate(
+                ((0, network.spec.chroma_length), (network.spec.chroma_length, ticks))
+            )
             if count
         ]
     finally:
         torch.set_num_threads(threads)
 
 
-def _seen(network: Network, texts: Sequence[NDArray[np.int32]], pattern: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _seen(
+    network: Network, texts: Sequence[NDArray[np.int32]], pattern: str, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the first layer's attention sees of random codes [clips, N, hidden]; each step's time, in codes; where steps begin [clips]."""
     spec = network.spec
     draw = np.random.default_rng([seed, 3])
@@ -72,11 +76,15 @@ def _first_layer(network: Network) -> Layer:
     return layer
 
 
-def _set(network: Network, head: int, seen: Tensor, times: Tensor, start: Tensor, first: int, count: int, seed: int) -> float:
+def _set(
+    network: Network, head: int, seen: Tensor, times: Tensor, start: Tensor, first: int, count: int, seed: int
+) -> float:
     """Let a head look at its own time among `count` positions from `first` on. Returns how far it does."""
     spec, attention = network.spec, _first_layer(network).self_attn
     each = chroma.HOP / chroma.RATE_HZ * spec.frame_rate  # codes a position of the prefix
-    rates = torch.logspace(math.log10(2 * math.pi / spec.max_frames), math.log10(1 / each), spec.head_dim // 2)  # radians a code
+    rates = torch.logspace(
+        math.log10(2 * math.pi / spec.max_frames), math.log10(1 / each), spec.head_dim // 2
+    )  # radians a code
     loud = rates**0.5  # the fast ones tell neighbours apart
 
     def told(at: Tensor) -> Tensor:  # times [n] to [n, head dim]
@@ -84,17 +92,27 @@ def _set(network: Network, head: int, seen: Tensor, times: Tensor, start: Tensor
         return torch.cat([turns.cos() * loud, turns.sin() * loud], dim=1)
 
     positions = torch.arange(seen.shape[1], device=seen.device)
-    codes = torch.stack([row[at : at + len(times)] for row, at in zip(seen, start.tolist(), strict=True)])  # [clips, steps, hidden]
+    codes = torch.stack(
+        [row[at : at + len(times)] for row, at in zip(seen, start.tolist(), strict=True)]
+    )  # [clips, steps, hidden]
     query = _fit(codes, told(times), torch.ones_like(times))
-    key = _fit(seen, told((positions - first) * each), torch.where((positions >= first) & (positions < first + count), 1.0, _ELSEWHERE))
+    key = _fit(
+        seen,
+        told((positions - first) * each),
+        torch.where((positions >= first) & (positions < first + count), 1.0, _ELSEWHERE),
+    )
     own = (first + (times / each).round().long()).clamp(max=first + count - 1)  # [steps]: the position of a step's time
     scores = (codes @ query.T) @ (seen @ key.T).transpose(1, 2) / spec.head_dim**0.5  # [clips, steps, N]
     more = _PEAK / scores[:, torch.arange(len(own)), own].mean().clamp(min=1e-3)  # a tiny model's fit may tell nothing
     rows = slice(head * spec.head_dim, (head + 1) * spec.head_dim)
     attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query * more**0.5, key * more**0.5
     draw = torch.Generator().manual_seed(seed + head)
-    attention.v_proj.weight[rows] = (_VALUE / spec.hidden**0.5 * torch.randn(spec.head_dim, spec.hidden, generator=draw)).to(seen.device)
-    attention.out_proj.weight[:, rows] = (_OUT * torch.randn(spec.hidden, spec.head_dim, generator=draw)).to(seen.device)
+    attention.v_proj.weight[rows] = (
+        _VALUE / spec.hidden**0.5 * torch.randn(spec.head_dim, spec.hidden, generator=draw)
+    ).to(seen.device)
+    attention.out_proj.weight[:, rows] = (_OUT * torch.randn(spec.hidden, spec.head_dim, generator=draw)).to(
+        seen.device
+    )
 
     later = positions > (start[0] + torch.arange(len(times), device=seen.device))[:, None]
     attended = torch.softmax((scores[0] * more).masked_fill(later, -torch.inf), dim=-1)

@@ -82,7 +82,10 @@ def assemble(
     layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
     heard = layouts
     if draw is not None and dropout is not None:
-        heard = [patterns.build(pattern, _hidden(codes, spec.special_token, dropout.past, draw), spec.special_token) for codes, _ in rows]
+        heard = [
+            patterns.build(pattern, _hidden(codes, spec.special_token, dropout.past, draw), spec.special_token)
+            for codes, _ in rows
+        ]
     steps = max(layout.shape[1] for layout in layouts)
     sequences = np.full((len(rows), spec.codebooks, steps), spec.special_token, np.int64)
     targets = np.full((len(rows), spec.codebooks, steps), IGNORED, np.int64)
@@ -116,7 +119,9 @@ def assemble(
     )
 
 
-def _cut(clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | None) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
+def _cut(
+    clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | None
+) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
     """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's are."""
     rate = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
     spare = clip.codes.shape[1] - frames

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from musicgen.conditioning import chroma
-from musicgen.training.corpus.arrange import FASTEST_BPM, SLOWEST_BPM
+from musicgen.corpus.arrange import FASTEST_BPM, SLOWEST_BPM
 
 TICK_S = chroma.HOP / chroma.RATE_HZ  # 0.128
 LEVELS = (1, 2, 4)  # beats that a phase goes round in; four are a bar of most music
@@ -37,7 +37,9 @@ def tick_ids(tokenizer: Any) -> list[int]:
 
 def phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
     """Where in its beat, in two beats and in four each tick is, the first at 0: float32 [tempi, ticks, PHASES], cosines and sines."""
-    beats = torch.tensor(list(tempi_bpm), dtype=torch.float64)[:, None] / 60 * TICK_S * torch.arange(ticks)  # [tempi, ticks]
+    beats = (
+        torch.tensor(list(tempi_bpm), dtype=torch.float64)[:, None] / 60 * TICK_S * torch.arange(ticks)
+    )  # [tempi, ticks]
     turns = torch.stack([beats / level for level in LEVELS], dim=-1) * 2 * math.pi
     return torch.cat([turns.cos(), turns.sin()], dim=-1).float()
 

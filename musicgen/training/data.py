@@ -72,7 +72,9 @@ def _folder_rows(store: Store) -> Iterator[Row]:
                 raise UserError(
                     f"{store.join(path)}: lacks the column {sorted(missing)[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
                 )
-            wanted = [name for name in ("audio", "prompt", "melody", "split", "beat_s") if name in parquet.schema_arrow.names]
+            wanted = [
+                name for name in ("audio", "prompt", "melody", "split", "beat_s") if name in parquet.schema_arrow.names
+            ]
             for row in parquet.read(columns=wanted).to_pylist():
                 yield _folder_row(row, posixpath.dirname(path))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicgen.model.checkpoint import Checkpoint
+from musicgen.model.checkpoint.resolve import Checkpoint
 from musicgen.training.start import copy_small_files
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 DTYPES = {"float16": "float16", "float32": "float32"}
 
 
-def export(network: "Network", start: Checkpoint, folder: Path, pattern: str, dtype: str | None = None, card: str = "") -> None:
+def export(
+    network: "Network", start: Checkpoint, folder: Path, pattern: str, dtype: str | None = None, card: str = ""
+) -> None:
     """Write `network` with the codec, tokenizer and config of `start` into `folder`, whole or not at all.
 
     `dtype` is the stored one, "float16" or "float32"; None: each tensor's own in `start`. `card` becomes README.md.
@@ -24,7 +26,7 @@ def export(network: "Network", start: Checkpoint, folder: Path, pattern: str, dt
     import torch
     from safetensors.torch import save_file
 
-    from musicgen.model.tensors import Tensors
+    from musicgen.model.checkpoint.tensors import Tensors
 
     partial, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
     for path in (partial, old):
@@ -34,12 +36,18 @@ def export(network: "Network", start: Checkpoint, folder: Path, pattern: str, dt
     tensors = dict(stored.view("", "cpu"))
     trained = {name: tensor.cpu() for name, tensor in network.published().items()}
     for name, tensor in trained.items():
-        name = name if name in tensors or name != "text_encoder.shared.weight" else "text_encoder.encoder.embed_tokens.weight"
+        name = (
+            name
+            if name in tensors or name != "text_encoder.shared.weight"
+            else "text_encoder.encoder.embed_tokens.weight"
+        )
         tensors[name] = tensor.to(tensors[name].dtype) if name in tensors else tensor
     if dtype is not None:
         kind = getattr(torch, DTYPES[dtype])
         tensors = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "model.safetensors", {"format": "pt"}
+    )
     (partial / "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
     config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
     if pattern != start.spec.pattern:
@@ -63,14 +71,20 @@ def card(
     last = lines[-1] if lines else {}
     valid: dict[str, Any] = next((line for line in reversed(lines) if "valid" in line), {})
     rows = [
-        ("decoder", f"{spec.layers} layers x {spec.hidden}, {spec.codebooks} codebooks of {spec.codebook_size}, pattern {pattern}"),
+        (
+            "decoder",
+            f"{spec.layers} layers x {spec.hidden}, {spec.codebooks} codebooks of {spec.codebook_size}, pattern {pattern}",
+        ),
         ("parameters trained", f"{parameters:,}"),
         ("codec", f"{spec.sample_rate} Hz, {spec.frame_rate:g} frames a second"),
         ("trained on", f"{clips:,} clips, {hours_of_music:.1f} hours of music ({data}); {bad} rows could not be used"),
         ("steps", f"{last.get('step', 0):,}, {last.get('frames', 0):,} frames, {last.get('epochs', 0):.1f} epochs"),
         ("hours of running", f"{last.get('seconds', 0) / 3600:.2f}"),
         ("seed", f"{schedule['seed']}"),
-        ("training loss, nats a code", f"{last['loss']:.3f} ({', '.join(f'{x:.3f}' for x in last['each'])} by codebook)" if last else "-"),
+        (
+            "training loss, nats a code",
+            f"{last['loss']:.3f} ({', '.join(f'{x:.3f}' for x in last['each'])} by codebook)" if last else "-",
+        ),
     ]
     if valid:
         rows.append(

@@ -21,12 +21,17 @@ _VALID_ROWS = 8
 class Feed:
     """Batches of the clips `numbers` of `tokens`. A step's batch is a function of the seed, the step and the clips seen."""
 
-    def __init__(self, tokens: Tokens, numbers: Sequence[int], tokenizer: Any, spec: ModelSpec, pattern: str, schedule: Schedule):
+    def __init__(
+        self, tokens: Tokens, numbers: Sequence[int], tokenizer: Any, spec: ModelSpec, pattern: str, schedule: Schedule
+    ):
         if not numbers:
             raise UserError("nothing to train on: no row is in the split train")
         self.tokens, self.numbers, self.spec, self.pattern, self.schedule = tokens, numbers, spec, pattern, schedule
         prompts = [tokens.clips[number]["prompt"] for number in numbers]
-        self._text = [np.asarray(tokenizer(p, truncation=True, max_length=512)["input_ids"] if p else [], np.int32) for p in prompts]
+        self._text = [
+            np.asarray(tokenizer(p, truncation=True, max_length=512)["input_ids"] if p else [], np.int32)
+            for p in prompts
+        ]
         longest = max(tokens.clips[number]["frames_end"] - tokens.clips[number]["frames_begin"] for number in numbers)
         self.window = min(spec.max_frames, longest, max(1, round(schedule.crop_s[1] * spec.frame_rate)))
         self.shortest = min(self.window, max(1, round(schedule.crop_s[0] * spec.frame_rate)))
@@ -52,8 +57,13 @@ class Feed:
     def fixed(self, clips: int, text: bool = True, melody: bool = True) -> list[Batch]:
         """The first `clips` clips in whole windows, with or without their conditions: for validation."""
         found = [self.clip(i) for i in range(min(clips, len(self)))]
-        kept = [replace(c, bins=c.bins if melody else c.bins[:0], text=c.text if text else c.text[:0]) for c in found]  # null conditions
-        return [assemble(kept[i : i + _VALID_ROWS], self.spec, self.pattern, self.window) for i in range(0, len(kept), _VALID_ROWS)]
+        kept = [
+            replace(c, bins=c.bins if melody else c.bins[:0], text=c.text if text else c.text[:0]) for c in found
+        ]  # null conditions
+        return [
+            assemble(kept[i : i + _VALID_ROWS], self.spec, self.pattern, self.window)
+            for i in range(0, len(kept), _VALID_ROWS)
+        ]
 
     def clip(self, index: int) -> Clip:
         """The clip at a place among `numbers`."""

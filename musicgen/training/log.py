@@ -60,9 +60,19 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     steps = [line["step"] for line in lines]
     for codebook in range(len(lines[0]["each"]) if lines else 0):
-        axes.plot(steps, [line["each"][codebook] for line in lines], linewidth=0.6, alpha=0.6, label=f"codebook {codebook + 1}")
+        axes.plot(
+            steps,
+            [line["each"][codebook] for line in lines],
+            linewidth=0.6,
+            alpha=0.6,
+            label=f"codebook {codebook + 1}",
+        )
     axes.plot(steps, [line["loss"] for line in lines], color="black", linewidth=1, label="training, all")
-    for name, label in (("valid", "validation"), ("valid_text", "validation, without melody"), ("valid_none", "validation, without both")):
+    for name, label in (
+        ("valid", "validation"),
+        ("valid_text", "validation, without melody"),
+        ("valid_none", "validation, without both"),
+    ):
         marks = [(line["step"], line[name]) for line in lines if name in line]
         if marks:
             axes.plot(*zip(*marks, strict=True), marker=".", linewidth=1.2, label=label)

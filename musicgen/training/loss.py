@@ -14,7 +14,9 @@ IGNORED = -100  # a target that is no code
 _BLOCK = 128  # positions: 2 MB of logits
 
 
-def cross_entropy(states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The codebooks' mean cross-entropies: their mean, which can be differentiated, and each, float32 [codebooks], which cannot.
 
     `shares` float32 [codebooks], 1 together, are what each counts in the mean; None: the same.
@@ -38,7 +40,10 @@ class _CrossEntropy(torch.autograd.Function):
         weight = 1 / (targets != IGNORED).sum(0).clamp(min=1)  # [codebooks]
         needed = any(ctx.needs_input_grad[:2])
         losses = torch.zeros(codebooks, dtype=torch.float32, device=states.device)
-        states_grad, heads_grad = torch.empty_like(states), torch.zeros(heads.shape, dtype=torch.float32, device=heads.device)
+        states_grad, heads_grad = (
+            torch.empty_like(states),
+            torch.zeros(heads.shape, dtype=torch.float32, device=heads.device),
+        )
         with torch.autocast(states.device.type, enabled=False):
             for x, y, grad in zip(states.split(_BLOCK), targets.split(_BLOCK), states_grad.split(_BLOCK), strict=True):
                 kept = (y != IGNORED) * weight  # [block, codebooks]

@@ -1,6 +1,6 @@
 """The decoder as a network to train: every step of a clip at once, causal, with the tensor names of the published format.
 
-What `musicgen.model.decoder` runs step by step is here one teacher-forced pass (Copet et al. 2023, section 3.1). Rows are
+What `musicgen.model.decoder.decoder` runs step by step is here one teacher-forced pass (Copet et al. 2023, section 3.1). Rows are
 laid out as the engine lays them out: in a melody model [chroma, text, codes] without a gap, positions counted from the
 first chroma position, so a row's padding stands at its end, where a causal row never looks. In a text model the codes
 attend to the text by cross-attention. A dropped text is zeros, a dropped melody is pitch class 0: exactly the null
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.model.decoder import sinusoids
+from musicgen.model.checkpoint.tensors import Tensors, fill
+from musicgen.model.decoder.decoder import sinusoids
 from musicgen.model.spec import ModelSpec
-from musicgen.model.tensors import Tensors, fill
 from musicgen.training.attention import causal_attention
 from musicgen.training.batch import Batch
 from musicgen.training.loss import cross_entropy
@@ -33,7 +33,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, N, hidden]
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product instead of three
-        q, k, v = F.linear(x, weight).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, heads, N, head dim] each
+        q, k, v = (
+            F.linear(x, weight).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )  # [B, heads, N, head dim] each
         return self.out_proj(causal_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def cross(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
@@ -42,7 +44,9 @@ class Attention(nn.Module):
             project(states).view(*states.shape[:2], self.heads, -1).transpose(1, 2)
             for project, states in ((self.q_proj, x), (self.k_proj, text), (self.v_proj, text))
         )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None]).transpose(1, 2).flatten(2))
+        return self.out_proj(
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None]).transpose(1, 2).flatten(2)
+        )
 
 
 class Layer(nn.Module):
@@ -52,7 +56,10 @@ class Layer(nn.Module):
         super().__init__()
         self.self_attn, self.self_attn_layer_norm = Attention(spec.hidden, spec.heads), nn.LayerNorm(spec.hidden)
         if spec.kind == "text":
-            self.encoder_attn, self.encoder_attn_layer_norm = Attention(spec.hidden, spec.heads), nn.LayerNorm(spec.hidden)
+            self.encoder_attn, self.encoder_attn_layer_norm = (
+                Attention(spec.hidden, spec.heads),
+                nn.LayerNorm(spec.hidden),
+            )
         self.fc1, self.fc2 = nn.Linear(spec.hidden, spec.ffn, bias=False), nn.Linear(spec.ffn, spec.hidden, bias=False)
         self.final_layer_norm = nn.LayerNorm(spec.hidden)
 
@@ -68,7 +75,9 @@ class Transformer(nn.Module):
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
-        self.embed_tokens = nn.ModuleList(nn.Embedding(spec.codebook_size + 1, spec.hidden) for _ in range(spec.codebooks))
+        self.embed_tokens = nn.ModuleList(
+            nn.Embedding(spec.codebook_size + 1, spec.hidden) for _ in range(spec.codebooks)
+        )
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
         self.layer_norm = nn.LayerNorm(spec.hidden)
 
@@ -87,7 +96,9 @@ class Decoder(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         self.model = Inner(spec)
-        self.lm_heads = nn.ModuleList(nn.Linear(spec.hidden, spec.codebook_size, bias=False) for _ in range(spec.codebooks))
+        self.lm_heads = nn.ModuleList(
+            nn.Linear(spec.hidden, spec.codebook_size, bias=False) for _ in range(spec.codebooks)
+        )
 
 
 class Network(nn.Module):
@@ -104,7 +115,9 @@ class Network(nn.Module):
         from transformers import T5Config, T5EncoderModel
 
         if spec.kind not in ("text", "melody") or spec.text_encoder != "t5":
-            raise ValueError(f"only text and melody models with a T5 encoder can be trained, not {spec.kind} with {spec.text_encoder}")
+            raise ValueError(
+                f"only text and melody models with a T5 encoder can be trained, not {spec.kind} with {spec.text_encoder}"
+            )
         self.spec = spec
         self.text_encoder = T5EncoderModel._from_config(T5Config(**text), attn_implementation="eager")
         if spec.text_projection:
@@ -120,8 +133,12 @@ class Network(nn.Module):
 
         `shares` [codebooks] are what codebooks count in the mean; None: the same.
         """
-        heads = torch.cat([head.get_parameter("weight") for head in self.decoder.lm_heads])  # one product instead of four
-        return cross_entropy(self.states(batch).flatten(0, 1), heads, batch.targets.transpose(1, 2).flatten(0, 1), shares)
+        heads = torch.cat(
+            [head.get_parameter("weight") for head in self.decoder.lm_heads]
+        )  # one product instead of four
+        return cross_entropy(
+            self.states(batch).flatten(0, 1), heads, batch.targets.transpose(1, 2).flatten(0, 1), shares
+        )
 
     def logits(self, batch: Batch) -> Tensor:
         """What each step predicts of its successor: [B, steps - 1, codebooks, codebook_size]."""
@@ -152,7 +169,9 @@ class Network(nn.Module):
         text = self._text(batch)  # [B, S, hidden]
         start: Tensor | None = None
         if spec.kind == "melody":
-            sound = F.embedding(batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias)  # [B, P, hidden]
+            sound = F.embedding(
+                batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
+            )  # [B, P, hidden]
             start = sound.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
             x = _join(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
         return x + self._positions(x.shape[1]), text, start
@@ -164,7 +183,9 @@ class Network(nn.Module):
     def load(self, tensors: Tensors) -> None:
         """Take the weights of a checkpoint. Raises `ModelError`: one is missing, or of another shape."""
         wanted = ("text_encoder.", "decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
-        found = {name: tensors.view("", "cpu", torch.float32)[name] for name in tensors.names() if name.startswith(wanted)}
+        found = {
+            name: tensors.view("", "cpu", torch.float32)[name] for name in tensors.names() if name.startswith(wanted)
+        }
         table = found.get(_TABLE, found.get(_TWIN))
         if table is not None:
             found |= {_TABLE: table, _TWIN: table}

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from musicgen.errors import JobError, MusicGenError, UserError
 from musicgen.job import describe, known_keys
 from musicgen.job_file import JobDocument
-from musicgen.model.checkpoint import EMBEDDED, Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.resolve import EMBEDDED, Checkpoint, resolve_checkpoint
 from musicgen.training.schedule import Schedule
 from musicgen.training.start import CodecParts, Sizes, write_start
 
@@ -78,7 +78,9 @@ class Recipe(BaseModel):
     ablation: tuple[str, ...] = ()  # patterns, each trained alike: `musicgen.training.ablation`
 
     @classmethod
-    def load(cls, path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, tuple[str, Any]] | None = None) -> "Recipe":
+    def load(
+        cls, path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, tuple[str, Any]] | None = None
+    ) -> "Recipe":
         """The recipe of a YAML file (or of flags alone). `flags`: flag -> (key, value). Raises `JobError`, one line."""
         document = JobDocument.read(path) if path is not None else JobDocument()
         for flag, (key, value) in (flags or {}).items():
@@ -177,7 +179,7 @@ def make_trainer(
 
 
 def _corpus(recipe: Recipe, say: Say) -> Path:
-    from musicgen.training.corpus.write import write_corpus
+    from musicgen.corpus.write import write_corpus
 
     folder = recipe.folder / "corpus"
     if not (folder / "captions.parquet").is_file():
@@ -238,9 +240,9 @@ def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from musicgen.model.spectral import SpectralSettings
-    from musicgen.training.codec import fit_codec
+    from musicgen.model.codec.spectral import SpectralSettings
     from musicgen.training.data import rows
+    from musicgen.training.fit_codec import fit_codec
 
     folder = recipe.folder / "codec"
     settings = SpectralSettings(codebook_size=recipe.codec.codebook_size)
@@ -250,22 +252,31 @@ def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
         train = [row for row in rows(data) if row.split == "train"]
         chosen = np.random.default_rng(recipe.training.seed).permutation(len(train))[: recipe.codec.fit_clips]
         say(f"codec: fitting on {len(chosen)} clips")
-        sounds = (sound for number in sorted(chosen) if (sound := _sound(train[number], data, settings.sampling_rate)) is not None)
+        sounds = (
+            sound
+            for number in sorted(chosen)
+            if (sound := _sound(train[number], data, settings.sampling_rate)) is not None
+        )
         fitted = fit_codec(sounds, settings, recipe.training.seed)
         say(f"codec: {', '.join(f'{left:.3f}' for left in fitted.left)} of the variance left after each codebook")
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(fitted.settings.section(), indent=2) + "\n", encoding="utf-8")
-        tensors = {f"audio_encoder.{name}": torch.from_numpy(np.ascontiguousarray(value)).half() for name, value in fitted.tensors.items()}
+        tensors = {
+            f"audio_encoder.{name}": torch.from_numpy(np.ascontiguousarray(value)).half()
+            for name, value in fitted.tensors.items()
+        }
         save_file(tensors, folder / "model.safetensors")
-    return CodecParts(json.loads((folder / "config.json").read_text(encoding="utf-8")), load_file(folder / "model.safetensors"))
+    return CodecParts(
+        json.loads((folder / "config.json").read_text(encoding="utf-8")), load_file(folder / "model.safetensors")
+    )
 
 
 def _sound(row: Any, data: "Store", rate: int) -> NDArray[np.float32] | None:
-    from musicgen.conditioning.decode import decode
+    from musicgen.audio.read import decode_excerpt
 
     try:
         with row.open_audio(data) as file:
-            return decode(file, rate=rate, seconds=60.0, what="audio", name=row.name)[0]
+            return decode_excerpt(file, rate=rate, seconds=60.0, what="audio", name=row.name)[0]
     except (MusicGenError, OSError):
         return None  # named when the tokens are made
 

@@ -16,14 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.model.spec import parse_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _FILES = [
-    *("preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *(
+        "preprocessor_config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ),
     *("added_tokens.json", "spiece.model", "vocab.json", "merges.txt"),
 ]
 
@@ -44,12 +50,16 @@ class Sizes(BaseModel):
     text_layers: int = Field(default=3, ge=1)
     text_heads: int = Field(default=4, ge=1)
     text_ffn: int = Field(default=256, ge=8)
-    vocabulary: int = Field(default=600, ge=120)  # of the tokenizer: the captions' commonest words and numbers, letters and digits
+    vocabulary: int = Field(
+        default=600, ge=120
+    )  # of the tokenizer: the captions' commonest words and numbers, letters and digits
     positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
     chroma_length: int = Field(default=79, ge=1)  # pitch classes of a window, 7.8 a second
     # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they are not.
     text_length: int = Field(default=0, ge=0)
-    ticks: int = Field(default=0, ge=0, le=400)  # positions before the prompt's words that tell where beats fall, `musicgen.training.beats`
+    ticks: int = Field(
+        default=0, ge=0, le=400
+    )  # positions before the prompt's words that tell where beats fall, `musicgen.training.beats`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +72,7 @@ class CodecParts:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "CodecParts":
         """The codec of a checkpoint."""
-        from musicgen.model.tensors import Tensors
+        from musicgen.model.checkpoint.tensors import Tensors
 
         section = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))["audio_encoder"]
         tensors = Tensors.open(checkpoint.folder).read("audio_encoder.")
@@ -85,7 +95,7 @@ def write_start(
     import torch
     from safetensors.torch import save_file
 
-    from musicgen.model.text import load_tokenizer
+    from musicgen.model.text.tokenizer import load_tokenizer
     from musicgen.training.network import Network
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +108,9 @@ def write_start(
     if teach is not None:
         teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
     save_file(
-        {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}}, folder / "model.safetensors", {"format": "pt"}
+        {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}},
+        folder / "model.safetensors",
+        {"format": "pt"},
     )
     return resolve_checkpoint(folder)
 

@@ -39,7 +39,9 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(dict(tensors), partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps({"counters": asdict(counters), "about": dict(about)}, indent=1) + "\n", encoding="utf-8")
+    (partial / "state.json").write_text(
+        json.dumps({"counters": asdict(counters), "about": dict(about)}, indent=1) + "\n", encoding="utf-8"
+    )
     _sync(partial)
     shutil.rmtree(folder / name, ignore_errors=True)
     os.replace(partial, folder / name)
@@ -58,7 +60,9 @@ def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor
     for key, value in about.items():
         if note["about"].get(key) != value:
             held = note["about"].get(key)
-            raise UserError(f"{folder}: holds a training whose {key} is {held!r}, not {value!r}; go on with that, or give another --output")
+            raise UserError(
+                f"{folder}: holds a training whose {key} is {held!r}, not {value!r}; go on with that, or give another --output"
+            )
     return load_file(states[-1] / "state.safetensors"), Counters(**note["counters"])
 
 

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning import chroma
-from musicgen.conditioning.decode import decode
 from musicgen.errors import MusicGenError, UserError
-from musicgen.model.checkpoint import Checkpoint
-from musicgen.model.weights import read_headers
+from musicgen.model.checkpoint.resolve import Checkpoint
+from musicgen.model.checkpoint.weights import read_headers
 from musicgen.storage import Store
 from musicgen.training.data import Row, rows
 
@@ -67,7 +67,9 @@ class Tokens:
         return sum(clip["frames_end"] - clip["frames_begin"] for clip in self.clips if clip["split"] in names)
 
 
-def make_tokens(store: Store, checkpoint: Checkpoint, folder: Path, processes: int = 0, progress: Callable[[str], None] = print) -> Tokens:
+def make_tokens(
+    store: Store, checkpoint: Checkpoint, folder: Path, processes: int = 0, progress: Callable[[str], None] = print
+) -> Tokens:
     """Analyse the data in `store` with the checkpoint's codec, or open what an earlier call left in `folder`.
 
     Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores. Raises
@@ -91,7 +93,9 @@ def make_tokens(store: Store, checkpoint: Checkpoint, folder: Path, processes: i
 def analyse(row: Row, store: Store, codec: Any, hears_melody: bool) -> Analysed:
     """Codes [codebooks, frames] and pitch classes of a row. Raises RowError, OSError, StoreError: the row cannot be used."""
     with row.open_audio(store) as file:
-        audio = decode(file, rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, what="audio", name=row.name)
+        audio = decode_excerpt(
+            file, rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, what="audio", name=row.name
+        )
         codes = np.asarray(codec.encode(audio), np.int16)
         if not hears_melody:
             return codes, np.zeros(0, np.int8)
@@ -104,7 +108,7 @@ def analyse(row: Row, store: Store, codec: Any, hears_melody: bool) -> Analysed:
 
 def _bins(file: Any, what: str, name: str) -> NDArray[np.int8]:
     """Pitch classes as `musicgen.conditioning.melody` takes them."""
-    return chroma.bins(decode(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0])
+    return chroma.bins(decode_excerpt(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0])
 
 
 class _Worker:
@@ -115,7 +119,7 @@ class _Worker:
     def __init__(self, store: Store, checkpoint: Checkpoint):
         import torch
 
-        from musicgen.model.loading import load_codec
+        from musicgen.model.load import load_codec
 
         torch.set_num_threads(1)
         self.store, self.codec = store, load_codec(checkpoint, "cpu")
@@ -183,7 +187,7 @@ def _write(folder: Path, found: list[Row], results: Iterable[Analysed | str], pr
 
 def _codec_identity(checkpoint: Checkpoint) -> str:
     """A hash of the codec's config and weights, and of whether melodies are heard."""
-    from musicgen.model.tensors import Tensors
+    from musicgen.model.checkpoint.tensors import Tensors
 
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256(json.dumps([config["audio_encoder"], checkpoint.spec.kind], sort_keys=True).encode())

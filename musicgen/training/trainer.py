@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from musicgen.engine.track import pattern_of
-from musicgen.model.checkpoint import Checkpoint
-from musicgen.model.loading import pick_device, pick_dtype
-from musicgen.model.tensors import Tensors
-from musicgen.model.text import load_tokenizer
+from musicgen.engine.sequence import pattern_of
+from musicgen.model.checkpoint.resolve import Checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.load import pick_device, pick_dtype
+from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.align import align as align_heads
 from musicgen.training.batch import Batch
 from musicgen.training.beats import tick_ids
@@ -159,7 +159,9 @@ class Trainer:
         batches, clips = self.feed.batches(counters.step, counters.seen, PARTS)
         work = zip(self.parts, batches, strict=True)
         if self.device.type == "cpu":
-            losses = [future.result() for future in [pool.submit(self._learn, network, batch) for network, batch in work]]
+            losses = [
+                future.result() for future in [pool.submit(self._learn, network, batch) for network, batch in work]
+            ]
         else:
             losses = [self._learn(network, batch) for network, batch in work]
         self._collect()
@@ -200,7 +202,11 @@ class Trainer:
         if self.valid is None:
             return {}
         found = {}
-        for name, kept in (("valid", {}), ("valid_text", {"melody": False}), ("valid_none", {"melody": False, "text": False})):
+        for name, kept in (
+            ("valid", {}),
+            ("valid_text", {"melody": False}),
+            ("valid_none", {"melody": False, "text": False}),
+        ):
             batches = self.valid.fixed(self.schedule.valid_clips, **kept)
             losses = list((pool.map if self.device.type == "cpu" else map)(self._measure, batches))
             weights = [len(batch.inputs) for batch in batches]

@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from musicgen.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_plan
+from musicgen.corpus.caption import caption
+from musicgen.corpus.score import INSTRUMENTS, SCALES, Score
 from musicgen.training.beats import LEVELS, PHASES, lay_out, phases, tick_ids
-from musicgen.training.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_plan
-from musicgen.training.corpus.caption import caption
-from musicgen.training.corpus.score import INSTRUMENTS, SCALES, Score
 
 _HELD_OUT = 1_000
 _ROWS, _ROWS_OF_TICKS = 64, 16  # captions a step
 _RATE, _RATE_OF_TICKS = 3e-3, 2e-3
 _STEPS, _STEPS_OF_TICKS = 1_000, 1_600
 _WARM = 100  # steps of the drill
-_DRILLED, _DRILL_STEPS = 0.05, 2_000  # the error of phases, of which 0.4 is to know nothing, that ends the drill, or so many steps
+_DRILLED, _DRILL_STEPS = (
+    0.05,
+    2_000,
+)  # the error of phases, of which 0.4 is to know nothing, that ends the drill, or so many steps
 _BEAT = 30.0  # what that error counts beside the facts
 _TEMPI = 32  # bins, evenly in the logarithm: 3.5 % each
 _WIDTH = 1.2  # bins: how far a tempo spreads over its neighbours
@@ -50,9 +53,15 @@ class Facts:
     @classmethod
     def of(cls, scores: list[Score]) -> "Facts":
         """The facts of some scores, whose notes do not matter."""
-        at = np.log([score.tempo_bpm / SLOWEST_BPM for score in scores]) / np.log(FASTEST_BPM / SLOWEST_BPM) * (_TEMPI - 1)
+        at = (
+            np.log([score.tempo_bpm / SLOWEST_BPM for score in scores])
+            / np.log(FASTEST_BPM / SLOWEST_BPM)
+            * (_TEMPI - 1)
+        )
         tempo = np.exp(-0.5 * ((np.arange(_TEMPI) - at[:, None]) / _WIDTH) ** 2)
-        scale = np.array([[(pitch - score.tonic) % 12 in SCALES[score.mode] for pitch in range(12)] for score in scores])
+        scale = np.array(
+            [[(pitch - score.tonic) % 12 in SCALES[score.mode] for pitch in range(12)] for score in scores]
+        )
         return cls(
             instrument=_one_hot([INSTRUMENTS.index(score.instrument) for score in scores], len(INSTRUMENTS)),
             tempo=torch.from_numpy(tempo / tempo.sum(1, keepdims=True)).float(),
@@ -71,7 +80,9 @@ class Facts:
 class Taught:
     """What lessons came to: how often each fact is told right of captions never read, and how to read it off a state."""
 
-    found: dict[str, float]  # by fact; "beat": of ticks whose tempo is in the caption, the part whose beat is told within 20 ms
+    found: dict[
+        str, float
+    ]  # by fact; "beat": of ticks whose tempo is in the caption, the part whose beat is told within 20 ms
     heads: Mapping[str, nn.Linear]  # by fact; "beat": phases
 
 
@@ -151,7 +162,9 @@ def _teach(
         loss = torch.zeros(())
         for name, wanted in facts.items():
             right = wanted[torch.from_numpy(rows)][where[word]]
-            loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(heads[name](states[word]), right)
+            loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(
+                heads[name](states[word]), right
+            )
         if ticking:
             loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
         learn(loss, min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -205,7 +218,12 @@ def _examine(encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts:
 
 @torch.no_grad()
 def _examine_ticks(
-    encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, tempi: NDArray[np.float64], texts: list[str], ticks: int
+    encoder: Any,
+    tokens: list[list[int]],
+    heads: nn.ModuleDict,
+    tempi: NDArray[np.float64],
+    texts: list[str],
+    ticks: int,
 ) -> float:
     """Of the last captions' ticks, where a tempo is said by its number: the part whose place in the beat is told within 20 ms."""
     rows = np.array([row for row in range(len(tokens) - _HELD_OUT, len(tokens)) if f"{tempi[row]:.0f}" in texts[row]])

@@ -10,7 +10,7 @@ import pytest
 
 from actors.cluster import Cluster, join
 from actors.dispatcher import Limits
-from actors.work import Progress, Result
+from actors.messages import Progress, Result
 from musicgen.job import ClusterSettings, Job
 from musicgen.plan import Plan, make_plan, pending_shards
 from musicgen.storage import Store, open_store
@@ -44,10 +44,16 @@ class Planned:
 
         return Pool(self.job, self.plan, self.store, self.cluster, make_engine or load_engine, limits)
 
-    def run(self, make_engine: Any = None, limits: Limits = QUICK, watch: Callable[[Any, Progress], None] | None = None) -> Result:
+    def run(
+        self, make_engine: Any = None, limits: Limits = QUICK, watch: Callable[[Any, Progress], None] | None = None
+    ) -> Result:
         """Make what is pending; `watch(pool, progress)` may interfere."""
         pool = self.pool(make_engine, limits)
-        return pool.run(pending_shards(self.store, self.plan), self.plan.rows, lambda progress: watch(pool, progress) if watch else None)
+        return pool.run(
+            pending_shards(self.store, self.plan),
+            self.plan.rows,
+            lambda progress: watch(pool, progress) if watch else None,
+        )
 
     def sounds(self) -> dict[str, str]:
         """Key -> sha256 of the audio; every key once."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.dispatcher import Assign, Dispatcher, Kill, Limits, Start, Stop
-from actors.work import ActorsFailed, Work
+from actors.messages import ActorsFailed, Work
 
 ROWS = 8
 
@@ -46,7 +46,9 @@ class Cluster:
                     assert actor in self.holding, "work was given to an actor that is not ready"
                     self.holding[actor].append(work)
                     suspects = [
-                        w for w in self.holding[actor] if self.dispatcher._cases.get(w.shard) and self.dispatcher._cases[w.shard].crashes
+                        w
+                        for w in self.holding[actor]
+                        if self.dispatcher._cases.get(w.shard) and self.dispatcher._cases[w.shard].crashes
                     ]
                     assert not suspects or len(self.holding[actor]) == 1, "a suspect is not alone"
                 case Kill(actor) | Stop(actor):

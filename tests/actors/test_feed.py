@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from actors.feed import Feed, Row
-from actors.work import EngineFailed
+from actors.generation_loop import Feed, Row
+from actors.messages import EngineFailed
 from musicgen.clip import Clip, Failed
 from musicgen.errors import RowError
 from musicgen.request import Request
@@ -58,7 +58,9 @@ def test_a_failed_row_and_a_refused_row_are_settled_with_their_error():
         return Failed(request, RowError("generation", "NaN")) if request.prompt == "2" else clip(request)
 
     feed = Feed(Refusing(2, make))
-    feed.submit([Row(Request(str(i), seed=i), lambda outcome, i=i: outcomes.update({i: outcome}), print) for i in range(4)])
+    feed.submit(
+        [Row(Request(str(i), seed=i), lambda outcome, i=i: outcomes.update({i: outcome}), print) for i in range(4)]
+    )
     wait_until(lambda: len(outcomes) == 4)
     assert [getattr(outcomes[i], "error_class", "made") for i in range(4)] == ["made", "invalid", "generation", "made"]
     feed.close()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from actors.dispatcher import Limits
-from actors.work import ActorsFailed
+from actors.messages import ActorsFailed
 from musicgen.errors import JobError, ModelError
 from tests.actors import engines
 from tests.actors.conftest import QUICK
@@ -44,14 +44,18 @@ def test_rows_that_end_their_process_or_break_the_engine_are_found_and_the_other
     result = run.run(engines.faulty)
     assert (result.progress.made, result.progress.failed, result.given_up) == (4, 2, {})
     failures = {row["prompt"]: row for row in run.failures()}
-    assert {prompt: row["error_class"] for prompt, row in failures.items()} == {"abort now": "crash", "raise now": "generation"}
+    assert {prompt: row["error_class"] for prompt, row in failures.items()} == {
+        "abort now": "crash",
+        "raise now": "generation",
+    }
     assert "the engine divided by zero" in failures["raise now"]["error"]
     assert failures["abort now"]["source"].endswith(":4")
     assert len(run.sounds()) == 4
 
 
 @pytest.mark.parametrize(
-    ("make_engine", "reason"), [(engines.ends_its_process, "its process ended"), (engines.raises, "OSError: libcudart.so.12")]
+    ("make_engine", "reason"),
+    [(engines.ends_its_process, "its process ended"), (engines.raises, "OSError: libcudart.so.12")],
 )
 def test_actors_that_cannot_start_end_the_run_with_the_reason(planned, make_engine, reason):
     run = planned(["tune"])

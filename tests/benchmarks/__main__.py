@@ -28,18 +28,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench.json")
     parser.add_argument("--cases", default=",".join(cases.ALL), help=f"comma-separated, of: {', '.join(cases.ALL)}")
-    parser.add_argument("--manifest", type=Path, help="CSV with a column `caption` or `prompt`; default: seeded prompts of our own")
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="musicgen-small")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of our side; the peer takes its fastest")
     parser.add_argument(
-        "--mixed-clips", type=int, help="clips of the mixed case; default: what the peer should make in five and a half minutes"
+        "--manifest", type=Path, help="CSV with a column `caption` or `prompt`; default: seeded prompts of our own"
+    )
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="musicgen-small")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of our side; the peer takes its fastest",
+    )
+    parser.add_argument(
+        "--mixed-clips",
+        type=int,
+        help="clips of the mixed case; default: what the peer should make in five and a half minutes",
     )
     parser.add_argument("--mixed-slots", type=int, default=cases.MIXED_SLOTS)
     parser.add_argument("--flow-shape", choices=sorted(SHAPES), default="quarter-small")
-    parser.add_argument("--flow-minutes", type=float, default=5.2, help="length of the flow's job by the bare engine's rate")
+    parser.add_argument(
+        "--flow-minutes", type=float, default=5.2, help="length of the flow's job by the bare engine's rate"
+    )
     parser.add_argument("--flow-slots", type=int, default=16)
     parser.add_argument("--retune", action="store_true", help="look for the peer's best settings again")
-    parser.add_argument("--allow-load", action="store_true", help="measure beside other work; results are marked as loaded")
+    parser.add_argument(
+        "--allow-load", action="store_true", help="measure beside other work; results are marked as loaded"
+    )
     parser.add_argument("--quiet-cores", type=float, default=QUIET_CORES, help="cores of other work that are tolerated")
     parser.add_argument("--patience-s", type=float, default=60.0, help="how long to wait for the machine to fall quiet")
     options = parser.parse_args(arguments)

@@ -52,7 +52,9 @@ def operations(s: ModelShape, work: StepWork) -> list[Operation]:
     """The operations of a step in their order, named as the engine's profile names them."""
 
     def product(name: str, rows: int, depth: int, columns: int, calls: int) -> Operation:
-        return Operation(name, 2.0 * rows * depth * columns * calls, float(depth * columns * s.weight_bytes * calls), calls)
+        return Operation(
+            name, 2.0 * rows * depth * columns * calls, float(depth * columns * s.weight_bytes * calls), calls
+        )
 
     def attention(name: str, positions: int) -> Operation:
         moved = 2.0 * s.hidden * positions * s.layers
@@ -85,7 +87,9 @@ def run_s(machine: Machine, shape: ModelShape, steps: Iterable[StepWork]) -> flo
     return sum(step_s(machine, shape, work) for work in steps)
 
 
-def table(machine: Machine, shape: ModelShape, steps: Sequence[StepWork], spent_s: Mapping[str, float]) -> list[dict[str, object]]:
+def table(
+    machine: Machine, shape: ModelShape, steps: Sequence[StepWork], spent_s: Mapping[str, float]
+) -> list[dict[str, object]]:
     """Per operation, means over the steps: bound, actual (of `spent_s`, seconds of all steps), share; then the rest and the sum."""
     bounds: dict[str, float] = {}
     for work in steps:

@@ -24,14 +24,23 @@ def run_flow(checkpoint: Path, rows: list[Row], slots: int, folder: Path) -> dic
         writer = csv.writer(file)
         writer.writerow(["id", "prompt", "duration_s", "seed"])
         writer.writerows([str(number), row.prompt, row.audio_s, row.seed] for number, row in enumerate(rows))
-    command = [str(Path(sys.executable).with_name("musicgen")), "run", "--manifest", str(manifest), "--output", str(output)]
+    command = [
+        str(Path(sys.executable).with_name("musicgen")),
+        "run",
+        "--manifest",
+        str(manifest),
+        "--output",
+        str(output),
+    ]
     command += ["--model", str(checkpoint), "--actors", "1", "--set", f"cluster.slots={slots}"]
     subprocess.run(command, check=True)
     (report,) = output.glob("runs/*/report.json")
     document = json.loads(report.read_text())
     totals, (session,) = document["totals"], document["sessions"]
     if totals["made"] != len(rows) or totals["failed"]:
-        raise RuntimeError(f"the flow made {totals['made']} of {len(rows)} rows, {totals['failed']} failed; see {output}")
+        raise RuntimeError(
+            f"the flow made {totals['made']} of {len(rows)} rows, {totals['failed']} failed; see {output}"
+        )
     seconds = session["timings_s"]["generate"]
     return {
         "clips": len(rows),

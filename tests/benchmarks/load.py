@@ -29,7 +29,9 @@ class _Reading:
 
 def _read(family: "_Family | None" = None) -> _Reading:
     times = psutil.cpu_times()
-    busy = times.user + times.nice + times.system + sum(getattr(times, name, 0.0) for name in ("irq", "softirq", "steal"))
+    busy = (
+        times.user + times.nice + times.system + sum(getattr(times, name, 0.0) for name in ("irq", "softirq", "steal"))
+    )
     return _Reading(time.perf_counter(), busy, (family or _Family()).seconds())
 
 

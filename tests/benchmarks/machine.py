@@ -36,7 +36,9 @@ class Machine:
         return asdict(self)
 
 
-def measure(rows: tuple[int, ...], hidden: int, heads_out: int, dtype: str = "float32", seconds_each: float = 0.15) -> Machine:
+def measure(
+    rows: tuple[int, ...], hidden: int, heads_out: int, dtype: str = "float32", seconds_each: float = 0.15
+) -> Machine:
     """Measure with all of torch's threads. `rows` are the decoder rows of the cases, `hidden` the model's width,
     `heads_out` the columns of the codebook heads."""
     import torch
@@ -44,9 +46,16 @@ def measure(rows: tuple[int, ...], hidden: int, heads_out: int, dtype: str = "fl
     shapes = [(r, depth, columns) for r in rows for depth, columns in _products(hidden, heads_out)]
     gemm: dict[str, Any] = {}
     for shape in shapes:
-        rates = {name: _gemm_gflops(build, shape, getattr(torch, dtype), seconds_each) for name, build in _implementations(dtype).items()}
+        rates = {
+            name: _gemm_gflops(build, shape, getattr(torch, dtype), seconds_each)
+            for name, build in _implementations(dtype).items()
+        }
         best = max(rates, key=rates.__getitem__)
-        gemm["x".join(map(str, shape))] = {"gflops": round(rates[best], 1), "by": best, **{k: round(v, 1) for k, v in rates.items()}}
+        gemm["x".join(map(str, shape))] = {
+            "gflops": round(rates[best], 1),
+            "by": best,
+            **{k: round(v, 1) for k, v in rates.items()},
+        }
     read = {name: round(_rate(work, READ_BYTES, 5 * seconds_each) / 1e9, 2) for name, work in _readers()}
     return Machine(
         gflops=max(entry["gflops"] for entry in gemm.values()),
@@ -129,7 +138,7 @@ def _own_kernels(dtype: str) -> Any:
     """Our compiled kernels, or None where there is no compiler."""
     import torch
 
-    from musicgen.model.native import NativeOps, load_library
+    from musicgen.model.decoder.cpu_ops import NativeOps, load_library
 
     library = load_library()
     return None if isinstance(library, str) else NativeOps(library, getattr(torch, dtype), torch.get_num_threads())

@@ -31,7 +31,9 @@ class Ours:
         from musicgen.clip import Clip
 
         waiting = [
-            Request(prompt=row.prompt, duration_s=row.audio_s, seed=row.seed, id=str(number)).resolve(0, self.model.spec.frame_rate)
+            Request(prompt=row.prompt, duration_s=row.audio_s, seed=row.seed, id=str(number)).resolve(
+                0, self.model.spec.frame_rate
+            )
             for number, row in enumerate(rows)
         ][::-1]
         timing = Timing(clips=len(rows), audio_s=sum(row.audio_s for row in rows))
@@ -48,7 +50,9 @@ class Ours:
             timing.wall_s = time.perf_counter() - begin
         timing.peak_rss_mb = peak_rss_mb()
         if frames != sum(row.frames for row in rows):
-            raise RuntimeError(f"the engine made {frames} frames instead of {sum(row.frames for row in rows)}: not the same work")
+            raise RuntimeError(
+                f"the engine made {frames} frames instead of {sum(row.frames for row in rows)}: not the same work"
+            )
         timing.steps = len(recorder.steps)
         timing.step_ms = recorder.durations_ms()
         timing.works = [vars_of(work) for work in recorder.works()[:-1]]

@@ -102,7 +102,9 @@ class Peer:
                 logits_processor=LogitsProcessorList([stamps]),
             )
         if audio.shape != (len(rows), 1, frames * 640):
-            raise RuntimeError(f"transformers made {tuple(audio.shape)} for {len(rows)} clips of {frames} frames: not the same work")
+            raise RuntimeError(
+                f"transformers made {tuple(audio.shape)} for {len(rows)} clips of {frames} frames: not the same work"
+            )
         return stamps.times, codec[0]
 
     @contextmanager

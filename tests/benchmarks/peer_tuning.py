@@ -38,7 +38,9 @@ class Cost:
         return steps * self.at(steps / 2)
 
 
-def tune(folder: Path, say: Any = print, batches: tuple[int, ...] = BATCHES, near: int = NEAR, far: int = FAR) -> dict[str, Any]:
+def tune(
+    folder: Path, say: Any = print, batches: tuple[int, ...] = BATCHES, near: int = NEAR, far: int = FAR
+) -> dict[str, Any]:
     """Time the candidates. Returns JSON: `dtype`, `attention`, `costs` [{batch, near_s, far_s}] and all `trials`."""
     trials: list[dict[str, Any]] = []
 
@@ -46,7 +48,9 @@ def tune(folder: Path, say: Any = print, batches: tuple[int, ...] = BATCHES, nea
         seconds = _step_s(peer, batch, position)
         entry = {"dtype": peer.setup.dtype, "attention": peer.setup.attention, "batch": batch, "position": position}
         trials.append({**entry, "step_ms": round(1000 * seconds, 1)})
-        say(f"  transformers {peer.setup.dtype} {peer.setup.attention} batch {batch} at {position}: {1000 * seconds:.0f} ms/step")
+        say(
+            f"  transformers {peer.setup.dtype} {peer.setup.attention} batch {batch} at {position}: {1000 * seconds:.0f} ms/step"
+        )
         return seconds
 
     middle = min(8, max(batches))
@@ -106,6 +110,12 @@ def _step_s(peer: Peer, batch: int, position: int, repeats: int = 3) -> float:
         times = []
         for _ in range(repeats + 1):  # the first computes the cross-attention's keys and values
             begin = time.perf_counter()
-            decoder(input_ids=codes, encoder_hidden_states=text, encoder_attention_mask=mask, past_key_values=past, use_cache=True)
+            decoder(
+                input_ids=codes,
+                encoder_hidden_states=text,
+                encoder_attention_mask=mask,
+                past_key_values=past,
+                use_cache=True,
+            )
             times.append(time.perf_counter() - begin)
     return min(times[1:])

@@ -23,7 +23,9 @@ def _ratios(results: list[dict[str, Any]], path: Path) -> Path | None:
     if not shown:
         return None
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    bars = axes.bar([result["case"] for result in shown], [result["ratio"] for result in shown], width=0.6, color="#3b6ea5")
+    bars = axes.bar(
+        [result["case"] for result in shown], [result["ratio"] for result in shown], width=0.6, color="#3b6ea5"
+    )
     axes.bar_label(bars, fmt="%.2f")
     for place, result in enumerate(shown):
         axes.hlines(result["goal"], place - 0.4, place + 0.4, colors="#c0392b", label="goal" if place == 0 else None)
@@ -59,4 +61,8 @@ def _steps(results: list[dict[str, Any]], path: Path) -> Path | None:
 def smooth(values: Sequence[float], width: int = 5) -> list[float]:
     """Running median: single hiccups are not what the curve is about."""
     half = width // 2
-    return [sorted(window)[len(window) // 2] for i in range(len(values)) if (window := values[max(0, i - half) : i + half + 1])]
+    return [
+        sorted(window)[len(window) // 2]
+        for i in range(len(values))
+        if (window := values[max(0, i - half) : i + half + 1])
+    ]

@@ -45,7 +45,10 @@ def table(results: Iterable[Result]) -> str:
     )
     rows: list[Sequence[str]] = [head, ["---"] * len(head)]
     for result in results:
-        numbers = [result.get(key) for key in ("clips", "ours", "peer", "ratio", "goal", "ours_ms_step", "peer_ms_step", "step_ratio")]
+        numbers = [
+            result.get(key)
+            for key in ("clips", "ours", "peer", "ratio", "goal", "ours_ms_step", "peer_ms_step", "step_ratio")
+        ]
         share, ours_mb, peer_mb = result.get("bound_share"), result.get("peak_rss_mb"), result.get("peer_peak_rss_mb")
         note = result.get("refused") or ("LOADED: other work ran" if result.get("loaded") else "")
         rows.append([result["case"], *map(_text, numbers), _percent(share), _text(ours_mb), _text(peer_mb), note])
@@ -55,7 +58,10 @@ def table(results: Iterable[Result]) -> str:
 def operations_table(rows: Iterable[dict[str, Any]]) -> str:
     """Bound, actual and share per operation."""
     lines = ["| operation | bound ms/step | actual ms/step | share |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row['operation']} | {row['bound_ms']:.3f} | {row['actual_ms']:.3f} | {_percent(row['share'])} |" for row in rows]
+    lines += [
+        f"| {row['operation']} | {row['bound_ms']:.3f} | {row['actual_ms']:.3f} | {_percent(row['share'])} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

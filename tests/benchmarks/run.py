@@ -41,13 +41,22 @@ class Runner:
         """
         before = load.others_cores() if self.allow_load else load.wait_for_quiet(self.patience_s, self.quiet_cores)
         if before > self.quiet_cores and not self.allow_load:
-            raise Refused(f"other work uses {before:.2f} cores before it began ({load.busiest()}); stop it, or --allow-load")
+            raise Refused(
+                f"other work uses {before:.2f} cores before it began ({load.busiest()}); stop it, or --allow-load"
+            )
         with load.LoadWatch() as watch:
             result = self._run(kind, spec, timeout_s)
         loaded = watch.mean_cores > self.quiet_cores or before > self.quiet_cores
         if loaded and not self.allow_load:
-            raise Refused(f"other work used {watch.mean_cores:.2f} cores on average meanwhile; stop it, or --allow-load")
-        return {**result, "others_cores": round(watch.mean_cores, 3), "others_peak_cores": round(watch.peak_cores, 3), "loaded": loaded}
+            raise Refused(
+                f"other work used {watch.mean_cores:.2f} cores on average meanwhile; stop it, or --allow-load"
+            )
+        return {
+            **result,
+            "others_cores": round(watch.mean_cores, 3),
+            "others_peak_cores": round(watch.peak_cores, 3),
+            "loaded": loaded,
+        }
 
     def _run(self, kind: str, spec: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,13 @@ class StepRecorder:
 
         def recorded(x: Any, tokens: Any, cache: Any) -> Any:
             self.steps.append(
-                (time.perf_counter(), x.shape[0], tokens.crossed, int(tokens.lengths.sum()), int(tokens.crossed_lengths.sum()))
+                (
+                    time.perf_counter(),
+                    x.shape[0],
+                    tokens.crossed,
+                    int(tokens.lengths.sum()),
+                    int(tokens.crossed_lengths.sum()),
+                )
             )
             return forward(x, tokens, cache)
 
@@ -74,7 +80,12 @@ class OperationTimes:
         self.kernels_s = 0.0
         self._weights = {id(decoder.heads): "heads"}
         for layer in decoder.layers:
-            named = {"qkv": layer.qkv, "self_out": layer.out, "cross_query": layer.cross_q, "cross_out": layer.cross_out}
+            named = {
+                "qkv": layer.qkv,
+                "self_out": layer.out,
+                "cross_query": layer.cross_q,
+                "cross_out": layer.cross_out,
+            }
             named |= {"ffn_up": layer.up, "ffn_down": layer.down, "text_to_cache": layer.cross_kv}
             self._weights |= {id(weight): name for name, weight in named.items() if weight is not None}
         self._texts: set[int] = set()
@@ -91,7 +102,9 @@ class OperationTimes:
 
         native = hasattr(ops, "library")
         inner = (lambda call: call) if native else self._kernel  # torch's own operations: all of one counts as kernel
-        linear = self._timed_by(lambda x, weight, *_, **__: self._weights.get(id(weight), "other_linear"), inner(ops.linear))
+        linear = self._timed_by(
+            lambda x, weight, *_, **__: self._weights.get(id(weight), "other_linear"), inner(ops.linear)
+        )
         instruments: dict[tuple[Any, str], Any] = {
             (decoder, "forward"): forward_with_texts,
             (decoder, "embed"): self._kernel(self._timed("embed", decoder.embed)),
@@ -190,12 +203,15 @@ def vars_of(work: StepWork) -> dict[str, int]:
 
 
 def allocations(
-    decoder: Any, clips: int = ALLOCATION_CLIPS, position: int = ALLOCATION_POSITION, sizes: tuple[int, ...] = ALLOCATIONS
+    decoder: Any,
+    clips: int = ALLOCATION_CLIPS,
+    position: int = ALLOCATION_POSITION,
+    sizes: tuple[int, ...] = ALLOCATIONS,
 ) -> dict[str, Any]:
     """Milliseconds of one decoder step of `clips` clips at a position, for several numbers of allocated positions."""
     import torch
 
-    from musicgen.model.decoder import Tokens
+    from musicgen.model.decoder.decoder import Tokens
 
     rows, text = 2 * clips, 48
     tokens = Tokens(

@@ -34,7 +34,14 @@ class Suite:
     def run(self, name: str) -> Result:
         """Measure a case. One that is refused or breaks is a result too: without figures, with the reason."""
         print(f"== {name}", flush=True)
-        empty: Result = {"case": name, "ours": None, "peer": None, "ratio": None, "bound_share": None, "peak_rss_mb": None}
+        empty: Result = {
+            "case": name,
+            "ours": None,
+            "peer": None,
+            "ratio": None,
+            "bound_share": None,
+            "peak_rss_mb": None,
+        }
         try:
             if name == cases.PROFILE:
                 return self._profile()
@@ -61,7 +68,11 @@ class Suite:
         """The machine's rates for weights of this dtype, measured in this run."""
         if dtype not in self._machines:
             print(f"measuring the machine in {dtype} ...", flush=True)
-            shape: dict[str, Any] = {"decoder_rows": [2, 16, 64], "hidden": self.shape.hidden, "heads_out": 4 * self.shape.codebook_size}
+            shape: dict[str, Any] = {
+                "decoder_rows": [2, 16, 64],
+                "hidden": self.shape.hidden,
+                "heads_out": 4 * self.shape.codebook_size,
+            }
             found = self.runner.run("machine", dtype=dtype, **shape)
             machine = Machine(**{key: found[key] for key in Machine.__dataclass_fields__})
             rates = f"{machine.gflops:.0f} GFLOP/s, {machine.gbps:.1f} GB/s"
@@ -76,7 +87,9 @@ class Suite:
             self._tuning = json.loads(kept.read_text())
         if self._tuning is None:
             print("looking for transformers' best settings (about two minutes) ...", flush=True)
-            self._tuning = self.runner.run("tune", checkpoint=self.checkpoint(self.shape), batches=list(BATCHES), near=NEAR, far=FAR)
+            self._tuning = self.runner.run(
+                "tune", checkpoint=self.checkpoint(self.shape), batches=list(BATCHES), near=NEAR, far=FAR
+            )
             if not self._tuning["loaded"]:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 kept.write_text(json.dumps(self._tuning, indent=1))
@@ -88,8 +101,15 @@ class Suite:
         tuning = self.tuning()
         rows = self._rows(case, tuning)
         setup, expected_s = choose(tuning, [row.frames for row in rows])
-        print(f"{case.name}: {len(rows)} clips; transformers: {setup}, expected to take {expected_s:.0f} s a time", flush=True)
-        same: dict[str, Any] = {"checkpoint": self.checkpoint(self.shape), "rows": [asdict(row) for row in rows], "repeats": case.repeats}
+        print(
+            f"{case.name}: {len(rows)} clips; transformers: {setup}, expected to take {expected_s:.0f} s a time",
+            flush=True,
+        )
+        same: dict[str, Any] = {
+            "checkpoint": self.checkpoint(self.shape),
+            "rows": [asdict(row) for row in rows],
+            "repeats": case.repeats,
+        }
         slots = min(self.options.mixed_slots, len(rows)) if case.mixed else len(rows)
         ours = self.runner.run("ours", slots=slots, dtype=self.options.dtype, **same)
         self._say("ours", ours)
@@ -127,7 +147,9 @@ class Suite:
             "bound_step_ms": [round(value, 2) for value in bounds_ms] if not case.mixed else [],
             "ours_setup": ours["details"],
             "peer_setup": peer["details"]["setup"],
-            "peer_trials": [trial for trial in tuning["trials"] if trial["batch"] == setup.batch or trial["dtype"] == "bfloat16"],
+            "peer_trials": [
+                trial for trial in tuning["trials"] if trial["batch"] == setup.batch or trial["dtype"] == "bfloat16"
+            ],
             **_circumstances(machine, ours, peer),
         }
 
@@ -135,13 +157,18 @@ class Suite:
         case = cases.CASES["32x400"]
         rows = uniform(case.clips, case.frames, self.options.manifest)
         found = self.runner.run(
-            "profile", checkpoint=self.checkpoint(self.shape), rows=[asdict(row) for row in rows], dtype=self.options.dtype
+            "profile",
+            checkpoint=self.checkpoint(self.shape),
+            rows=[asdict(row) for row in rows],
+            dtype=self.options.dtype,
         )
         dtype = _dtype(found["engine"])
         machine = self.machine(dtype)
         works = [StepWork(**work) for work in found["works"]]
         operations = bound.table(machine, _model_shape(self.shape, dtype), works, found["spent_s"])
-        print(f"host time outside kernels: {100 * found['host_share']:.2f} % of a step; step by allocation: {found['allocations']}")
+        print(
+            f"host time outside kernels: {100 * found['host_share']:.2f} % of a step; step by allocation: {found['allocations']}"
+        )
         return {
             "case": cases.PROFILE,
             "ours": None,
@@ -170,7 +197,10 @@ class Suite:
         clips = max(3 * slots, round(60 * self.options.flow_minutes * rate / mean_s))
         rows = [asdict(row) for row in mixed(clips, self.options.manifest)]
         timeout_s = 60 * self.options.flow_minutes * 3 + 300
-        print(f"flow: {clips} clips of {shape.name}; the bare engine made {rate:.2f} audio-s/s in a short trial", flush=True)
+        print(
+            f"flow: {clips} clips of {shape.name}; the bare engine made {rate:.2f} audio-s/s in a short trial",
+            flush=True,
+        )
         bare = self.runner.run("ours", rows=rows, repeats=1, warm_clips=2, timeout_s=timeout_s, **same)
         self._say("bare engine", bare)
         flow = self.runner.run("flow", rows=rows, folder=self.folder / "flow", timeout_s=timeout_s, **same)
@@ -234,5 +264,9 @@ def _circumstances(machine: Machine | None, *measured: dict[str, Any]) -> dict[s
         "loaded": any(one["loaded"] for one in measured),
         "others_cores": max(one["others_cores"] for one in measured),
         "machine": machine.to_json() if machine else None,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
     }

@@ -26,10 +26,15 @@ class HereRunner(Runner):
     """Runs workers in this process: importing torch for each would take longer than all they do."""
 
     def run(self, kind, timeout_s=0.0, **spec):
-        shorter = {"tune": {"batches": [1, 2], "near": 2, "far": 6}, "machine": {"decoder_rows": [2], "seconds_each": 0.002}}
+        shorter = {
+            "tune": {"batches": [1, 2], "near": 2, "far": 6},
+            "machine": {"decoder_rows": [2], "seconds_each": 0.002},
+        }
         if kind == "profile":
             shorter[kind] = {"rows": [{**row, "frames": 20} for row in spec["rows"][:4]]}
-        result = worker.KINDS[kind](json.loads(json.dumps({"kind": kind, **spec, **shorter.get(kind, {})}, default=str)))
+        result = worker.KINDS[kind](
+            json.loads(json.dumps({"kind": kind, **spec, **shorter.get(kind, {})}, default=str))
+        )
         return {**json.loads(json.dumps(result)), "others_cores": 0.0, "others_peak_cores": 0.0, "loaded": False}
 
 
@@ -74,7 +79,9 @@ def test_the_profile_accounts_for_the_whole_step(bench):
 def test_the_bound_grows_with_what_a_step_reads_and_multiplies():
     step = StepWork(rows=64, crossed=32, positions=64 * 200, text=32 * 20)
     by_name = {operation.name: operation for operation in operations(SMALL, step)}
-    assert by_name["self_attention"].read_bytes == 2 * 64 * 200 * 1024 * 24 * 4  # keys and values of all layers, float32
+    assert (
+        by_name["self_attention"].read_bytes == 2 * 64 * 200 * 1024 * 24 * 4
+    )  # keys and values of all layers, float32
     assert by_name["qkv"].flops == 2 * 64 * 1024 * 3 * 1024 * 24
     assert by_name["cross_query"].flops == by_name["self_out"].flops / 2  # null rows have none
     later = StepWork(rows=64, crossed=32, positions=64 * 400, text=32 * 20)
@@ -122,7 +129,9 @@ def test_a_loaded_machine_gets_no_figures(tmp_path):
 
 def test_our_own_processes_are_not_other_work_even_after_their_end():
     before = load._read()
-    child = subprocess.Popen([sys.executable, "-c", "import time\nwhile time.process_time() < 0.6: pass\ninput()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time\nwhile time.process_time() < 0.6: pass\ninput()"], stdin=subprocess.PIPE
+    )
     try:
         while sum(psutil.Process(child.pid).cpu_times()[:2]) < 0.5:
             time.sleep(0.05)

@@ -65,7 +65,13 @@ def prepare_checkpoint(cache: Path, shape: Shape, prompts: Iterable[str]) -> Pat
 
 def _write_weights(folder: Path, shape: Shape) -> None:
     import torch
-    from transformers import EncodecConfig, MusicgenConfig, MusicgenDecoderConfig, MusicgenForConditionalGeneration, T5Config
+    from transformers import (
+        EncodecConfig,
+        MusicgenConfig,
+        MusicgenDecoderConfig,
+        MusicgenForConditionalGeneration,
+        T5Config,
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -112,7 +118,12 @@ def _write_weights(folder: Path, shape: Shape) -> None:
             quantizer.codebook.embed_avg.copy_(quantizer.codebook.embed)
             quantizer.codebook.cluster_size.fill_(1.0)
     model.generation_config.update(
-        bos_token_id=size, pad_token_id=size, decoder_start_token_id=size, do_sample=True, guidance_scale=3.0, max_length=1500
+        bos_token_id=size,
+        pad_token_id=size,
+        decoder_start_token_id=size,
+        do_sample=True,
+        guidance_scale=3.0,
+        max_length=1500,
     )
     model.save_pretrained(folder)
 

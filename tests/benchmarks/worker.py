@@ -60,7 +60,9 @@ def _tune(spec: dict[str, Any]) -> dict[str, Any]:
 def _machine(spec: dict[str, Any]) -> dict[str, Any]:
     from tests.benchmarks.machine import measure
 
-    rates = measure(tuple(spec["decoder_rows"]), spec["hidden"], spec["heads_out"], spec["dtype"], spec.get("seconds_each", 0.15))
+    rates = measure(
+        tuple(spec["decoder_rows"]), spec["hidden"], spec["heads_out"], spec["dtype"], spec.get("seconds_each", 0.15)
+    )
     return rates.to_json()
 
 

@@ -42,7 +42,10 @@ def prompts(count: int, manifest: Path | None = None) -> list[str]:
     """`count` prompts: a seeded choice of the captions in a CSV (column `caption` or `prompt`), else of our own words."""
     source = random.Random(SEED)
     if manifest is None:
-        return [source.choice(_FORMS).format(**{key: source.choice(words) for key, words in _WORDS.items()}) for _ in range(count)]
+        return [
+            source.choice(_FORMS).format(**{key: source.choice(words) for key, words in _WORDS.items()})
+            for _ in range(count)
+        ]
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         column = next((name for name in ("prompt", "caption") if name in (rows.fieldnames or ())), None)
@@ -61,4 +64,7 @@ def mixed(clips: int, manifest: Path | None = None, shortest_s: float = 2.0, lon
     """Clips of 2 to 12 s, seeded, as they come in a manifest: not sorted."""
     source = random.Random(SEED + 1)
     lengths = [round(source.uniform(shortest_s, longest_s) * FRAME_RATE) for _ in range(clips)]
-    return [Row(prompt, frames, seed) for seed, (prompt, frames) in enumerate(zip(prompts(clips, manifest), lengths, strict=True))]
+    return [
+        Row(prompt, frames, seed)
+        for seed, (prompt, frames) in enumerate(zip(prompts(clips, manifest), lengths, strict=True))
+    ]

@@ -45,7 +45,9 @@ class Cli:
         self.started.append(process)
         return process
 
-    def __call__(self, *args: str, expect: int = 0, timeout: float = 200, **env: str | None) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *args: str, expect: int = 0, timeout: float = 200, **env: str | None
+    ) -> subprocess.CompletedProcess[str]:
         """The finished command; fails the test unless it exits with `expect`."""
         process = self.start(*args, **env)
         out, err = process.communicate(timeout=timeout)
@@ -56,7 +58,7 @@ class Cli:
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server on loopback, with a database of its own."""
-    from flows.server import PrefectServer
+    from flows.prefect_server import PrefectServer
 
     home = tmp_path_factory.mktemp("prefect")
     before = dict(os.environ)

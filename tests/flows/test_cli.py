@@ -7,7 +7,7 @@ import pytest
 
 _ENDING = """
 import atexit, sys, threading, time
-import flows.cli
+import flows.cli.main
 
 def app():
     atexit.register(print, "at exit")
@@ -16,14 +16,16 @@ def app():
     print("said", end=" ")
     sys.exit({code})
 
-flows.cli.app = app
-flows.cli.main()
+flows.cli.main.app = app
+flows.cli.main.main()
 """
 
 
 @pytest.mark.parametrize(("code", "returned"), [("3", 3), ("None", 0), ("'no such thing'", 1)])
 def test_an_ending_has_its_code_and_all_that_was_said(code: str, returned: int) -> None:
-    done = subprocess.run([sys.executable, "-c", _ENDING.format(code=code)], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDING.format(code=code)], capture_output=True, text=True, check=False, timeout=50
+    )
     assert done.returncode == returned
     assert done.stdout == "said waited for\nat exit\n"
     assert done.stderr.strip() == ("no such thing" if returned == 1 else "")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import soundfile
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 
 
 def test_encode_names_what_it_could_not_read_and_decode_gives_files(tmp_path: Path) -> None:

@@ -18,10 +18,23 @@ from tests.musicgen.conditioning.music import encoded, tune
 pytestmark = pytest.mark.timeout(290, func_only=True)
 
 # What the index tells of a row that decides its sound.
-HEARD = ("prompt", "id", "melody", "continuation", "duration_s", "seed", "temperature", "top_k", "top_p", "guidance_scale")
+HEARD = (
+    "prompt",
+    "id",
+    "melody",
+    "continuation",
+    "duration_s",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance_scale",
+)
 
 
-def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(served_cli: Cli, s3: S3, melody_checkpoint: Path, monkeypatch):
+def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(
+    served_cli: Cli, s3: S3, melody_checkpoint: Path, monkeypatch
+):
     store = open_store(s3.uri)
     store.write("in/tune.wav", encoded(tune(3.0)))
     store.write("in/other.ogg", encoded(tune(2.0, rate=44_100, notes=(50, 57, 62)), 44_100, "OGG"))
@@ -31,7 +44,13 @@ def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(served_cli: Cli,
         {"id": "relative", "prompt": "strings", "melody": "other.ogg", "duration_s": 2},
         {"id": "melody only", "melody": "tune.wav"},
         {"id": "continued", "prompt": "guitar", "continuation": "tune.wav", "duration_s": 4},
-        {"id": "continued with a melody", "prompt": "guitar", "melody": "other.ogg", "continuation": "tune.wav", "duration_s": 3.5},
+        {
+            "id": "continued with a melody",
+            "prompt": "guitar",
+            "melody": "other.ogg",
+            "continuation": "tune.wav",
+            "duration_s": 3.5,
+        },
         {"id": "takes", "prompt": "drums", "samples": 3},
         {"id": "nothing"},
         {"id": "unguided", "prompt": "bells", "guidance_scale": 1, "temperature": 0.8, "top_p": 0.9},
@@ -45,7 +64,14 @@ def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(served_cli: Cli,
     store.write("in/rows.jsonl", "\n".join(map(json.dumps, rows)).encode())
 
     common = ["run", "--manifest", f"{s3.uri}/in/rows.jsonl", "--model", str(melody_checkpoint)]
-    common += ["--set", "generation.duration_s=1", "--set", "generation.allow_unconditional=true", "--set", "cluster.cpus_per_actor=1"]
+    common += [
+        "--set",
+        "generation.duration_s=1",
+        "--set",
+        "generation.allow_unconditional=true",
+        "--set",
+        "cluster.cpus_per_actor=1",
+    ]
     served_cli(*common, "--output", f"{s3.uri}/one", "--actors", "2", "--set", "cluster.shard_rows=3", expect=3)
     served_cli(*common, "--output", f"{s3.uri}/elsewhere/two", "--set", "cluster.shard_rows=100", expect=3)
 

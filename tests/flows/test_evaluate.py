@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from tests.musicgen.evaluation import band
 
 run = CliRunner().invoke
@@ -19,11 +19,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_random_weights_fall_short_by_name(corpus: Path, melody_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run(app, ["evaluate", str(melody_checkpoint), "--corpus", str(corpus), "--clips", "6", "--output", str(out), "--json"])
+    done = run(
+        app,
+        ["evaluate", str(melody_checkpoint), "--corpus", str(corpus), "--clips", "6", "--output", str(out), "--json"],
+    )
     assert done.exit_code == 4, done.output
     told = json.loads(done.stdout)
     assert told == json.loads((out / "report.json").read_text())
-    assert {"codec.value", "melody.ratio", "melody.n", "instrument.p"} <= {held["measure"] for held in told["bounds"] if not held["met"]}
+    assert {"codec.value", "melody.ratio", "melody.n", "instrument.p"} <= {
+        held["measure"] for held in told["bounds"] if not held["met"]
+    }
     assert len(list((out / "clips").glob("melody-*.flac"))) == len(list((out / "clips").glob("text-*.flac"))) == 6
     assert "the model makes 12 clips" in done.stderr
 
@@ -41,11 +46,15 @@ def test_a_model_or_corpus_that_is_none_is_one_line(corpus: Path, tmp_path: Path
         assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_installed_is_named_with_the_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_named_with_the_command(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     found = importlib.util.find_spec
-    monkeypatch.setattr("musicgen.evaluation.extras.find_spec", lambda name: None if name == "swift_f0" else found(name))
+    monkeypatch.setattr(
+        "musicgen.evaluation.extras.find_spec", lambda name: None if name == "swift_f0" else found(name)
+    )
     done = run(app, ["evaluate", "embedded", "--corpus", str(corpus), "--output", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "swift-f0" in done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from musicgen.storage import open_store
 from tests.musicgen.dataset.conftest import Maker
 

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.timeout(290, func_only=True)
 
 
 @pytest.fixture
-def mistakes(write_rows: Callable[..., Path], s3: S3, tmp_path: Path) -> dict[str, tuple[list[str], dict[str, str], str]]:
+def mistakes(
+    write_rows: Callable[..., Path], s3: S3, tmp_path: Path
+) -> dict[str, tuple[list[str], dict[str, str], str]]:
     """Mistake -> (arguments, environment, what the message must name)."""
     good = str(write_rows([{"prompt": "a"}], "good.csv"))
     no_prompt = str(write_rows([{"caption": "a"}], "no_prompt.csv"))
@@ -51,7 +53,13 @@ def test_each_mistake_is_one_line_and_exit_2_and_writes_nothing(mistakes, cli: C
             out, err = started[name].communicate(timeout=120)
             named = mistakes[name][2]
             lines = err.strip().splitlines()
-            if started[name].returncode != 2 or out or len(lines) != 1 or named.lower() not in err.lower() or "Traceback" in err:
+            if (
+                started[name].returncode != 2
+                or out
+                or len(lines) != 1
+                or named.lower() not in err.lower()
+                or "Traceback" in err
+            ):
                 faults.append(f"{name}: exit {started[name].returncode}, stdout {out!r}, stderr {err!r}")
     assert not faults, "\n".join(faults)
 

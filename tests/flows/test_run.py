@@ -92,14 +92,29 @@ output: {{uri: {s3.uri}/set}}
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_and_the_next_run_goes_on(served_cli: Cli, s3: S3, text_checkpoint: Path, write_rows: Callable[..., Path]):
+def test_ctrl_c_stops_and_the_next_run_goes_on(
+    served_cli: Cli, s3: S3, text_checkpoint: Path, write_rows: Callable[..., Path]
+):
     rows = write_rows([{"prompt": f"tune {i}"} for i in range(24)])
-    command = ["run", "--manifest", str(rows), "--output", s3.uri, "--model", str(text_checkpoint), *SMALL, "--set", "cluster.shard_rows=1"]
+    command = [
+        "run",
+        "--manifest",
+        str(rows),
+        "--output",
+        s3.uri,
+        "--model",
+        str(text_checkpoint),
+        *SMALL,
+        "--set",
+        "cluster.shard_rows=1",
+    ]
     strike_and_go_on(served_cli, command, s3.uri, signal.SIGINT)
     assert len(sounds(s3.uri)) == 24
 
 
-def test_ten_kinds_of_bad_rows_beside_good_ones(served_cli: Cli, prefect_url: str, text_checkpoint: Path, write_rows: Callable[..., Path]):
+def test_ten_kinds_of_bad_rows_beside_good_ones(
+    served_cli: Cli, prefect_url: str, text_checkpoint: Path, write_rows: Callable[..., Path]
+):
     bad: dict[str, dict[str, object]] = {
         "no prompt": {"prompt": ""},
         "blank prompt": {"prompt": "   "},
@@ -149,7 +164,11 @@ def check_prefect(url: str, dataset: str, made: int, refused: int) -> None:
     ours = {"flow_runs": {"id": {"any_": [artifacts[f"summary-{run}"]["flow_run_id"]]}}}
     (flow_run,) = ask(url, "flow_runs", ours)
     assert flow_run["state"]["type"] == "COMPLETED"
-    assert sorted(task["name"].partition("-")[0] for task in ask(url, "task_runs", ours)) == ["generate", "plan", "publish"]
+    assert sorted(task["name"].partition("-")[0] for task in ask(url, "task_runs", ours)) == [
+        "generate",
+        "plan",
+        "publish",
+    ]
 
 
 def ask(url: str, what: str, filters: dict) -> list[dict]:

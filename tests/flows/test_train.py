@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
+from flows.cli.main import app
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 
 
@@ -27,7 +27,9 @@ def test_a_folder_is_trained_on_and_gone_on_with(start: Path, tmp_path: Path) ->
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     soundfile.write(data / "a.wav", 0.3 * np.sin(np.arange(32_000) / 20), 32_000)
-    pq.write_table(pa.table({"audio": ["a.wav", "b.wav"], "prompt": ["a tone", "not there"]}), data / "captions.parquet")
+    pq.write_table(
+        pa.table({"audio": ["a.wav", "b.wav"], "prompt": ["a tone", "not there"]}), data / "captions.parquet"
+    )
 
     arguments = ["--data", data, "--output", out, "--from", start, "--set", "training.batch_frames=100"]
     made = _train(*arguments, "--steps", 2)
@@ -59,11 +61,15 @@ def test_mistakes_are_one_line_and_exit_2(start: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "export").exists()
 
 
-def test_an_ablation_names_the_judges_that_are_missing_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ablation_names_the_judges_that_are_missing_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     found = importlib.util.find_spec
-    monkeypatch.setattr("musicgen.evaluation.extras.find_spec", lambda name: None if name == "swift_f0" else found(name))
+    monkeypatch.setattr(
+        "musicgen.evaluation.extras.find_spec", lambda name: None if name == "swift_f0" else found(name)
+    )
     result = _train("--output", tmp_path / "out", "--steps", 1, "--set", "ablation=[delay, parallel]")
     assert result.exit_code == 2, result.output
     assert "swift-f0" in result.stderr

@@ -46,7 +46,9 @@ def test_greedy_clips_equal_transformers(kind: str, request: pytest.FixtureReque
     tokenizer = AutoTokenizer.from_pretrained(folder)
     heard: list[torch.Tensor] = []
     decode = reference.audio_encoder.decode
-    reference.audio_encoder.decode = lambda codes, *args, **more: heard.append(codes[0, 0]) or decode(codes, *args, **more)
+    reference.audio_encoder.decode = lambda codes, *args, **more: (
+        heard.append(codes[0, 0]) or decode(codes, *args, **more)
+    )
     with MusicGen.from_pretrained(str(folder), device="cpu", dtype="float32", slots=2) as model:
         clips = model.generate([Request(prompt=prompt, duration_s=frames / 50, temperature=0.0) for prompt in PROMPTS])
     for prompt, clip in zip(PROMPTS, clips, strict=True):
@@ -86,9 +88,9 @@ def test_order_is_kept_and_company_changes_nothing(embedded: MusicGen) -> None:
 
 def test_equal_requests_are_one_sound_and_samples_are_not(embedded: MusicGen) -> None:
     same = Request(prompt="bells", duration_s=0.3)
-    a, b, other, salted = embedded.generate([same, same, Request(prompt="bells", duration_s=0.3, sample=1)]) + embedded.generate(
-        [same], salt=1
-    )
+    a, b, other, salted = embedded.generate(
+        [same, same, Request(prompt="bells", duration_s=0.3, sample=1)]
+    ) + embedded.generate([same], salt=1)
     assert a is b
     assert not np.array_equal(a.codes, other.codes)
     assert not np.array_equal(a.codes, salted.codes)
@@ -103,7 +105,12 @@ def test_the_seed_of_a_clip_gives_it_back(embedded: MusicGen) -> None:
 def test_a_request_that_cannot_be_made_is_named_and_harms_no_other(embedded: MusicGen, tmp_path: Path) -> None:
     (tmp_path / "tune.wav").write_bytes(b"RIFF")
     with pytest.raises(RowError, match="melody"):
-        embedded.generate([Request(prompt="a", duration_s=0.2), Request(prompt="b", duration_s=0.2, melody=str(tmp_path / "tune.wav"))])
+        embedded.generate(
+            [
+                Request(prompt="a", duration_s=0.2),
+                Request(prompt="b", duration_s=0.2, melody=str(tmp_path / "tune.wav")),
+            ]
+        )
     with pytest.raises(RowError, match="does not exist"):
         embedded.generate([Request(prompt="b", duration_s=0.2, melody=str(tmp_path / "none.wav"))])
     assert len(embedded.generate([Request(prompt="a", duration_s=0.2)])) == 1

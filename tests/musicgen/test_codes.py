@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from musicgen.audio import decode as decode_file
-from musicgen.codes import decode_codes, encode_manifest, table
+from musicgen.audio import decode_audio as decode_file
+from musicgen.codes import codes_file as table
+from musicgen.codes import decode_codes, encode_manifest
 from musicgen.errors import ManifestError
 from musicgen.model import load_model
 from musicgen.storage import open_store
@@ -65,7 +66,9 @@ def test_bad_files_are_rows_with_an_error(codec, tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_bytes(data)
     (tmp_path / "secret.wav").write_bytes(files()["a.wav"])
     (tmp_path / "in" / "text.wav").write_text("la la")
-    (tmp_path / "in" / "m.csv").write_text('audio\na.wav\ntext.wav\n../secret.wav\nhttp://127.0.0.1/a.wav\n""\nabsent.wav\nc.ogg\n')
+    (tmp_path / "in" / "m.csv").write_text(
+        'audio\na.wav\ntext.wav\n../secret.wav\nhttp://127.0.0.1/a.wav\n""\nabsent.wav\nc.ogg\n'
+    )
     done = encode_manifest(str(tmp_path / "in" / "m.csv"), str(tmp_path / "codes.parquet"), codec)
     assert done.made == 2
     assert [source.rpartition(":")[2] for source, _ in done.failed] == ["3", "4", "5", "6", "7"]
@@ -107,7 +110,11 @@ def test_what_cannot_be_decoded(codec, stereo_checkpoint: Path, tmp_path: Path) 
     with pytest.raises(ManifestError, match="channels 1, this model's 2"):
         decode_codes(str(tmp_path / "codes.parquet"), str(tmp_path / "out"), stereo)
     # An index says nothing of its codec: codes of another shape are failures of their rows.
-    rows = [{"key": "k1", "codes": [[1, 2, 3]] * 4}, {"key": "k2", "codes": [[1, 2], [3]]}, {"key": "k3", "codes": [[999] * 3] * 4}]
+    rows = [
+        {"key": "k1", "codes": [[1, 2, 3]] * 4},
+        {"key": "k2", "codes": [[1, 2], [3]]},
+        {"key": "k3", "codes": [[999] * 3] * 4},
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "index.parquet")
     done = decode_codes(str(tmp_path / "index.parquet"), str(tmp_path / "out"), codec)
     assert (done.made, len(done.failed)) == (1, 2)

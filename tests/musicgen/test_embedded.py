@@ -10,8 +10,9 @@ import torch
 
 import configs
 from musicgen import MusicGen, Request
-from musicgen.embedded.melodies import write_melodies
-from musicgen.evaluation import chroma, heard
+from musicgen.corpus.demo_melodies import write_melodies
+from musicgen.evaluation import features as heard
+from musicgen.evaluation import pitch_classes as chroma
 
 MELODIES = Path(configs.__file__).parent / "manifests" / "melodies"
 
@@ -31,7 +32,9 @@ def test_the_melodies_of_the_demo_are_what_their_script_writes(tmp_path: Path) -
     write_melodies(tmp_path)
     assert sorted(path.name for path in MELODIES.iterdir()) == sorted(path.name for path in tmp_path.iterdir())
     for path in MELODIES.iterdir():
-        (ours, rate), (again, _) = (soundfile.read(folder / path.name, dtype="int16") for folder in (MELODIES, tmp_path))
+        (ours, rate), (again, _) = (
+            soundfile.read(folder / path.name, dtype="int16") for folder in (MELODIES, tmp_path)
+        )
         assert rate == 16_000
         assert np.abs(ours.astype(int) - again).max() <= 1  # another processor may round otherwise
 

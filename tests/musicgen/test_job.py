@@ -30,7 +30,9 @@ def small(*overrides: str) -> Job:
 
 
 def test_flag_beats_override_beats_file(tmp_path: Path) -> None:
-    path = job_file(tmp_path, "manifest: {uri: s3://b/file.csv, limit: 1}\ncluster: {actors: 1}\noutput: {uri: s3://b/out}\n")
+    path = job_file(
+        tmp_path, "manifest: {uri: s3://b/file.csv, limit: 1}\ncluster: {actors: 1}\noutput: {uri: s3://b/out}\n"
+    )
     job = Job.load(path, ["manifest.limit=2", "cluster.actors=2"], actors=3, model=None)
     assert (job.manifest.uri, job.manifest.limit, job.cluster.actors) == ("s3://b/file.csv", 2, 3)
     assert job.model.name == "embedded"
@@ -52,7 +54,10 @@ def test_local_paths_are_relative_to_the_working_directory(tmp_path: Path, monke
     assert job.output.uri == f"{tmp_path}/out"
     assert job.manifest.melody_roots == (f"{tmp_path}/tunes",)
     assert job.model.name == f"{tmp_path}/weights"
-    assert Job.load(None, manifest="a.csv", output="o", model="facebook/musicgen-small").model.name == "facebook/musicgen-small"
+    assert (
+        Job.load(None, manifest="a.csv", output="o", model="facebook/musicgen-small").model.name
+        == "facebook/musicgen-small"
+    )
 
 
 def test_actors_may_be_a_range() -> None:
@@ -76,8 +81,16 @@ def test_a_job_goes_through_json_and_back() -> None:
         ),
         ("manifest: {uri: a}\nduration_s: 3\n", 2, "unknown key `duration_s`; did you mean `generation.duration_s`?"),
         ("manifest: {uri: a}\n\ngenerations: {}\n", 3, "did you mean `generation`?"),
-        ("cluster:\n  actors: {minimum: 1, max: 2}\n", 2, "unknown key `cluster.actors.minimum`; did you mean `cluster.actors.min`?"),
-        ("manifest: {uri: a}\ngeneration:\n  duration_s: -3\n", 3, "`generation.duration_s` must be more than 0 (it is -3)"),
+        (
+            "cluster:\n  actors: {minimum: 1, max: 2}\n",
+            2,
+            "unknown key `cluster.actors.minimum`; did you mean `cluster.actors.min`?",
+        ),
+        (
+            "manifest: {uri: a}\ngeneration:\n  duration_s: -3\n",
+            3,
+            "`generation.duration_s` must be more than 0 (it is -3)",
+        ),
         ("manifest: {uri: a}\ngeneration:\n  duration_s: .nan\n", 3, "finite"),
         ("manifest: {uri: a}\ngeneration:\n  duration_s: long\n", 3, "must be a number (it is long)"),
         ("manifest: {uri: a}\ngeneration:\n  top_k: 2.5\n", 3, "whole number"),
@@ -147,7 +160,12 @@ def test_a_glob_is_no_secret() -> None:
 def test_values_are_shown_before_variables_are_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVATE", SECRET)
     assert "${PRIVATE}" in fault(None, ["generation.duration_s=${PRIVATE}"], manifest="a", output="b")
-    fault(None, ["audio.format=${PRIVATE}", "cluster.actors=${PRIVATE}", "model.device=${PRIVATE}"], manifest="a", output="b")
+    fault(
+        None,
+        ["audio.format=${PRIVATE}", "cluster.actors=${PRIVATE}", "model.device=${PRIVATE}"],
+        manifest="a",
+        output="b",
+    )
 
 
 def test_only_the_encoding_enters_a_key() -> None:

@@ -14,8 +14,8 @@ import pytest
 from musicgen.errors import StoreError
 from musicgen.storage import Store, expand, open_store
 from musicgen.storage import local as local_module
-from musicgen.storage.expand import _translate
 from musicgen.storage.location import inside, parse
+from musicgen.storage.wildcards import _translate
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -129,10 +129,14 @@ def test_a_lost_reply_is_settled_by_looking(store: Store, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(type(store), "put_if_absent", put_and_lose_the_reply)
     assert store.commit_if_absent("one", b"mine")
-    monkeypatch.setattr(type(store), "put_if_absent", lambda self, path, data: False)  # the client's own retry said "exists"
+    monkeypatch.setattr(
+        type(store), "put_if_absent", lambda self, path, data: False
+    )  # the client's own retry said "exists"
     assert store.commit_if_absent("one", b"mine")
     assert not store.commit_if_absent("one", b"other")
-    monkeypatch.setattr(type(store), "put_if_absent", lambda self, path, data: (_ for _ in ()).throw(StoreError("unreachable")))
+    monkeypatch.setattr(
+        type(store), "put_if_absent", lambda self, path, data: (_ for _ in ()).throw(StoreError("unreachable"))
+    )
     with pytest.raises(StoreError, match="unreachable"):
         store.commit_if_absent("two", b"mine")
 
@@ -290,11 +294,22 @@ def test_one_place_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_expand_knows_files_folders_and_globs(store: Store):
-    for name in ("a.parquet", "b.parquet", "c.csv", "deep/d.parquet", "deep/deeper/e.parquet", "_SUCCESS", ".hidden", "odd[1].csv"):
+    for name in (
+        "a.parquet",
+        "b.parquet",
+        "c.csv",
+        "deep/d.parquet",
+        "deep/deeper/e.parquet",
+        "_SUCCESS",
+        ".hidden",
+        "odd[1].csv",
+    ):
         store.write(name, b"1")
 
     def names(pattern: str) -> list[str]:
-        return [f.path.removeprefix(store.uri + "/") for f in expand(f"{store.uri}/{pattern}" if pattern else store.uri)]
+        return [
+            f.path.removeprefix(store.uri + "/") for f in expand(f"{store.uri}/{pattern}" if pattern else store.uri)
+        ]
 
     assert names("a.parquet") == ["a.parquet"]
     assert names("*.parquet") == ["a.parquet", "b.parquet"]

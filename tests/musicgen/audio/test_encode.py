@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen.audio import FORMATS, decode, encode
+from musicgen.audio import FORMATS, decode_audio, encode
 from musicgen.audio.ogg import set_serial
 from musicgen.errors import RowError
 
@@ -30,7 +30,7 @@ def music(seconds: float = 1.0, channels: int = 1, seed: int = 0) -> np.ndarray:
 def test_lossless_formats_give_the_samples_back(format: str, channels: int):
     audio = music(channels=channels)
     encoded = encode(audio, RATE, format)
-    back, rate = decode(encoded.data)
+    back, rate = decode_audio(encoded.data)
     assert rate == RATE
     assert back.shape == audio.shape
     assert np.abs(back - audio).max() <= 0.5 / 32768 + 1e-7
@@ -44,7 +44,7 @@ def test_lossless_formats_give_the_samples_back(format: str, channels: int):
 def test_lossy_formats_sound_alike(format: str):
     audio = music(2.0, channels=2)
     encoded = encode(audio, RATE, format)
-    back, rate = decode(encoded.data)
+    back, rate = decode_audio(encoded.data)
     assert rate == RATE
     assert back.shape[0] == 2
     assert abs(back.shape[1] - audio.shape[1]) / RATE < 0.1
@@ -61,7 +61,9 @@ def test_equal_waveforms_give_equal_bytes_in_another_process_too():
         "audio = np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(2, -1);"
         f"print(*[encode(audio, {RATE}, format).sha256 for format in FORMATS])"
     )
-    there = subprocess.run([sys.executable, "-c", code], input=music(0.5, channels=2).tobytes(), capture_output=True, check=True)
+    there = subprocess.run(
+        [sys.executable, "-c", code], input=music(0.5, channels=2).tobytes(), capture_output=True, check=True
+    )
     assert there.stdout.decode().split() == here
 
 
@@ -70,7 +72,7 @@ def test_ogg_pages_keep_valid_checksums():
     other = set_serial(data, 12345)
     assert other != data
     assert set_serial(other, 0) == data
-    assert decode(other)[0].shape == (1, 3 * RATE)  # libogg drops pages whose checksum is wrong
+    assert decode_audio(other)[0].shape == (1, 3 * RATE)  # libogg drops pages whose checksum is wrong
     broken = bytearray(data)
     broken[len(data) // 2] ^= 0xFF
     assert set_serial(bytes(broken), 0) != bytes(broken)  # the checksum covers every byte
@@ -80,15 +82,23 @@ def test_ogg_pages_keep_valid_checksums():
 
 def test_long_vorbis_does_not_crash_libsndfile():
     encoded = encode(music(60.0), RATE, "ogg")
-    assert decode(encoded.data)[0].shape[1] == 60 * RATE
+    assert decode_audio(encoded.data)[0].shape[1] == 60 * RATE
 
 
-@given(st.integers(0, 2**32), st.integers(1, 5000), st.sampled_from([1, 2]), st.floats(0, 1), st.sampled_from([8000, 32000, 48000]))
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 5000),
+    st.sampled_from([1, 2]),
+    st.floats(0, 1),
+    st.sampled_from([8000, 32000, 48000]),
+)
 @settings(max_examples=30, deadline=None)
-def test_what_fits_full_scale_comes_back_to_half_a_step(seed: int, samples: int, channels: int, scale: float, rate: int):
+def test_what_fits_full_scale_comes_back_to_half_a_step(
+    seed: int, samples: int, channels: int, scale: float, rate: int
+):
     audio = (np.random.default_rng(seed).uniform(-1, 1, (channels, samples)) * scale).astype(np.float32)
     encoded = encode(audio, rate)
-    back, back_rate = decode(encoded.data)
+    back, back_rate = decode_audio(encoded.data)
     assert back_rate == rate
     assert np.abs(back - np.clip(audio, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
     assert encode(back, rate).pcm_sha256 == encoded.pcm_sha256  # and stays as it is from then on
@@ -96,7 +106,7 @@ def test_what_fits_full_scale_comes_back_to_half_a_step(seed: int, samples: int,
 
 def test_over_full_scale_is_scaled_and_remembered():
     encoded = encode(music() * 4, RATE)
-    back, _ = decode(encoded.data)
+    back, _ = decode_audio(encoded.data)
     assert encoded.clipped
     assert encoded.peak_dbfs == pytest.approx(0.0, abs=0.01)
     assert np.count_nonzero(np.abs(back) >= 32767 / 32768) <= 2  # one peak, not a plateau
@@ -105,7 +115,7 @@ def test_over_full_scale_is_scaled_and_remembered():
 
 def test_full_scale_does_not_wrap():
     square = np.where(np.arange(RATE) % 64 < 32, 1.0, -1.0).astype(np.float32)[None]
-    back, _ = decode(encode(square, RATE, "wav").data)
+    back, _ = decode_audio(encode(square, RATE, "wav").data)
     assert np.array_equal(np.sign(back), np.sign(square))
 
 
@@ -113,7 +123,9 @@ def test_loudness_is_normalised_on_request():
     assert encode(music(), RATE, "flac", -20.0).loudness_lufs == pytest.approx(-20.0, abs=0.1)
 
 
-@pytest.mark.parametrize("audio", [np.full((1, 100), np.nan), np.full((1, 100), np.inf), np.zeros((1, 0)), np.zeros(100)])
+@pytest.mark.parametrize(
+    "audio", [np.full((1, 100), np.nan), np.full((1, 100), np.inf), np.zeros((1, 0)), np.zeros(100)]
+)
 def test_what_is_no_waveform_is_a_failed_row(audio: np.ndarray):
     with pytest.raises(RowError) as caught:
         encode(audio.astype(np.float32), RATE)
@@ -123,4 +135,4 @@ def test_what_is_no_waveform_is_a_failed_row(audio: np.ndarray):
 @pytest.mark.parametrize("data", [b"", b"not audio at all", encode(music(), RATE).data[:20]])
 def test_bytes_that_are_no_audio(data: bytes):
     with pytest.raises(ValueError, match="not decodable"):
-        decode(data)
+        decode_audio(data)

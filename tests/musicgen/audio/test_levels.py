@@ -77,7 +77,9 @@ def test_normalisation_stops_at_the_true_peak():
 
 def test_the_true_peak_lies_between_samples():
     time = np.arange(RATE) / RATE
-    audio = np.sin(2 * np.pi * RATE / 4 * time + np.pi / 4).astype(np.float32)[None]  # sampled only at 0.707 of its peak
+    audio = np.sin(2 * np.pi * RATE / 4 * time + np.pi / 4).astype(np.float32)[
+        None
+    ]  # sampled only at 0.707 of its peak
     assert np.abs(audio).max() == pytest.approx(0.7071, abs=1e-3)
     assert true_peak(audio, RATE) == pytest.approx(1.0, abs=0.05)
 

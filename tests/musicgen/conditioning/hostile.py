@@ -57,6 +57,9 @@ def files() -> dict[str, tuple[bytes, str]]:
         "ten hours.flac": (bomb(), "is 10.0 h long, and at most 30 min are allowed"),
         "ten hours.wav": (_ten_hours_in_a_header(), "is cut short: its header announces 576000044 bytes"),
         "endless.flac": (forge_length(bomb(), 0), "does not say how long it is"),
-        "longer than it is.flac": (forge_length(encoded(tune(2.0, 8000), 8000, "FLAC"), 8000 * 20), "damaged or cut short"),
+        "longer than it is.flac": (
+            forge_length(encoded(tune(2.0, 8000), 8000, "FLAC"), 8000 * 20),
+            "damaged or cut short",
+        ),
         "archive.wav": (b"PK\x03\x04" + bytes(1000), "is not a wav, flac, mp3 or ogg file"),
     }

@@ -7,12 +7,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from musicgen.conditioning.decode import decode
+from musicgen.audio.read import decode_excerpt
 
 TUNE = (60, 62, 64, 65, 67, 69, 71, 72, 67, 64, 60, 55)  # MIDI notes
 
 
-def tune(seconds: float, rate: int = 32_000, notes: tuple[int, ...] = TUNE, note_s: float = 0.5, seed: int = 0) -> NDArray[np.float32]:
+def tune(
+    seconds: float, rate: int = 32_000, notes: tuple[int, ...] = TUNE, note_s: float = 0.5, seed: int = 0
+) -> NDArray[np.float32]:
     """A tune of plucked notes with drums, float32 [samples], peaking at 0.5."""
     rng = np.random.default_rng(seed)
     audio = np.zeros(round(seconds * rate))
@@ -20,7 +22,11 @@ def tune(seconds: float, rate: int = 32_000, notes: tuple[int, ...] = TUNE, note
     time = np.arange(2 * length) / rate
     for index, start in enumerate(range(0, len(audio), length)):
         pitch = 440 * 2 ** ((notes[index % len(notes)] - 69) / 12)
-        sound = sum(np.sin(2 * np.pi * pitch * h * time) / h**1.5 for h in range(1, 9)) * np.minimum(1, time / 0.01) * np.exp(-3 * time)
+        sound = (
+            sum(np.sin(2 * np.pi * pitch * h * time) / h**1.5 for h in range(1, 9))
+            * np.minimum(1, time / 0.01)
+            * np.exp(-3 * time)
+        )
         hit = rng.standard_normal(length // 8) * np.exp(-np.arange(length // 8) / (0.01 * rate))
         for piece, gain in ((sound, 0.3), (hit, 0.05)):
             end = min(len(audio), start + len(piece))
@@ -37,7 +43,7 @@ def encoded(audio: NDArray[np.float32], rate: int = 32_000, kind: str = "WAV", s
 
 def heard(data: bytes, **options) -> NDArray[np.float32]:
     """What we decode of a file's bytes: by default 30 s in mono at 32 kHz, float32 [channels, samples]."""
-    return decode(io.BytesIO(data), **{"rate": 32_000, "seconds": 30.0, "name": "a.wav", **options})
+    return decode_excerpt(io.BytesIO(data), **{"rate": 32_000, "seconds": 30.0, "name": "a.wav", **options})
 
 
 def write(path: Path, audio: NDArray[np.float32], rate: int = 32_000) -> Path:

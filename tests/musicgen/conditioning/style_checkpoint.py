@@ -40,7 +40,9 @@ def write_style_checkpoint(folder: Path, seed: int = 0) -> Path:
     for name in ("num_chroma", "chroma_length"):
         config.pop(name)
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if "audio_enc_to_dec" not in name}
+    tensors = {
+        name: value for name, value in load_file(folder / "model.safetensors").items() if "audio_enc_to_dec" not in name
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = StyleNetwork(SETTINGS, config["decoder"]["hidden_size"])

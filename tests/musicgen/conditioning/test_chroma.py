@@ -29,14 +29,18 @@ class Spectrogram:
         self.window = torch.hann_window(n_fft)
 
     def __call__(self, wave):
-        spectrum = torch.stft(wave, self.n_fft, self.hop, window=self.window, center=True, pad_mode="reflect", return_complex=True)
+        spectrum = torch.stft(
+            wave, self.n_fft, self.hop, window=self.window, center=True, pad_mode="reflect", return_complex=True
+        )
         return (spectrum / self.window.pow(2).sum().sqrt()).abs().pow(2)
 
 
 @pytest.fixture
 def extract(monkeypatch: pytest.MonkeyPatch):
     """Audio [samples] -> transformers' (chromagram before the argmax, one-hot after), both [frames, 12]."""
-    monkeypatch.setattr(reference, "torchaudio", SimpleNamespace(transforms=SimpleNamespace(Spectrogram=Spectrogram)), raising=False)
+    monkeypatch.setattr(
+        reference, "torchaudio", SimpleNamespace(transforms=SimpleNamespace(Spectrogram=Spectrogram)), raising=False
+    )
     extractor = reference.MusicgenMelodyFeatureExtractor(padding_side="right")
     normalize = torch.nn.functional.normalize
     kept: list[torch.Tensor] = []

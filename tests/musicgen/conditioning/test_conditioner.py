@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from musicgen.audio.fetch import digest
 from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
-from musicgen.conditioning.fetch import digest
-from musicgen.engine.conditions import Conditions
+from musicgen.conditioning.conditions import Conditions
 from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
@@ -39,24 +39,32 @@ def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidan
     ids = melody_model.text.embedder.tokenizer([prompt], return_tensors="pt")
     kwargs = {"attention_mask": ids["attention_mask"]}
     if audio is not None:
-        kwargs["input_features"] = torch.eye(12)[torch.from_numpy(chroma.bins(audio[: 30 * chroma.RATE_HZ]).astype(np.int64))][None]
+        kwargs["input_features"] = torch.eye(12)[
+            torch.from_numpy(chroma.bins(audio[: 30 * chroma.RATE_HZ]).astype(np.int64))
+        ][None]
     config = oracle.generation_config
     config.guidance_scale, config.output_attentions, config.output_hidden_states = guidance, False, False
     with torch.no_grad():
-        return oracle._prepare_encoder_hidden_states_kwargs_for_generation(ids["input_ids"], kwargs, "input_ids", config)[
-            "encoder_hidden_states"
-        ]
+        return oracle._prepare_encoder_hidden_states_kwargs_for_generation(
+            ids["input_ids"], kwargs, "input_ids", config
+        )["encoder_hidden_states"]
 
 
 @pytest.mark.parametrize("name", ["a.wav", "b.flac", "long.ogg", None])
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
-def test_the_prefix_is_transformers(conditioner, melody_model, oracle, melodies: Path, name: str | None, guidance: float) -> None:
+def test_the_prefix_is_transformers(
+    conditioner, melody_model, oracle, melodies: Path, name: str | None, guidance: float
+) -> None:
     audio = None if name is None else heard((melodies / name).read_bytes())[0]
     request = Request("warm piano", melody=None if name is None else str(melodies / name), guidance_scale=guidance)
     conditions = window(conditioner, request)
     reference = expected(oracle, melody_model, "warm piano", audio, guidance)
     found = prefixes(conditions)
-    assert found.shape == reference.shape == (2 if guidance > 1 else 1, conditioner.prefix_length(request), melody_model.spec.hidden)
+    assert (
+        found.shape
+        == reference.shape
+        == (2 if guidance > 1 else 1, conditioner.prefix_length(request), melody_model.spec.hidden)
+    )
     assert torch.allclose(found, reference, atol=1e-6)
     assert len(conditions.branches) == conditioner.width(request)
 
@@ -73,7 +81,8 @@ def test_no_melody_is_not_zeros(conditioner) -> None:
 def test_silence_is_no_melody(conditioner, tmp_path: Path) -> None:
     path = write(tmp_path / "silence.wav", np.zeros(64_000, np.float32))
     assert torch.equal(
-        prefixes(window(conditioner, Request("warm piano", melody=str(path)))), prefixes(window(conditioner, Request("warm piano")))
+        prefixes(window(conditioner, Request("warm piano", melody=str(path)))),
+        prefixes(window(conditioner, Request("warm piano"))),
     )
 
 
@@ -92,7 +101,9 @@ def test_a_melody_alone_is_a_condition(conditioner, melodies: Path) -> None:
 
 
 def test_a_changed_melody_changes_what_is_heard(conditioner, melodies: Path) -> None:
-    one, other = (prefixes(window(conditioner, Request("piano", melody=str(melodies / name)))) for name in ("a.wav", "b.flac"))
+    one, other = (
+        prefixes(window(conditioner, Request("piano", melody=str(melodies / name)))) for name in ("a.wav", "b.flac")
+    )
     assert not torch.equal(one[0], other[0])
     assert torch.equal(one[1], other[1])
 
@@ -155,9 +166,10 @@ def test_bad_rows_fail_alone(conditioner, melodies: Path, tmp_path: Path) -> Non
     outcomes = conditioner.prepare(rows)
     assert [isinstance(outcome, RowError) for outcome in outcomes] == [False, True, True, True, True, False]
     assert all(outcome.error_class == "melody" for outcome in outcomes[1:5])
-    assert [word in str(o) for word, o in zip(("does not exist", "not a wav", "has changed", "not a wav"), outcomes[1:5], strict=True)] == [
-        True
-    ] * 4
+    assert [
+        word in str(o)
+        for word, o in zip(("does not exist", "not a wav", "has changed", "not a wav"), outcomes[1:5], strict=True)
+    ] == [True] * 4
 
 
 def test_continuation_codes_are_the_codecs(conditioner, melody_model, melodies: Path) -> None:
@@ -174,7 +186,10 @@ def test_a_continuation_must_leave_something_to_generate(conditioner, melodies: 
     for duration in (7.0, 3.0):
         with pytest.raises(RowError, match="leaves nothing to generate"):
             ready(conditioner, Request("piano", continuation=str(melodies / "a.wav"), duration_s=duration))
-    assert ready(conditioner, Request("piano", continuation=str(melodies / "a.wav"), duration_s=7.02)).forced.shape[1] == 350
+    assert (
+        ready(conditioner, Request("piano", continuation=str(melodies / "a.wav"), duration_s=7.02)).forced.shape[1]
+        == 350
+    )
     short = write(tmp_path / "short.wav", tune(0.01))
     with pytest.raises(RowError, match="shorter than one frame"):
         ready(conditioner, Request("piano", continuation=str(short)))
@@ -212,7 +227,11 @@ def test_hostile_levels_fail_their_row(conditioner, melodies: Path, tmp_path: Pa
     """A stereo float file at the largest numbers: finite until its channels are mixed."""
     path = tmp_path / "loud.wav"
     path.write_bytes(encoded(np.full((44_100, 2), 3e38, np.float32), 44_100, subtype="FLOAT"))
-    rows = [Request("piano", melody=str(path)), Request("piano", continuation=str(path)), Request("piano", melody=str(melodies / "a.wav"))]
+    rows = [
+        Request("piano", melody=str(path)),
+        Request("piano", continuation=str(path)),
+        Request("piano", melody=str(melodies / "a.wav")),
+    ]
     conditioner.expect(rows[1])
     outcomes = conditioner.prepare(rows)
     assert [getattr(outcome, "error_class", None) for outcome in outcomes] == ["melody", "melody", None]
@@ -241,9 +260,16 @@ def test_what_one_request_breaks_is_its_own_failure(
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError(), torch.AcceleratorError("lost"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        MemoryError(),
+        torch.OutOfMemoryError(),
+        torch.AcceleratorError("lost"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
-def test_what_the_machine_lacks_is_no_rows_failure(melody_model, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_what_the_machine_lacks_is_no_rows_failure(
+    melody_model, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     conditioner = RequestConditioner(melody_model)
     break_part(conditioner, "text.encode", error, monkeypatch)
     assert conditioner.prepare([Request("p")]) == [error]
@@ -260,7 +286,9 @@ def break_part(conditioner: RequestConditioner, part: str, error: Exception, mon
     monkeypatch.setattr(owner, name, broken)
 
 
-def test_states_are_made_by_one_thread_whoever_asks(melody_model, melodies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_made_by_one_thread_whoever_asks(
+    melody_model, melodies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With several, torch sums in another order, and a clip would depend on whose thread came first."""
     before = torch.get_num_threads()
     try:
@@ -269,7 +297,9 @@ def test_states_are_made_by_one_thread_whoever_asks(melody_model, melodies: Path
         assert torch.get_num_threads() == 3
         used: list[int] = []
         encode = conditioner.text.encode
-        monkeypatch.setattr(conditioner.text, "encode", lambda prompt: used.append(torch.get_num_threads()) or encode(prompt))
+        monkeypatch.setattr(
+            conditioner.text, "encode", lambda prompt: used.append(torch.get_num_threads()) or encode(prompt)
+        )
         row = Request("piano", continuation=str(melodies / "a.wav"))
         conditioner.expect(row)
         ready(conditioner, row)

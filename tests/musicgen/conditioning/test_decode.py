@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicgen.conditioning.container import _mpeg_frame
-from musicgen.conditioning.decode import decode
+from musicgen.audio.container import _mpeg_frame
+from musicgen.audio.read import decode_excerpt
 from musicgen.errors import RowError
 from tests.musicgen.conditioning import hostile
 from tests.musicgen.conditioning.hostile import BOMB_HZ, forge_length
@@ -74,7 +74,7 @@ def test_only_what_is_needed_is_decoded() -> None:
             return count
 
     file = Counting(encoded(np.random.default_rng(0).uniform(-1, 1, 1_500_000).astype(np.float32)))
-    decode(file, rate=RATE, seconds=1.0)
+    decode_excerpt(file, rate=RATE, seconds=1.0)
     assert file.read_bytes < 500_000
 
 
@@ -174,12 +174,14 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 import resource, sys
 from musicgen.conditioning.decode import decode
 with open(sys.argv[1], "rb") as file:
-    decode(file, rate=32000, seconds=1.0)
+    decode_excerpt(file, rate=32000, seconds=1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    audio = decode(file, rate=32000, seconds=60.0)
+    audio = decode_excerpt(file, rate=32000, seconds=60.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, audio.nbytes // 1024)
 """
-    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    ).stdout.split()
     grown, result = map(int, out)
     assert grown < 3 * result + 10_000  # KB
 

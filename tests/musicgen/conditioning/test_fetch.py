@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.conditioning.fetch import digest, fetch, locate
+from musicgen.audio.fetch import digest, fetch, locate
 from musicgen.errors import RowError
 from musicgen.storage import open_store
 
@@ -156,4 +156,6 @@ def test_many_threads_fetch_at_once(tmp_path: Path) -> None:
 
 def test_planning_needs_no_torch() -> None:
     code = "import sys, musicgen.conditioning.fetch; print([m for m in ('torch', 'librosa', 'soundfile', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from musicgen.clip import Failed
+from musicgen.conditioning.clap_sound import JointEncoder
 from musicgen.conditioning.conditioner import RequestConditioner
-from musicgen.conditioning.joint import JointEncoder
 from musicgen.engine.engine import Engine
 from musicgen.errors import RowError
 from musicgen.model import load_model
-from musicgen.model.clap import quantize
+from musicgen.model.text.clap import quantize
 from musicgen.request import Request
 from tests.fixtures.checkpoints import TEXT, write_checkpoint
 from tests.musicgen.conditioning.music import heard, tune, write
@@ -26,9 +26,21 @@ DIM = 16
 
 
 def clap_config(fused: bool = False) -> ClapConfig:
-    text = {"vocab_size": 400, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    text = {
+        "vocab_size": 400,
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
     text |= {"max_position_embeddings": 100, "projection_dim": DIM, "pad_token_id": 0}
-    audio = {"patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 16, "num_hidden_layers": 2}
+    audio = {
+        "patch_embeds_hidden_size": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+    }
     audio |= {"projection_dim": DIM, "enable_fusion": fused}
     return ClapConfig(text_config=text, audio_config=audio, projection_dim=DIM)
 
@@ -56,7 +68,9 @@ def write_clap_checkpoint(folder: Path, fused: bool = False, quantizers: int = 3
                 if name.endswith("running_var"):
                     buffer.fill_(500.0)  # of log mel spectrograms in dB
         tensors = {f"text_encoder.{name}": value.clone().contiguous() for name, value in model.state_dict().items()}
-        tensors |= {f"text_quantizer.layers.{i}.codebook.embed": torch.randn(64, DIM) / 4 / 3**i for i in range(quantizers)}
+        tensors |= {
+            f"text_quantizer.layers.{i}.codebook.embed": torch.randn(64, DIM) / 4 / 3**i for i in range(quantizers)
+        }
         tensors |= {"enc_to_dec_proj.weight": torch.randn(hidden, DIM), "enc_to_dec_proj.bias": torch.randn(hidden)}
     save_file(others | tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -83,7 +97,9 @@ def test_the_embedding_is_transformers(tmp_path: Path, fused: bool) -> None:
             for start in range(windows):
                 inputs = extract(audio[start * 48_000 :][:480_000], sampling_rate=48_000, return_tensors="pt")
                 found.append(clap.get_audio_features(**inputs).pooler_output)
-            mean = torch.nn.functional.normalize(torch.nn.functional.normalize(torch.cat(found), dim=-1).mean(0, keepdim=True), dim=-1)
+            mean = torch.nn.functional.normalize(
+                torch.nn.functional.normalize(torch.cat(found), dim=-1).mean(0, keepdim=True), dim=-1
+            )
             expected = model.text.projection(quantize(mean, model.text.embedder.codebooks))
         states = joint.encode(Request(melody=str(path))).states
         assert states.shape == (1, model.spec.hidden)
@@ -91,9 +107,17 @@ def test_the_embedding_is_transformers(tmp_path: Path, fused: bool) -> None:
 
 
 def test_generation(clap_model, tmp_path: Path) -> None:
-    one, other = (str(write(tmp_path / f"{i}.wav", tune(5.0, notes=notes, note_s=0.3 + i))) for i, notes in enumerate([(84, 88), (36, 38)]))
+    one, other = (
+        str(write(tmp_path / f"{i}.wav", tune(5.0, notes=notes, note_s=0.3 + i)))
+        for i, notes in enumerate([(84, 88), (36, 38)])
+    )
     row = Request("", melody=one, duration_s=0.5, temperature=0.0)
-    rows = [row, replace(row, melody=other), replace(row, melody=None, prompt="warm piano"), replace(row, guidance_scale=1.0)]
+    rows = [
+        row,
+        replace(row, melody=other),
+        replace(row, melody=None, prompt="warm piano"),
+        replace(row, guidance_scale=1.0),
+    ]
     together = codes(clap_model, rows)
     for request, found in zip(rows, together, strict=True):
         assert np.array_equal(found, codes(clap_model, [request])[0])

@@ -45,7 +45,9 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     """transformers' greedy codes [codebooks, frames] for one request alone."""
     kept = []
     decode = oracle.audio_encoder.decode
-    monkeypatch.setattr(oracle.audio_encoder, "decode", lambda codes, *a, **k: (kept.append(codes), decode(codes, *a, **k))[1])
+    monkeypatch.setattr(
+        oracle.audio_encoder, "decode", lambda codes, *a, **k: (kept.append(codes), decode(codes, *a, **k))[1]
+    )
     inputs = model.text.embedder.tokenizer([request.prompt], return_tensors="pt")
     if request.melody:
         bins = chroma.bins(heard(Path(request.melody).read_bytes())[0])
@@ -57,7 +59,13 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     frames = request.frames(model.spec.frame_rate)
     known = 0 if not request.continuation else inputs["input_values"].shape[-1] // 640
     with torch.no_grad():
-        oracle.generate(**inputs, do_sample=False, guidance_scale=request.guidance_scale, max_new_tokens=frames - known + 3, use_cache=True)
+        oracle.generate(
+            **inputs,
+            do_sample=False,
+            guidance_scale=request.guidance_scale,
+            max_new_tokens=frames - known + 3,
+            use_cache=True,
+        )
     return kept[-1][0, 0].numpy()
 
 
@@ -71,7 +79,9 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     ],
     ids=str,
 )
-def test_greedy_codes_are_transformers(melody_model, oracle, melodies: Path, change: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_greedy_codes_are_transformers(
+    melody_model, oracle, melodies: Path, change: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if change["melody"]:
         change = change | {"melody": str(melodies / change["melody"])}
     request = replace(GREEDY, **change)
@@ -80,7 +90,9 @@ def test_greedy_codes_are_transformers(melody_model, oracle, melodies: Path, cha
 
 
 def test_a_changed_melody_changes_the_codes(melody_model, melodies: Path) -> None:
-    a, b, none = codes(melody_model, [replace(GREEDY, melody=m and str(melodies / m)) for m in ("a.wav", "b.flac", None)])
+    a, b, none = codes(
+        melody_model, [replace(GREEDY, melody=m and str(melodies / m)) for m in ("a.wav", "b.flac", None)]
+    )
     assert not np.array_equal(a, b)
     assert not np.array_equal(a, none)
 
@@ -145,7 +157,10 @@ def test_a_long_clip_follows_the_melody_window_by_window(short_window_model, tmp
     one = write(tmp_path / "one.wav", np.concatenate([same, tune(4.0)]))
     other = write(tmp_path / "other.wav", np.concatenate([same, differs]))
     assert short_window_model.spec.max_frames == 200
-    rows = [Request("piano", melody=str(path), duration_s=6.0, stride_s=2.0, guidance_scale=1.0, seed=5) for path in (one, other)]
+    rows = [
+        Request("piano", melody=str(path), duration_s=6.0, stride_s=2.0, guidance_scale=1.0, seed=5)
+        for path in (one, other)
+    ]
     first, second, short = codes(short_window_model, [*rows, replace(rows[0], duration_s=4.0)])
     assert first.shape == second.shape == (4, 300)
     assert np.array_equal(first[:, :200], second[:, :200])

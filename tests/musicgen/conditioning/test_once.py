@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from musicgen.conditioning.once import Once
+from musicgen.conditioning.memo import Once
 
 
 def test_threads_wait_for_the_one_who_computes() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from musicgen.audio.fetch import digest
 from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
-from musicgen.conditioning.fetch import digest
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import separator
 from musicgen.errors import ModelError, RowError

@@ -12,9 +12,9 @@ from torch import nn
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditioner import PreparedRequest, RequestConditioner
+from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.conditioning.style import StyleEncoder, StyleNetwork, StyleSettings
 from musicgen.engine import Engine
-from musicgen.engine.conditions import Branch, Conditions
 from musicgen.engine.stepper import TEXT_CAPACITY
 from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
@@ -142,11 +142,15 @@ def test_branches(conditioner, tmp_path: Path) -> None:
     (prepared,) = conditioner.prepare([rows[1][1]])
     conditions = prepared.window(0, 50)
     assert conditions.scale == SETTINGS.guidance_beta
-    assert [torch.equal(branch.prefix, wanted) for branch, wanted in zip(conditions.branches, (both, sound), strict=True)] == [True, True]
+    assert [
+        torch.equal(branch.prefix, wanted) for branch, wanted in zip(conditions.branches, (both, sound), strict=True)
+    ] == [True, True]
 
 
 def test_generation(style_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = (str(write(tmp_path / f"{i}.wav", tune(4.0, notes=notes))) for i, notes in enumerate([(60, 64, 67), (49, 54)]))
+    one, other = (
+        str(write(tmp_path / f"{i}.wav", tune(4.0, notes=notes))) for i, notes in enumerate([(60, 64, 67), (49, 54)])
+    )
     greedy = Request("warm piano", melody=one, duration_s=0.6, temperature=0.0)
     rows = [
         greedy,
@@ -177,7 +181,9 @@ def test_generation(style_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(formula, together[5])
     assert not np.array_equal(formula, together[0])
     # With beta 1 the double guidance is the single one.
-    monkeypatch.setattr(StyleEncoder, "load", classmethod(lambda cls, model, load=StyleEncoder.load: _with_beta(load(model), 1.0)))
+    monkeypatch.setattr(
+        StyleEncoder, "load", classmethod(lambda cls, model, load=StyleEncoder.load: _with_beta(load(model), 1.0))
+    )
     (double,) = codes(style_model, [greedy])
     monkeypatch.setattr(RequestConditioner, "width", lambda self, request: 2)
     monkeypatch.setattr(PreparedRequest, "window", lambda *arguments: _single(window(*arguments)))

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from musicgen.clip import Clip
-from musicgen.dataset.pins import Pins, pin
+from musicgen.dataset.info import Pins, pin
 from musicgen.dataset.writer import ShardWriter
 from musicgen.job import AudioSettings
-from musicgen.plan.plan import PlannedModel, ShardRows
 from musicgen.request import Request
+from musicgen.shard import PlannedModel, ShardRows
 from musicgen.storage import Store, open_store
 
 RATE, FRAME_RATE = 32000, 50.0
@@ -58,13 +58,23 @@ class Maker:
     store: Store
     audio: AudioSettings = field(default_factory=AudioSettings)
 
-    def writer(self, run: str = "r1-1", shard: int = 0, attempt: str = "a0", rows: ShardRows | None = None, **options) -> ShardWriter:
+    def writer(
+        self, run: str = "r1-1", shard: int = 0, attempt: str = "a0", rows: ShardRows | None = None, **options
+    ) -> ShardWriter:
         """A writer of the shard; the dataset is pinned first."""
         rows = rows or shard_of(run, shard, **options)
         pin(self.store, Pins.of(self.audio.layout, self.audio.format, rows.carried.schema, self.audio.codes))
         return ShardWriter(self.store, run, shard, attempt, rows, self.audio, MODEL, "torch 2; cpu; fp32; slots 4")
 
-    def shard(self, run: str = "r1-1", shard: int = 0, attempt: str = "a0", failing: dict | None = None, channels: int = 1, **options):
+    def shard(
+        self,
+        run: str = "r1-1",
+        shard: int = 0,
+        attempt: str = "a0",
+        failing: dict | None = None,
+        channels: int = 1,
+        **options,
+    ):
         """Make a whole shard; `failing` maps positions to errors."""
         rows = options.pop("rows_of", None) or shard_of(run, shard, **options)
         with self.writer(run, shard, attempt, rows) as writer:
@@ -89,7 +99,9 @@ def make(tmp_path: Path) -> Maker:
 @pytest.fixture(params=["folder", "s3"])
 def make_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
     """A maker in a local folder, and one in a bucket."""
-    return Maker(open_store(str(tmp_path / "dataset") if request.param == "folder" else request.getfixturevalue("s3").uri))
+    return Maker(
+        open_store(str(tmp_path / "dataset") if request.param == "folder" else request.getfixturevalue("s3").uri)
+    )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import musicgen.dataset
-from musicgen.audio import decode
+from musicgen.audio import decode_audio
 from musicgen.dataset import huggingface
 from musicgen.dataset.card import publish_card, render_card
 from musicgen.dataset.huggingface import write_table
@@ -74,7 +74,9 @@ def expected() -> dict[str, np.ndarray]:
     return {
         key: clip_of(request).audio
         for shard in (0, 1)
-        for position, (key, request) in enumerate(zip(shard_of("r1-1", shard).keys, shard_of("r1-1", shard).requests, strict=True))
+        for position, (key, request) in enumerate(
+            zip(shard_of("r1-1", shard).keys, shard_of("r1-1", shard).requests, strict=True)
+        )
         if (shard, position) != (0, 1)
     }
 
@@ -123,7 +125,7 @@ def test_to_huggingface_needs_no_torchcodec(make_anywhere: Maker, layout: str):
     assert raw.num_rows == 5
     for row in raw:
         data = row["audio"]["bytes"] or Path(row["audio"]["path"]).read_bytes()
-        assert np.abs(decode(data)[0] - expected()[row["key"]]).max() < 1e-4
+        assert np.abs(decode_audio(data)[0] - expected()[row["key"]]).max() < 1e-4
 
 
 @pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
@@ -140,7 +142,10 @@ def test_load_dataset_without_torchcodec(make: Maker, layout: str, tmp_path: Pat
     raw = clips.cast_column(column, datasets.Audio(decode=False))
     keys = [row["__key__"] if layout == "webdataset" else row["key"] for row in raw]
     assert set(keys) == expected().keys()
-    assert all(np.abs(decode(row[column]["bytes"])[0] - expected()[key]).max() < 1e-4 for key, row in zip(keys, raw, strict=True))
+    assert all(
+        np.abs(decode_audio(row[column]["bytes"])[0] - expected()[key]).max() < 1e-4
+        for key, row in zip(keys, raw, strict=True)
+    )
 
 
 @pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
@@ -199,7 +204,9 @@ def test_the_licence_is_the_strictest_of_the_weights(make: Maker, models: list[s
     assert make.store.uri not in card
 
 
-def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(make: Maker, monkeypatch: pytest.MonkeyPatch):
+def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(huggingface, "SMALL_BYTES", 0)
     make = make.settings(layout="webdataset")
     make.shard()

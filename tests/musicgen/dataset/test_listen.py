@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import musicgen.dataset
-from musicgen.audio import decode
+from musicgen.audio import decode_audio
 from musicgen.dataset.listen import write_page
 from musicgen.dataset.verify import verify
 from musicgen.errors import JobError, RowError, StoreError
@@ -70,7 +70,7 @@ def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: 
     tags = Tags(page)
     requests = [rows.requests[0], rows.requests[2], *shard_of("r1-1", 1).requests]
     for request, player, picture in zip(requests, tags.of("audio"), tags.of("img"), strict=True):
-        assert np.abs(decode(source(page, player).read_bytes())[0] - clip_of(request).audio).max() < 1e-4
+        assert np.abs(decode_audio(source(page, player).read_bytes())[0] - clip_of(request).audio).max() < 1e-4
         assert source(page, picture).read_bytes().startswith(b"\x89PNG")
         assert request.prompt in tags.text
         assert request.prompt in player["aria-label"]
@@ -138,7 +138,7 @@ def test_a_dataset_in_a_bucket_wants_a_folder_for_the_page(s3, tmp_path: Path):
         write_page(musicgen.dataset.open(s3.uri), s3.uri + "-page")
     page = Path(write_page(musicgen.dataset.open(s3.uri), str(tmp_path / "page")).path)
     tags = Tags(page)
-    assert [decode(source(page, attrs).read_bytes())[1] for attrs in tags.of("audio")] == [32000] * 3
+    assert [decode_audio(source(page, attrs).read_bytes())[1] for attrs in tags.of("audio")] == [32000] * 3
 
 
 def test_a_dataset_without_clips_is_said(make: Maker):
@@ -156,9 +156,23 @@ def test_a_browser_finds_every_sound_and_picture(make: Maker, layout: str, tmp_p
     page = Path(write_page(musicgen.dataset.open(make.store.uri)).path)
     with page.open("a", encoding="utf-8") as file:
         file.write(ASK)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-    flags += ["--disable-component-update", f"--user-data-dir={tmp_path / 'browser'}", "--timeout=20000", "--virtual-time-budget=20000"]
-    done = subprocess.run([str(CHROMIUM), *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-sync",
+    ]
+    flags += [
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'browser'}",
+        "--timeout=20000",
+        "--virtual-time-budget=20000",
+    ]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     answer = re.search('<p id="answer">([^<$]*)</p>', done.stdout)
     assert answer is not None, done.stderr
     assert answer[1].split() == ["0.500"] * 3 + ["880"] * 3

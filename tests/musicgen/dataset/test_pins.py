@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from musicgen.dataset.pins import Pins, check_pins, pin, read_pins
+from musicgen.dataset.info import Pins, check_pins, pin, read_pins
 from musicgen.errors import JobError
 from musicgen.storage import open_store
 
@@ -23,11 +23,23 @@ def test_the_first_job_pins_and_the_same_job_fits(tmp_path):
 @pytest.mark.parametrize(
     ("job", "named"),
     [
-        (Pins.of("parquet", "flac", pa.schema([("mood", pa.string()), ("bpm", pa.int64())])), "layout is 'files', not 'parquet'"),
-        (Pins.of("files", "mp3", pa.schema([("mood", pa.string()), ("bpm", pa.int64())])), "format is 'flac', not 'mp3'"),
-        (Pins.of("files", "flac", pa.schema([("mood", pa.string()), ("bpm", pa.string())])), "'bpm' is int64, not string"),
+        (
+            Pins.of("parquet", "flac", pa.schema([("mood", pa.string()), ("bpm", pa.int64())])),
+            "layout is 'files', not 'parquet'",
+        ),
+        (
+            Pins.of("files", "mp3", pa.schema([("mood", pa.string()), ("bpm", pa.int64())])),
+            "format is 'flac', not 'mp3'",
+        ),
+        (
+            Pins.of("files", "flac", pa.schema([("mood", pa.string()), ("bpm", pa.string())])),
+            "'bpm' is int64, not string",
+        ),
         (Pins.of("files", "flac", pa.schema([("mood", pa.string())])), "a column 'bpm' that the manifest lacks"),
-        (Pins.of("files", "flac", pa.schema([("mood", pa.string()), ("bpm", pa.int64()), ("x", pa.int8())])), "no column 'x'"),
+        (
+            Pins.of("files", "flac", pa.schema([("mood", pa.string()), ("bpm", pa.int64()), ("x", pa.int8())])),
+            "no column 'x'",
+        ),
     ],
 )
 def test_a_job_that_does_not_fit_hears_what_differs(tmp_path, job: Pins, named: str):

@@ -43,7 +43,9 @@ def test_every_parquet_reader_is_a_client(make: Maker, layout: str):
 
 def test_duckdb_and_soundfile_alone_find_the_sound(make: Maker):
     folder = two_runs(make.settings(layout="webdataset")).store.uri
-    path, offset, size = duckdb.sql(f"SELECT audio, audio_offset, audio_bytes FROM '{folder}/index/**/*.parquet' LIMIT 1").fetchall()[0]
+    path, offset, size = duckdb.sql(
+        f"SELECT audio, audio_offset, audio_bytes FROM '{folder}/index/**/*.parquet' LIMIT 1"
+    ).fetchall()[0]
     with Path(folder, path).open("rb") as tar:
         tar.seek(offset)
         assert soundfile.info(io.BytesIO(tar.read(size))).duration == 0.5

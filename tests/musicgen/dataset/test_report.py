@@ -5,7 +5,7 @@ import json
 import pytest
 
 import musicgen.dataset
-from musicgen.dataset.report import RunReport, Session, hardware, read_report, versions, write_report
+from musicgen.dataset.run_report import RunReport, Session, hardware, read_report, versions, write_report
 from musicgen.dataset.status import status
 from musicgen.errors import RowError
 
@@ -13,7 +13,9 @@ from .conftest import Maker
 
 
 def report(start: str, made: int, run: str = "r1-1", **events: int) -> RunReport:
-    session = Session(start, start + "1", made, 1, 10.0 * made, 20.0, events=events, engines=("torch 2",), versions=versions())
+    session = Session(
+        start, start + "1", made, 1, 10.0 * made, 20.0, events=events, engines=("torch 2",), versions=versions()
+    )
     return RunReport(run, {"model": {"name": "embedded"}}, {"name": "embedded"}, (session,))
 
 

@@ -14,7 +14,18 @@ loudness_lufs clipped silent engine run shard created_at
 
 def test_columns_are_those_of_the_contract():
     assert index_schema().names == CONTRACT
-    assert FAILURES.names == ["key", "id", "prompt", "source", "error_class", "error", "attempts", "run", "shard", "created_at"]
+    assert FAILURES.names == [
+        "key",
+        "id",
+        "prompt",
+        "source",
+        "error_class",
+        "error",
+        "attempts",
+        "run",
+        "shard",
+        "created_at",
+    ]
     assert index_schema("parquet").field("audio").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert index_schema(carried=pa.schema([("mood", pa.string())]), codes=True).names == [*CONTRACT, "codes", "mood"]
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import musicgen.dataset
-from musicgen.dataset.ledger import Ledger
+from musicgen.dataset.key_index import Ledger
 from musicgen.dataset.verify import verify
 from musicgen.errors import RowError
 from musicgen.storage import open_store
@@ -31,7 +31,9 @@ def edit(make: Maker, path: str, change: Callable[[pa.Table], pa.Table]) -> None
 
 
 def set_column(name: str, values: list) -> Callable[[pa.Table], pa.Table]:
-    return lambda table: table.set_column(table.column_names.index(name), name, pa.array(values, table.schema.field(name).type))
+    return lambda table: table.set_column(
+        table.column_names.index(name), name, pa.array(values, table.schema.field(name).type)
+    )
 
 
 def clip_paths(make: Maker) -> list[str]:
@@ -45,7 +47,14 @@ def test_a_sound_dataset_is_sound(make: Maker, layout: str, format: str):
     make.shard(failing={0: RowError("generation", "no")}, channels=2, rows=2)
     report = verify(musicgen.dataset.open(make.store.uri), deep=True)
     assert report.faults == []
-    assert (report.sound, report.parts, report.rows, report.failed, report.audio_s, report.orphans) == (True, 1, 1, 1, 0.5, 0)
+    assert (report.sound, report.parts, report.rows, report.failed, report.audio_s, report.orphans) == (
+        True,
+        1,
+        1,
+        1,
+        0.5,
+        0,
+    )
 
 
 def test_in_a_bucket_too(s3):
@@ -65,7 +74,11 @@ def test_missing_truncated_and_altered_audio(make: Maker):
     make.store.write(truncated, make.store.read(truncated)[:-1])
     make.store.write(altered, data[:-1] + bytes([data[-1] ^ 1]))
     faults = verify(musicgen.dataset.open(make.store.uri)).faults
-    assert [(fault.kind, fault.where) for fault in faults] == [("missing", missing), ("size", truncated), ("sha256", altered)]
+    assert [(fault.kind, fault.where) for fault in faults] == [
+        ("missing", missing),
+        ("size", truncated),
+        ("sha256", altered),
+    ]
 
 
 @pytest.mark.parametrize("layout", ["parquet", "webdataset"])
@@ -175,7 +188,9 @@ def test_the_report_as_json(make: Maker):
     make.store.delete(clip_paths(make)[0])
     report = verify(musicgen.dataset.open(make.store.uri), progress=seen.append)
     assert seen[-1] == 3
-    assert report.to_json()["faults"] == [{"kind": "missing", "where": clip_paths(make)[0], "what": "the audio object is missing"}]
+    assert report.to_json()["faults"] == [
+        {"kind": "missing", "where": clip_paths(make)[0], "what": "the audio object is missing"}
+    ]
     assert report.to_json()["sound"] is False
 
 

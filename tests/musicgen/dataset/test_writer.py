@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import musicgen.dataset
-from musicgen.dataset.parts import read_footer
+from musicgen.dataset.index_part import read_footer
 from musicgen.dataset.schema import FAILURES, index_schema
 from musicgen.dataset.verify import verify
 from musicgen.errors import RowError, StoreError
@@ -44,8 +44,24 @@ def test_a_shard_becomes_index_rows_with_their_audio(make_anywhere: Maker, layou
     assert table.column("key").to_pylist() == [rows.keys[0], rows.keys[1], rows.keys[3]]
     assert table.column("caption_id").to_pylist() == [0, 1, 3]
     row = table.slice(1, 1).to_pylist()[0]
-    wanted = {"id": "id1", "prompt": "prompt 1", "seed": 1, "frames": 25, "duration_s": 0.5, "sample_rate": 32000, "channels": 2}
-    wanted |= {"top_p": 0.5, "top_k": 250, "model": "musicgen-small", "model_revision": "abc123", "run": "r1-1", "shard": 0, "sample": 0}
+    wanted = {
+        "id": "id1",
+        "prompt": "prompt 1",
+        "seed": 1,
+        "frames": 25,
+        "duration_s": 0.5,
+        "sample_rate": 32000,
+        "channels": 2,
+    }
+    wanted |= {
+        "top_p": 0.5,
+        "top_k": 250,
+        "model": "musicgen-small",
+        "model_revision": "abc123",
+        "run": "r1-1",
+        "shard": 0,
+        "sample": 0,
+    }
     wanted |= {"audio_format": "flac", "clipped": False, "silent": False, "tags": None, "manifest_model": "theirs"}
     assert {name: row[name] for name in wanted} == wanted
     for key, request in zip(table.column("key").to_pylist(), [rows.requests[i] for i in (0, 1, 3)], strict=True):
@@ -219,7 +235,9 @@ def _make_and_die(uri: str, layout: str, when: str) -> None:
         ("files", "after the commit", True, 0),
     ],
 )
-def test_killed_at_any_moment_the_dataset_verifies_and_goes_on(make: Maker, layout: str, when: str, committed: bool, orphans: int):
+def test_killed_at_any_moment_the_dataset_verifies_and_goes_on(
+    make: Maker, layout: str, when: str, committed: bool, orphans: int
+):
     process = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(make.store.uri, layout, when))
     process.start()
     process.join(60)

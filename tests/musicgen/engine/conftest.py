@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from musicgen.clip import Clip, Failed
-from musicgen.model import decoder as decoder_module
 from musicgen.model import load_model
-from musicgen.model.native import load_library
+from musicgen.model.decoder import decoder as decoder_module
+from musicgen.model.decoder.cpu_ops import load_library
 from musicgen.request import Request
 
 PATHS = ["native-float32", "native-bfloat16", "eager-float32", "eager-bfloat16"]

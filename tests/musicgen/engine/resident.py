@@ -15,11 +15,11 @@ from unittest import mock
 
 import torch
 
+from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.engine import Engine, memory
-from musicgen.engine.conditions import Branch, Conditions
-from musicgen.model import decoder as decoder_module
 from musicgen.model import load_model
-from musicgen.model.native import load_library
+from musicgen.model.decoder import decoder as decoder_module
+from musicgen.model.decoder.cpu_ops import load_library
 from musicgen.request import Request
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, run
@@ -58,7 +58,10 @@ def measure(model: Any) -> dict[str, int]:
     """Bytes planned, and taken at most."""
     conditioner = Long(model, 0 if model.spec.kind == "text" else POSITIONS)
     long_s = 6 if model.decoder.ops.static_shapes else 30
-    wanted = [Request(prompt="long", duration_s=long_s, seed=0), *(Request(prompt=f"{i}", duration_s=0.1, seed=0) for i in range(SLOTS))]
+    wanted = [
+        Request(prompt="long", duration_s=long_s, seed=0),
+        *(Request(prompt=f"{i}", duration_s=0.1, seed=0) for i in range(SLOTS)),
+    ]
     run(Engine(model, slots=1, conditioner=conditioner, max_frames=10), wanted[1:2])  # what a first run loads and keeps
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -79,7 +82,9 @@ def main() -> None:
         sizes = Sizes(kind="text" if kind == "text" else "melody", hidden=192, layers=2, heads=3, ffn=768)
         folder = write_checkpoint(Path(sys.argv[1]) / kind, sizes, seed=1)
         for path in ("native", "eager"):
-            with mock.patch.object(decoder_module, "load_library", (lambda: "a test") if path == "eager" else load_library):
+            with mock.patch.object(
+                decoder_module, "load_library", (lambda: "a test") if path == "eager" else load_library
+            ):
                 model = load_model(folder, "cpu", "float32")
             if kind == "style":  # its decoder is a melody checkpoint's
                 spec = replace(model.spec, kind="style", chroma_bins=0, chroma_length=0)

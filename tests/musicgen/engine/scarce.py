@@ -35,7 +35,16 @@ def main() -> None:
     outcomes = run(engine, wanted)
     clips = [outcome for outcome in outcomes.values() if isinstance(outcome, Clip)]
     engines = {clip.codes.shape[1]: json.loads(clip.engine) for clip in clips}
-    print(json.dumps({"asked": len(wanted), "frames": [clip.codes.shape[1] for clip in clips], "slots": engine.slots, "engines": engines}))
+    print(
+        json.dumps(
+            {
+                "asked": len(wanted),
+                "frames": [clip.codes.shape[1] for clip in clips],
+                "slots": engine.slots,
+                "engines": engines,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

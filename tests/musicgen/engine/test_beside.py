@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from musicgen.engine.beside import Beside
+from musicgen.conditioning.workers import Beside
 
 
 def test_workers_compute_with_one_thread_and_leave_the_caller_alone() -> None:

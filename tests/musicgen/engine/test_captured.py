@@ -49,7 +49,9 @@ def test_captured_steps_make_the_same_codes(model: Any) -> None:
     pool = requests(14, seed=21)
     long = [Request(prompt="slow piano", duration_s=s, top_k=k, seed=4) for s, k in ((2.9, 250), (0.4, 0), (1.1, 250))]
     wordy = Request(prompt="piano " * 90, duration_s=0.3, seed=5)
-    made, engine = compare(model, lambda: Engine(model, slots=3, max_frames=30), [pool[:7], long, [wordy, *pool[7:], long[0]]])
+    made, engine = compare(
+        model, lambda: Engine(model, slots=3, max_frames=30), [pool[:7], long, [wordy, *pool[7:], long[0]]]
+    )
     (recorder,) = made
     assert recorder.captured >= 5, "two lengths, top-k and top-p and neither, and again after growing"
     assert json.loads(engine.fingerprint)["path"] == "eager (a test)-graphs"

@@ -14,8 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from musicgen.clip import Clip, Failed
+from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.engine import Engine
-from musicgen.engine.conditions import Branch, Conditions
 from musicgen.errors import RowError
 from musicgen.request import Request
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
@@ -82,7 +82,11 @@ def test_equal_requests_are_two_rows(model: Any) -> None:
 def test_a_row_that_cannot_be_prepared_fails_alone(model: Any) -> None:
     engine = Engine(model, slots=2, conditioner=Spoken(model))
     outcomes = run(engine, [ask(p, 0.1) for p in ("a", "broken 1", "b", "broken 2", "c")])
-    failed = {request.prompt: outcome.error.error_class for request, outcome in outcomes.items() if isinstance(outcome, Failed)}
+    failed = {
+        request.prompt: outcome.error.error_class
+        for request, outcome in outcomes.items()
+        if isinstance(outcome, Failed)
+    }
     assert failed == {"broken 1": "melody", "broken 2": "melody"}
     assert sum(isinstance(outcome, Clip) for outcome in outcomes.values()) == 3
 
@@ -109,7 +113,12 @@ def test_a_codec_that_fails_on_one_clip_fails_one_clip(model: Any) -> None:
 
     engine = Engine(replace(model, codec=Fragile()), slots=2)
     outcomes = run(engine, [ask("a", 0.02 * frames) for frames in (6, 7, 8, 9)])
-    assert [isinstance(o, Clip) for o in sorted(outcomes.values(), key=lambda o: o.request.duration_s)] == [True, False, False, True]
+    assert [isinstance(o, Clip) for o in sorted(outcomes.values(), key=lambda o: o.request.duration_s)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_clip_longer_than_the_window_is_made_of_windows(model: Any) -> None:
@@ -134,7 +143,10 @@ def test_a_continuation_begins_with_its_prompt_and_listens_to_it(model: Any) -> 
     prompts = {name: torch.randint(0, 64, (4, 20), generator=generator, dtype=torch.int16) for name in ("one", "two")}
     engine = Engine(model, slots=2, conditioner=Spoken(model, prompts))
     greedy: dict[str, Any] = {"temperature": 0.0}
-    outcomes = run(engine, [ask("one", 1.0, **greedy), ask("two", 1.0, **greedy), ask("one", 1.0, keep_continuation=False, **greedy)])
+    outcomes = run(
+        engine,
+        [ask("one", 1.0, **greedy), ask("two", 1.0, **greedy), ask("one", 1.0, keep_continuation=False, **greedy)],
+    )
     by_shape = {(r.prompt, codes(o).shape[1]): codes(o) for r, o in outcomes.items()}
     assert np.array_equal(by_shape["one", 50][:, :20], prompts["one"])
     assert np.array_equal(by_shape["one", 30], by_shape["one", 50][:, 20:])
@@ -150,7 +162,9 @@ def test_a_continuation_begins_with_its_prompt_and_listens_to_it(model: Any) -> 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("path", PATHS)
-def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(load: Any, text_checkpoint: Path, path: str, bad: float) -> None:
+def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(
+    load: Any, text_checkpoint: Path, path: str, bad: float
+) -> None:
     """Neither beside it nor after it in its slot: a cache that keeps a NaN would carry it on, since 0 * NaN is NaN."""
     model = replace(load(text_checkpoint, path), codec=SilentCodec())
 
@@ -160,9 +174,13 @@ def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(load:
             if not request.prompt.startswith("poison"):
                 return prepared
             states = torch.full((5, model.spec.hidden), bad)
-            return SimpleNamespace(forced=None, window=lambda start, frames: Conditions((Branch(cross=states), Branch()), 3.0))
+            return SimpleNamespace(
+                forced=None, window=lambda start, frames: Conditions((Branch(cross=states), Branch()), 3.0)
+            )
 
-    wanted = [ask(f"{'poison' if i in (1, 2, 6) else 'piano'} {i}", 0.1 + 0.06 * i, top_p=0.9 * (i % 2)) for i in range(9)]
+    wanted = [
+        ask(f"{'poison' if i in (1, 2, 6) else 'piano'} {i}", 0.1 + 0.06 * i, top_p=0.9 * (i % 2)) for i in range(9)
+    ]
     outcomes = run(Engine(model, slots=3, conditioner=Poisoned(model)), wanted)
     calm = Engine(model, slots=3, conditioner=Spoken(model))
     for request, outcome in outcomes.items():
@@ -176,20 +194,26 @@ def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(load:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("tensor", ["lm_heads.2.weight", "model.decoder.layers.1.fc1.weight"])
-def test_a_checkpoint_with_a_broken_weight_fails_its_rows(load: Any, text_checkpoint: Path, tmp_path: Path, path: str, tensor: str) -> None:
+def test_a_checkpoint_with_a_broken_weight_fails_its_rows(
+    load: Any, text_checkpoint: Path, tmp_path: Path, path: str, tensor: str
+) -> None:
     folder = Path(shutil.copytree(text_checkpoint, tmp_path / "broken"))
     tensors = load_file(folder / "model.safetensors")
     tensors[f"decoder.{tensor}"][3, 7] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     engine = Engine(load(folder, path), slots=2)
-    for outcome in run(engine, [ask("a", 0.2), ask("b", 0.3, temperature=0.0), ask("c", 0.1, top_k=0, top_p=0.5)]).values():
+    for outcome in run(
+        engine, [ask("a", 0.2), ask("b", 0.3, temperature=0.0), ask("c", 0.1, top_k=0, top_p=0.5)]
+    ).values():
         assert isinstance(outcome, Failed)
         assert outcome.error.error_class == "generation"
         assert "weights are damaged" in str(outcome.error)
 
 
 @pytest.mark.parametrize("path", ["native-float32", "eager-float32"])
-def test_out_of_memory_halves_the_slots_and_loses_no_row(load: Any, text_checkpoint: Path, path: str, monkeypatch: Any) -> None:
+def test_out_of_memory_halves_the_slots_and_loses_no_row(
+    load: Any, text_checkpoint: Path, path: str, monkeypatch: Any
+) -> None:
     model = replace(load(text_checkpoint, path), codec=SilentCodec())
     wanted = [ask(f"piano {i}", 0.1 + 0.04 * i) for i in range(9)]
     calm = run(Engine(model, slots=4), wanted)
@@ -201,7 +225,9 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(load: Any, text_checkpo
         nonlocal calls
         calls += 1
         if calls in (9, 20):
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ...")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."
+            )
         return forward(self, *arguments)
 
     monkeypatch.setattr(type(model.decoder), "forward", tight)
@@ -235,7 +261,9 @@ def test_out_of_memory_with_one_slot_fails_the_row_and_goes_on(model: Any, monke
 
 def test_other_errors_are_not_taken_for_memory(model: Any, monkeypatch: Any) -> None:
     engine = Engine(model, slots=1)
-    monkeypatch.setattr(type(engine._stepper), "step", lambda self, count=1: (_ for _ in ()).throw(RuntimeError("a bug")))
+    monkeypatch.setattr(
+        type(engine._stepper), "step", lambda self, count=1: (_ for _ in ()).throw(RuntimeError("a bug"))
+    )
     with pytest.raises(RuntimeError, match="a bug"):
         run(engine, [ask("a", 0.2)])
 

@@ -58,7 +58,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def oracles(checkpoints: dict[int, Path]) -> dict[int, Any]:
     from transformers import MusicgenForConditionalGeneration
 
-    return {channels: MusicgenForConditionalGeneration.from_pretrained(folder).eval() for channels, folder in checkpoints.items()}
+    return {
+        channels: MusicgenForConditionalGeneration.from_pretrained(folder).eval()
+        for channels, folder in checkpoints.items()
+    }
 
 
 @pytest.fixture(params=CASES)
@@ -123,7 +126,9 @@ class Oracle:
         return out[:, -1]
 
 
-def test_codes_are_those_of_the_oracle_in_as_many_steps_as_the_pattern_has(case: Any, oracles: Any, tmp_path: Path) -> None:
+def test_codes_are_those_of_the_oracle_in_as_many_steps_as_the_pattern_has(
+    case: Any, oracles: Any, tmp_path: Path
+) -> None:
     model, channels, meant, steps = case
     oracle = Oracle(oracles[channels], model, meant)
     sound = tune(0.2, notes=(48, 55, 64), note_s=0.1)

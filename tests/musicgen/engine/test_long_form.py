@@ -53,7 +53,9 @@ def flux(audio: NDArray[np.float32], window: int = 320) -> NDArray[np.float32]:
     """What the 10 ms across each frame border hold that neither the 10 ms before nor those after do, [frames - 1]."""
     borders = np.arange(1, len(audio) // HOP) * HOP
     before, across, after = (
-        np.abs(np.fft.rfft(audio[(borders + shift)[:, None] + np.arange(window)] * np.hanning(window).astype(np.float32)))
+        np.abs(
+            np.fft.rfft(audio[(borders + shift)[:, None] + np.arange(window)] * np.hanning(window).astype(np.float32))
+        )
         for shift in (-window, -window // 2, 0)
     )
     return np.sqrt((np.maximum(across - np.maximum(before, after), 0) ** 2).sum(axis=1))
@@ -90,7 +92,9 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 sound = codec.decode(codes)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sound.nbytes // 1024)
 """
-    out = subprocess.run([sys.executable, "-c", code, str(text_checkpoint)], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(text_checkpoint)], capture_output=True, text=True, check=True
+    ).stdout.split()
     grown, result = map(int, out)  # KB; without pieces it grows by fifteen times the result
     assert result == FRAMES * HOP * 4 // 1024
     assert grown < 4 * result

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.engine import memory
-from musicgen.engine.conditions import Branch, Conditions
+from musicgen.engine.sequence import GENERATE, Window
 from musicgen.engine.stepper import Stepper
-from musicgen.engine.track import GENERATE, Window
-from musicgen.model.native import load_library
+from musicgen.model.decoder.cpu_ops import load_library
 from musicgen.request import Request
 from tests.fixtures.checkpoints import write_checkpoint
 from tests.fixtures.random_checkpoint import Sizes
@@ -116,7 +116,9 @@ def test_memory_that_really_runs_out_halves_the_slots(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("slots", "width", "capacity"), [(1, 2, 40), (3, 2, 333), (5, 3, 1504)])
-def test_slots_take_what_the_formula_says(load: Any, deeper_checkpoint: Path, path: str, slots: int, width: int, capacity: int) -> None:
+def test_slots_take_what_the_formula_says(
+    load: Any, deeper_checkpoint: Path, path: str, slots: int, width: int, capacity: int
+) -> None:
     decoder = load(deeper_checkpoint, path).decoder
     stepper = Stepper(decoder, slots, width, capacity)
     allocated = held([stepper.cache, stepper.sequence, stepper.at], set())

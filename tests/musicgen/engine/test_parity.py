@@ -15,7 +15,11 @@ from tests.musicgen.engine.conftest import SilentCodec, codes, run
 
 PROMPTS = [
     ("slow piano", 0.4, 3.0),
-    ("fast heavy drums and bass with a loud guitar in the city, a long prompt that goes on and on about brass and strings", 1.0, 3.0),
+    (
+        "fast heavy drums and bass with a loud guitar in the city, a long prompt that goes on and on about brass and strings",
+        1.0,
+        3.0,
+    ),
     ("x", 0.62, 1.0),
     ("warm pad", 2.2, 2.5),
     ("short", 0.08, 3.0),  # transformers lays out fewer frames than delays in no pattern at all
@@ -35,12 +39,16 @@ def reference_codes(model: Any, folder: Path, request: Request) -> NDArray[np.in
     frames = request.frames(50)
     handed: list[torch.Tensor] = []
     decode = model.audio_encoder.decode
-    model.audio_encoder.decode = lambda audio_codes, *rest, **named: handed.append(audio_codes) or decode(audio_codes, *rest, **named)
+    model.audio_encoder.decode = lambda audio_codes, *rest, **named: (
+        handed.append(audio_codes) or decode(audio_codes, *rest, **named)
+    )
     try:
         ids = AutoTokenizer.from_pretrained(folder)([request.prompt], return_tensors="pt")
         delays = model.decoder.num_codebooks // model.config.decoder.audio_channels - 1
         with torch.inference_mode():
-            model.generate(**ids, do_sample=False, guidance_scale=request.guidance_scale, max_new_tokens=frames + delays)
+            model.generate(
+                **ids, do_sample=False, guidance_scale=request.guidance_scale, max_new_tokens=frames + delays
+            )
     finally:
         model.audio_encoder.decode = decode
     channels = [h.reshape(-1, h.shape[-1]).numpy() for h in handed]  # one per audio channel
@@ -71,7 +79,9 @@ def test_greedy_codes_equal_transformers(load: Any, request: pytest.FixtureReque
 
 def test_greedy_codes_equal_transformers_with_odd_sizes(load: Any, tmp_path: Path) -> None:
     """Widths that fill no vector, head width 10, no projection of the text states."""
-    folder = write_checkpoint(tmp_path, Sizes(hidden=40, layers=1, heads=4, ffn=52, codebook_size=32, text_hidden=40), seed=9)
+    folder = write_checkpoint(
+        tmp_path, Sizes(hidden=40, layers=1, heads=4, ffn=52, codebook_size=32, text_hidden=40), seed=9
+    )
     compare(load(folder), folder, PROMPTS[:3], slots=3)
 
 

@@ -3,13 +3,17 @@
 import pytest
 import torch
 
-from musicgen.engine.random import philox, uniforms
+from musicgen.engine.philox import philox, uniforms
 
 # kat_vectors of Random123 (philox4x32, 10 rounds): counter, key, answer.
 KNOWN = [
     ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, 0xFFFFFFFFFFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), 0x299F31D0A4093822, (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        0x299F31D0A4093822,
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
 ]
 
 
@@ -33,7 +37,9 @@ def test_a_number_depends_on_its_own_counter_alone() -> None:
 
 def test_numbers_are_uniform() -> None:
     clips = 64
-    numbers = uniforms(torch.arange(clips), torch.zeros(clips, dtype=torch.long), torch.arange(clips), 4, 2048).flatten()
+    numbers = uniforms(
+        torch.arange(clips), torch.zeros(clips, dtype=torch.long), torch.arange(clips), 4, 2048
+    ).flatten()
     counts = torch.histc(numbers, bins=100, min=0, max=1)
     expected = numbers.numel() / 100
     chi2 = ((counts - expected) ** 2 / expected).sum()

@@ -70,11 +70,15 @@ def check_mixes(load: Any, checkpoint: Path, path: str, mixes: int) -> None:
             seen += 1
     engine.close()
     assert seen > mixes
-    assert len({a.tobytes() for a in alone.values()}) > 15, "the codes differ between requests: there was something to confuse"
+    assert len({a.tobytes() for a in alone.values()}) > 15, (
+        "the codes differ between requests: there was something to confuse"
+    )
 
 
 @pytest.mark.parametrize("path", ["native-float32", "native-bfloat16"])
-def test_kernels_do_not_care_how_many_slots_and_threads_there_are(load: Any, deeper_checkpoint: Path, path: str) -> None:
+def test_kernels_do_not_care_how_many_slots_and_threads_there_are(
+    load: Any, deeper_checkpoint: Path, path: str
+) -> None:
     model = silent(load(deeper_checkpoint, path))
     pool = requests(14, seed=5)
     found = []

@@ -8,10 +8,19 @@ import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from musicgen.engine.sampling import CHOICE, Choices, guide, kept, sample
-from musicgen.model.native import NativeOps, load_library
+from musicgen.model.decoder.cpu_ops import NativeOps, load_library
 
 SIZE = 64
-SETTINGS = [(1.0, 250, 0.0), (1.0, 10, 0.0), (0.7, 25, 0.0), (1.5, 0, 0.0), (1.0, 0, 0.9), (1.3, 5, 0.5), (0.5, 64, 0.0), (1.0, 1, 0.0)]
+SETTINGS = [
+    (1.0, 250, 0.0),
+    (1.0, 10, 0.0),
+    (0.7, 25, 0.0),
+    (1.5, 0, 0.0),
+    (1.0, 0, 0.9),
+    (1.3, 5, 0.5),
+    (0.5, 64, 0.0),
+    (1.0, 1, 0.0),
+]
 
 
 def choices(count: int, **values: Any) -> Choices:
@@ -56,7 +65,9 @@ def test_draws_follow_the_processed_softmax(path: str, temperature: float, top_k
     means = expected[live].double() * counts.sum()
     chi2 = ((counts[live] - means) ** 2 / means).sum().item()
     freedom = int(live.sum()) - 1
-    assert chi2 <= freedom + 4.5 * (2 * freedom) ** 0.5 + 8  # beyond the 0.99999 quantile for every number of degrees here
+    assert (
+        chi2 <= freedom + 4.5 * (2 * freedom) ** 0.5 + 8
+    )  # beyond the 0.99999 quantile for every number of degrees here
 
 
 @pytest.mark.parametrize("path", ["torch", "native"])
@@ -111,7 +122,11 @@ def test_ties_at_the_threshold_are_all_kept() -> None:
 def test_logits_that_are_not_finite_give_the_special_token_and_harm_nobody(path: str, bad: float) -> None:
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(12, 4, SIZE, generator=generator)
-    cases = {"temperature": [0.0, 1.0, 1.0, 1.0, 1.0, 1e-30], "top_k": [0, 0, 5, SIZE, 0, 250], "top_p": [0.0, 0.0, 0.0, 0.0, 0.9, 0.0]}
+    cases = {
+        "temperature": [0.0, 1.0, 1.0, 1.0, 1.0, 1e-30],
+        "top_k": [0, 0, 5, SIZE, 0, 250],
+        "top_p": [0.0, 0.0, 0.0, 0.0, 0.9, 0.0],
+    }
     what = choices(6, cond=np.arange(6), other=np.arange(6), null=6 + np.arange(6), scale=3.0, **cases)
     whole = draw(path, rows, what, torch.arange(6))
     assert whole.max() < SIZE

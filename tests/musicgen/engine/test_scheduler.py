@@ -65,8 +65,15 @@ def test_admission_is_first_come_first_served(slots: int, items: list[int]) -> N
     assert order == list(range(len(items)))
 
 
-@given(st.integers(1, 6), st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_the_order_of_admission_changes_nothing_for_an_item(slots: int, items: list[int], chunk: int, dice: Random) -> None:
+@given(
+    st.integers(1, 6),
+    st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_admission_changes_nothing_for_an_item(
+    slots: int, items: list[int], chunk: int, dice: Random
+) -> None:
     """In any order, and with others coming while it runs, an item gets one slot, and there its own steps without a gap."""
     arriving = list(range(len(items)))
     dice.shuffle(arriving)

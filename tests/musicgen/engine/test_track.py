@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen import patterns
-from musicgen.engine.track import GENERATE, Track, pattern_of, window_starts
+from musicgen.conditioning.windows import window_starts
+from musicgen.engine.sequence import GENERATE, Track, pattern_of
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 

@@ -26,7 +26,9 @@ def note(instrument: str, midi: float, seconds: float) -> NDArray[np.float64]:
 def lead(instrument: str, tonic: int, mode: str, bpm: float, seconds: float) -> NDArray[np.float64]:
     """A tune of one note a beat."""
     beat = 60 / bpm
-    notes = [note(instrument, 60 + tonic + SCALES[mode][TUNE[i % len(TUNE)]], beat) for i in range(int(seconds / beat) + 1)]
+    notes = [
+        note(instrument, 60 + tonic + SCALES[mode][TUNE[i % len(TUNE)]], beat) for i in range(int(seconds / beat) + 1)
+    ]
     return 0.25 * np.concatenate(notes)[: round(seconds * RATE)]
 
 
@@ -47,9 +49,20 @@ def write(folder: Path, clips: int, seconds: float) -> Path:
         tune = lead(instrument, tonic, mode, bpm, seconds)
         for name, sound in ((f"{i}.flac", tune + clicks(bpm, seconds, i)), (f"{i}-lead.flac", tune)):
             soundfile.write(folder / "audio" / name, np.clip(sound, -1, 1), RATE)
-        known = {"instrument": instrument, "tempo_bpm": bpm, "mode": mode, "drums": True, "split": ("train", "test")[i % 2]}
+        known = {
+            "instrument": instrument,
+            "tempo_bpm": bpm,
+            "mode": mode,
+            "drums": True,
+            "split": ("train", "test")[i % 2],
+        }
         rows.append(
-            {"audio": f"audio/{i}.flac", "melody": f"audio/{i}-lead.flac", "prompt": f"{mode} {instrument}, {bpm:.0f} bpm", **known}
+            {
+                "audio": f"audio/{i}.flac",
+                "melody": f"audio/{i}-lead.flac",
+                "prompt": f"{mode} {instrument}, {bpm:.0f} bpm",
+                **known,
+            }
         )
     pq.write_table(pa.Table.from_pylist(rows), folder / "captions.parquet")
     return folder

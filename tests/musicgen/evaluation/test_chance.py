@@ -13,7 +13,9 @@ def test_a_perfect_match_is_far_from_chance() -> None:
 
 
 def test_scores_that_ignore_the_request_are_chance() -> None:
-    same_for_all = np.repeat(np.random.default_rng(0).random((30, 1)), 30, axis=1)  # good clips and bad ones, whatever was asked
+    same_for_all = np.repeat(
+        np.random.default_rng(0).random((30, 1)), 30, axis=1
+    )  # good clips and bad ones, whatever was asked
     result = paired(same_for_all)
     assert result.value == pytest.approx(result.chance)
     assert result.p > 0.5

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from musicgen.evaluation import chroma, frechet, heard, key, pitch, tempo
+from musicgen.evaluation import features as heard
+from musicgen.evaluation import frechet, key, pitch, tempo
+from musicgen.evaluation import pitch_classes as chroma
 from tests.musicgen.evaluation import band
 
 NOISE = 0.1 * np.random.default_rng(0).standard_normal(5 * band.RATE).astype(np.float32)

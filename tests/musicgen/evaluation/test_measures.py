@@ -8,7 +8,9 @@ import soundfile
 
 from musicgen.clip import Clip
 from musicgen.errors import JobError
-from musicgen.evaluation import Reference, Report, heard, material, measure
+from musicgen.evaluation import Reference, Report, measure
+from musicgen.evaluation import examples as material
+from musicgen.evaluation import features as heard
 from musicgen.evaluation.measures import judge
 from tests.musicgen.evaluation import band
 
@@ -18,7 +20,9 @@ def _judged(reference, clips):
 
 
 def _shortfalls(measures) -> set[str]:
-    return {verdict.bound.measure for verdict in Report("m", measures).short} - {"melody.n"}  # the band has 24 clips, not 100
+    return {verdict.bound.measure for verdict in Report("m", measures).short} - {
+        "melody.n"
+    }  # the band has 24 clips, not 100
 
 
 def test_originals_meet_every_bound(reference: Reference) -> None:
@@ -40,7 +44,16 @@ def test_right_clips_for_the_wrong_requests_are_chance(reference: Reference) -> 
 def test_no_music_is_no_success(reference: Reference, kind: str) -> None:
     sound = (0.1 if kind == "noise" else 0.0) * np.random.default_rng(2).standard_normal(round(5 * band.RATE))
     found = _judged(reference, [heard.listen((sound.astype(np.float32), band.RATE))] * len(reference.examples))
-    expected = {"codec.value", "melody.ratio", "melody.p", "instrument.value", "instrument.p", "tempo.p", "mode.value", "mode.p"}
+    expected = {
+        "codec.value",
+        "melody.ratio",
+        "melody.p",
+        "instrument.value",
+        "instrument.p",
+        "tempo.p",
+        "mode.value",
+        "mode.p",
+    }
     assert expected <= _shortfalls(found)
     assert ("codec.silent" in _shortfalls(found)) == (kind == "silence")
     assert found["frechet.text"] > 10 * found["frechet.floor"]
@@ -65,8 +78,14 @@ class _Playback:
 
     def generate(self, requests, salt=0):
         self.asked += requests
-        examples = [next(e for e in self._examples if e.prompt == r.prompt and r.melody in (None, str(e.melody))) for r in requests]
-        return [Clip(r, np.zeros((4, 1), np.int16), self._read(e), band.RATE) for r, e in zip(requests, examples, strict=True)]
+        examples = [
+            next(e for e in self._examples if e.prompt == r.prompt and r.melody in (None, str(e.melody)))
+            for r in requests
+        ]
+        return [
+            Clip(r, np.zeros((4, 1), np.int16), self._read(e), band.RATE)
+            for r, e in zip(requests, examples, strict=True)
+        ]
 
     def encode(self, audio, sample_rate=None):
         return audio
@@ -81,7 +100,13 @@ class _Playback:
 @pytest.mark.parametrize("melodies", [True, False])
 def test_a_model_is_asked_for_every_example_in_one_call(reference: Reference, melodies: bool) -> None:
     few = Reference(
-        reference.examples[:6], reference.originals[:6], reference.melodies[:6], reference.timbre, reference.others, reference.seconds, 1
+        reference.examples[:6],
+        reference.originals[:6],
+        reference.melodies[:6],
+        reference.timbre,
+        reference.others,
+        reference.seconds,
+        1,
     )
     model = _Playback(few, melodies)
     kept: list = []

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.conditioning import fetch
+from musicgen.audio import fetch
 from musicgen.errors import RowError
-from musicgen.manifest import conditions as module
-from musicgen.manifest.conditions import Condition, Conditions, Wanted
+from musicgen.manifest import audio_hashes as module
+from musicgen.manifest.audio_hashes import Condition, Conditions, Wanted
 
 
-def look_up(uri: str, folder: Path | str, roots: tuple[str, ...] = (), cache: Path | None = None) -> Condition | RowError:
+def look_up(
+    uri: str, folder: Path | str, roots: tuple[str, ...] = (), cache: Path | None = None
+) -> Condition | RowError:
     with Conditions(roots, cache) as conditions:
         wanted = Wanted(uri, "melody", str(folder))
         return conditions.look_up([wanted])[wanted]
@@ -72,7 +74,9 @@ def test_roots_allow_more_folders(folder: Path, tmp_path: Path) -> None:
     assert isinstance(look_up(outside, folder, (str(tmp_path),)), Condition)
 
 
-def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[str] = []
     monkeypatch.setattr(module, "digest", lambda uri, **options: reads.append(uri) or fetch.digest(uri, **options))
     wanted = [Wanted("tunes/a.wav", "melody", str(folder))] * 100

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.job import GenerationSettings
+from musicgen.manifest.audio_hashes import Conditions
 from musicgen.manifest.columns import ColumnMap
-from musicgen.manifest.conditions import Conditions
-from musicgen.manifest.reading import read_manifest
+from musicgen.manifest.manifest import read_manifest
 from musicgen.manifest.row import RowReader
+from musicgen.plan.keyed_rows import Parser
 from musicgen.plan.keys import Keyer
-from musicgen.plan.parsing import Parser
 from tests.fixtures.planning import SMALL
 
 # CSV cannot tell an empty text from none, nor carry a lone carriage return.
@@ -58,7 +58,13 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    types = {"duration_s": pa.float64(), "temperature": pa.float64(), "top_k": pa.int32(), "seed": pa.int64(), "samples": pa.int8()}
+    types = {
+        "duration_s": pa.float64(),
+        "temperature": pa.float64(),
+        "top_k": pa.int32(),
+        "seed": pa.int64(),
+        "samples": pa.int8(),
+    }
     values = {name: [row[name] for row in rows] for name in COLUMNS}
     values["id"] = [None if value is None else str(value) for value in values["id"]]
     pq.write_table(pa.table({name: pa.array(values[name], types.get(name, pa.string())) for name in COLUMNS}), path)

@@ -10,19 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from musicgen.errors import ManifestError, StoreError
-from musicgen.manifest import batch as batches
 from musicgen.manifest import csv_file, jsonl_file, parquet_file
+from musicgen.manifest import source_batch as batches
 from musicgen.manifest.columns import ColumnMap
-from musicgen.manifest.reading import read_manifest
+from musicgen.manifest.manifest import read_manifest
 
 
-def read(uri: Any, limit: int | None = None, **columns: str) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
+def read(
+    uri: Any, limit: int | None = None, **columns: str
+) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
     """The (number, values) of the good rows and the (number, reason) of the broken ones."""
     good, broken = [], []
     for batch in read_manifest(str(uri), ColumnMap(columns), limit):
         carried = batch.carried if isinstance(batch.carried, list) else batch.carried.to_pylist() or [{}] * len(batch)
         for position, number in enumerate(batch.numbers):
-            fields = {name: column[position] for name, column in batch.fields.items() if column[position] not in (None, "")}
+            fields = {
+                name: column[position] for name, column in batch.fields.items() if column[position] not in (None, "")
+            }
             good.append((number, {**fields, **carried[position]}))
         broken += [(row.number, row.reason) for row in batch.broken]
     return good, broken
@@ -65,7 +69,9 @@ def test_broken_csv_rows_do_not_take_others_with_them(tmp_path: Path) -> None:
 
 
 def test_csv_that_cannot_be_told_apart_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "m.csv:3: a quote that is opened in this row is never closed" in fault(write(tmp_path, "m.csv", 'prompt\na\n"b\nc\nd\n'))
+    assert "m.csv:3: a quote that is opened in this row is never closed" in fault(
+        write(tmp_path, "m.csv", 'prompt\na\n"b\nc\nd\n')
+    )
     assert "UTF-16" in fault(write(tmp_path, "m.csv", "prompt\na\n".encode("utf-16")))
     assert "there twice" in fault(write(tmp_path, "m.csv", "prompt,prompt\na,b\n"))
     assert "carriage return" in fault(write(tmp_path, "m.csv", "prompt\ra\rb\r"))
@@ -108,7 +114,9 @@ def test_jsonl_rows_and_their_lines(tmp_path: Path) -> None:
 
 def test_a_jsonl_line_without_end_is_one_broken_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl_file, "MAX_LINE", 100)
-    good, broken = read(write(tmp_path, "m.jsonl", b'{"prompt": "a"}\n{"prompt": "' + b"x" * 1000 + b'"}\n{"prompt": "b"}\n'))
+    good, broken = read(
+        write(tmp_path, "m.jsonl", b'{"prompt": "a"}\n{"prompt": "' + b"x" * 1000 + b'"}\n{"prompt": "b"}\n')
+    )
     assert [number for number, _ in good] == [1, 3]
     assert [number for number, _ in broken] == [2]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from musicgen.errors import RowError
 from musicgen.job import GenerationSettings
-from musicgen.manifest.conditions import Condition
+from musicgen.manifest.audio_hashes import Condition
 from musicgen.manifest.row import RowReader
 from musicgen.model.spec import ModelSpec
 
@@ -135,13 +135,19 @@ def test_settings_without_effect_do_not_change_a_request(spec: ModelSpec) -> Non
     one, other = reader(replace(spec, kind="melody")), reader(replace(spec, kind="melody"), stems=True)
     for melody, same in ((None, True), (past, False)):
         assert (
-            one.request(one.parameters((), ()), "x", melody=melody) == other.request(other.parameters((), ()), "x", melody=melody)
+            one.request(one.parameters((), ()), "x", melody=melody)
+            == other.request(other.parameters((), ()), "x", melody=melody)
         ) is same
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3))
 def test_any_cell_gives_a_value_or_a_refusal(spec: ModelSpec, value: Any) -> None:
     rows = reader(spec)
-    for check in (rows.prompt, rows.id, rows.seed, lambda cell: rows.parameters((cell, cell), ("duration_s", "samples"))):
+    for check in (
+        rows.prompt,
+        rows.id,
+        rows.seed,
+        lambda cell: rows.parameters((cell, cell), ("duration_s", "samples")),
+    ):
         with suppress(RowError):
             check(value)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from musicgen.errors import ModelError
-from musicgen.model import build
-from musicgen.model.identity import cache_folder
-from musicgen.model.native import load_library
+from musicgen.model.checkpoint.identity import cache_folder
+from musicgen.model.decoder import build
+from musicgen.model.decoder.cpu_ops import load_library
 
 COMPILER = [shutil.which("g++") or ""]
 pytestmark = pytest.mark.skipif(not COMPILER[0], reason="no g++")
@@ -49,7 +49,9 @@ def content(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def test_it_is_compiled_once_and_by_a_command_with_arguments(source: Path, kept: Path, tmp_path: Path, second: Path) -> None:
+def test_it_is_compiled_once_and_by_a_command_with_arguments(
+    source: Path, kept: Path, tmp_path: Path, second: Path
+) -> None:
     counted = tmp_path / "counted"
     counted.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo >> {tmp_path}/count;; esac\nexec "$@"\n')
     counted.chmod(0o755)
@@ -86,7 +88,9 @@ def test_a_whole_file_that_cannot_be_loaded_is_built_again(source: Path, kept: P
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
-def test_nothing_is_loaded_from_a_folder_that_others_can_write_to(source: Path, kept: Path, second: Path, mode: int) -> None:
+def test_nothing_is_loaded_from_a_folder_that_others_can_write_to(
+    source: Path, kept: Path, second: Path, mode: int
+) -> None:
     kept.mkdir(parents=True)
     planted = kept / build._name(source, COMPILER)
     evil = kept.parent / "kernels.cpp"
@@ -127,7 +131,7 @@ def test_a_user_without_a_home(source: Path, second: Path, kept: Path, monkeypat
 
 def test_processes_that_build_at_once_leave_one_library(source: Path, kept: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from musicgen.model import build; "
+        "import sys; from pathlib import Path; from musicgen.model.decoder import build; "
         f"sys.exit(build.load(Path({str(source)!r}), {COMPILER!r}).answer() != 42)"
     )
     racers = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(4)]

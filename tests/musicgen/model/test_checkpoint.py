@@ -12,8 +12,8 @@ import pytest
 
 from musicgen.errors import ModelError
 from musicgen.model import resolve_checkpoint
-from musicgen.model.identity import cache_folder, identity
-from musicgen.model.weights import read_headers, weight_files
+from musicgen.model.checkpoint.identity import cache_folder, identity
+from musicgen.model.checkpoint.weights import read_headers, weight_files
 from musicgen.presets import find_preset
 from musicgen.storage import open_store
 from tests.conftest import S3
@@ -77,7 +77,9 @@ def test_only_hub_models_have_revisions(text_checkpoint: Path) -> None:
             resolve_checkpoint(name, "main")
 
 
-def test_a_preset_is_its_hub_model_at_a_commit(text_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_is_its_hub_model_at_a_commit(
+    text_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--facebook--musicgen-small"
     shutil.copytree(text_checkpoint, repository / "snapshots" / commit)
@@ -154,7 +156,9 @@ def test_identity_is_content(text_checkpoint: Path, copied: Path) -> None:
     assert identity(copied) == first
 
 
-def test_hashes_are_remembered_until_a_file_changes(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hashes_are_remembered_until_a_file_changes(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path / "own"))
     first = identity(copied)
     notes = {path: path.stat().st_mtime_ns for path in (cache_folder() / "sha256").iterdir()}
@@ -165,7 +169,9 @@ def test_hashes_are_remembered_until_a_file_changes(copied: Path, monkeypatch: p
     assert identity(copied) == first
 
 
-def test_a_bucket_is_staged_once_per_node(text_checkpoint: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_staged_once_per_node(
+    text_checkpoint: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path))
     uri = f"{s3.uri}/models/small"
     upload(text_checkpoint, uri)

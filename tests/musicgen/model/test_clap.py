@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, ClapConfig, ClapModel
 
-from musicgen.model.clap import MAX_TOKENS, ClapEmbedder, quantize
-from musicgen.model.tensors import Tensors
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.text.clap import MAX_TOKENS, ClapEmbedder, quantize
 from tests.fixtures.checkpoints import write_tokenizer
 
 DIM = 16
@@ -19,9 +19,21 @@ DIM = 16
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ClapModel with random weights, a tokenizer, and a quantizer of three codebooks."""
     folder = tmp_path_factory.mktemp("clap")
-    text = {"vocab_size": 400, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    text = {
+        "vocab_size": 400,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
     text |= {"max_position_embeddings": 100, "projection_dim": DIM, "pad_token_id": 0}
-    audio = {"patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 16, "num_hidden_layers": 2}
+    audio = {
+        "patch_embeds_hidden_size": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+    }
     config = ClapConfig(text_config=text, audio_config=audio | {"projection_dim": DIM}, projection_dim=DIM)
     torch.manual_seed(6)
     model = ClapModel(config).eval()
@@ -47,7 +59,9 @@ def test_embedding_equals_transformers_before_quantisation(folder: Path) -> None
         "funky bass", return_tensors="pt", padding="max_length", max_length=MAX_TOKENS, truncation=True
     )
     with torch.inference_mode():
-        expected = model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
+        expected = model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
         found = embedder("funky bass")
         assert found.shape == (1, DIM)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)

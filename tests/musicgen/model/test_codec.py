@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import EncodecModel, MusicgenForConditionalGeneration
 
 from musicgen.errors import ModelError
-from musicgen.model import codec as codec_module
-from musicgen.model.codec import EnCodec
-from musicgen.model.seanet import stages
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.codec import codec as codec_module
+from musicgen.model.codec.encodec import EnCodec
+from musicgen.model.codec.seanet import stages
 from musicgen.model.spec import read_spec
-from musicgen.model.tensors import Tensors
 
 
 def load(folder: Path) -> EnCodec:
@@ -136,7 +136,9 @@ def test_old_names_of_weight_norm(text_checkpoint: Path, mono: EnCodec, tmp_path
     folder = Path(shutil.copytree(text_checkpoint, tmp_path / "old"))
     tensors = load_file(folder / "model.safetensors")
     renamed = {
-        name.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v"): value
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
         for name, value in tensors.items()
         if not name.endswith(("inited", "cluster_size", "embed_avg"))
     }

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from musicgen.errors import ModelError
-from musicgen.model import decoder as decoder_module
-from musicgen.model import native
-from musicgen.model.checkpoint import resolve_checkpoint
-from musicgen.model.decoder import Decoder, Tokens, sinusoids
-from musicgen.model.eager import EagerOps
-from musicgen.model.native import NativeOps, load_library
-from musicgen.model.tensors import Tensors
+from musicgen.model.checkpoint.resolve import resolve_checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.decoder import cpu_ops as native
+from musicgen.model.decoder import decoder as decoder_module
+from musicgen.model.decoder.cpu_ops import NativeOps, load_library
+from musicgen.model.decoder.decoder import Decoder, Tokens, sinusoids
+from musicgen.model.decoder.torch_ops import EagerOps
 
 PATHS = ["native-float32", "native-bfloat16", "eager-float32", "eager-bfloat16"]
 TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
@@ -61,12 +61,16 @@ def reference(decoder: Decoder, folder: Path, codes: torch.Tensor, text: torch.T
     model = MusicgenForConditionalGeneration.from_pretrained(folder).eval().decoder
     states = torch.zeros(1, 1, decoder.spec.hidden) if text is None else text[None]
     with torch.inference_mode():
-        logits = model(codes.T.contiguous(), encoder_hidden_states=states, encoder_attention_mask=torch.ones(states.shape[:2])).logits
+        logits = model(
+            codes.T.contiguous(), encoder_hidden_states=states, encoder_attention_mask=torch.ones(states.shape[:2])
+        ).logits
     return logits.transpose(0, 1)
 
 
 @torch.inference_mode()
-def test_logits_equal_transformers_by_steps_by_prefill_and_beside_others(build: Any, path: str, deeper_checkpoint: Path) -> None:
+def test_logits_equal_transformers_by_steps_by_prefill_and_beside_others(
+    build: Any, path: str, deeper_checkpoint: Path
+) -> None:
     """One row with text and one without; run token by token, in one go, and in two halves."""
     decoder = build(deeper_checkpoint, path)
     generator = torch.Generator().manual_seed(3)
@@ -84,7 +88,9 @@ def test_logits_equal_transformers_by_steps_by_prefill_and_beside_others(build: 
             for piece in pieces:
                 lengths = list(range(at + 1, at + piece + 1))
                 x = decoder.embed(codes[at : at + piece])
-                states = decoder.forward(x, tokens([row] * piece, lengths, [7] * piece if heard is not None else []), cache)
+                states = decoder.forward(
+                    x, tokens([row] * piece, lengths, [7] * piece if heard is not None else []), cache
+                )
                 out.append(decoder.logits(states))
                 at += piece
             found[name] = torch.cat(out)
@@ -107,7 +113,9 @@ def test_a_products_row_does_not_depend_on_the_others(dtype: torch.dtype, column
         if alone is None:
             alone = torch.cat([ops.linear(row[None], packed) for row in x])
             exact = x.double() @ weight.to(dtype).double().T
-            assert (alone - exact).abs().max() < (2e-4 if dtype == torch.float32 or ops.name != "native-avx512_bf16" else 2)
+            assert (alone - exact).abs().max() < (
+                2e-4 if dtype == torch.float32 or ops.name != "native-avx512_bf16" else 2
+            )
         for rows in (2, 5, 6, 7, 13, 40):
             order = torch.randperm(40, generator=generator)[:rows]
             assert torch.equal(ops.linear(x[order].contiguous(), packed), alone[order])
@@ -157,12 +165,17 @@ def test_wrong_checkpoints_are_named(build: Any, text_checkpoint: Path) -> None:
         Decoder.from_state_dict(spec, deaf, "cpu", torch.float32)
 
 
-def test_kernels_that_are_wrong_or_cannot_be_had_are_left_aside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_kernels_that_are_wrong_or_cannot_be_had_are_left_aside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     library = kernels()
     assert native._check(library) is None
     monkeypatch.setattr(NativeOps, "attend", lambda self, q, *rest: q * 0)
     assert native._check(library) == "torch.float32 attention"
-    for name, value, reason in (("MUSICGEN_COMPILE", "0", "MUSICGEN_COMPILE=0"), ("CXX", str(tmp_path / "none"), "no g++")):
+    for name, value, reason in (
+        ("MUSICGEN_COMPILE", "0", "MUSICGEN_COMPILE=0"),
+        ("CXX", str(tmp_path / "none"), "no g++"),
+    ):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             assert load_library.__wrapped__() == reason

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from musicgen.model import decoder as decoder_module
-from musicgen.model.eager import EagerOps
-from musicgen.model.graphs import Graphs, capture_on
+from musicgen.model.decoder import decoder as decoder_module
+from musicgen.model.decoder.cuda_graphs import Graphs, capture_on
+from musicgen.model.decoder.torch_ops import EagerOps
 from tests.musicgen.model.recorder import Recorder
 
 
@@ -32,7 +32,7 @@ def eager(capture: Any) -> EagerOps:
 
 def test_work_is_run_then_captured_then_replayed() -> None:
     counter, recorder = Counter(), Recorder()
-    graphs = Graphs(eager(lambda: recorder))
+    graphs = Graphs(recorder, lambda: None)
     for times in range(1, 6):
         graphs.run("a", counter.add)
         assert counter.buffer.tolist() == [0, times, times], "once each time, and a capture does nothing"
@@ -46,7 +46,7 @@ def test_work_is_run_then_captured_then_replayed() -> None:
 
 def test_a_buffer_that_is_replaced_is_missed_unless_the_graphs_are_cleared() -> None:
     counter = Counter()
-    graphs = Graphs(eager(Recorder))
+    graphs = Graphs(Recorder(), lambda: None)
     graphs.run("a", counter.add)
     graphs.run("a", counter.add)
     counter.buffer = counter.buffer.clone()
@@ -68,10 +68,13 @@ def test_a_buffer_that_is_replaced_is_missed_unless_the_graphs_are_cleared() -> 
         lambda buffer: int(buffer[0]),
     ],
 )
-def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(broken: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
+    broken: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     counter = Counter()
     ops = eager(Recorder)
-    graphs = Graphs(ops)
+    assert ops.capture is not None
+    graphs = Graphs(ops.capture(), ops.disable_capture)
     assert ops.name == "eager-graphs"
     graphs.run("fine", counter.add)
     graphs.run("fine", counter.add)

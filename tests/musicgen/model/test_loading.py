@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from musicgen.errors import ModelError
 from musicgen.model import load_model, resolve_checkpoint
-from musicgen.model.loading import pick_device, pick_dtype
-from musicgen.model.tensors import Tensors
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.load import pick_device, pick_dtype
 
 
 @pytest.mark.parametrize("kind", ["text", "deeper", "stereo", "melody"])
@@ -49,15 +49,22 @@ def test_loading_leaves_the_random_state_alone(text_checkpoint: Path) -> None:
     [
         ("decoder.lm_heads.3.", r"lacks the tensor lm_heads\.3\.weight"),
         ("decoder.", r"holds no tensors decoder\."),
-        ("text_encoder.encoder.block.1.layer.0.layer_norm", r"lacks the tensor encoder\.block\.1\.layer\.0\.layer_norm\.weight"),
+        (
+            "text_encoder.encoder.block.1.layer.0.layer_norm",
+            r"lacks the tensor encoder\.block\.1\.layer\.0\.layer_norm\.weight",
+        ),
         ("enc_to_dec_proj.bias", "lacks the tensor bias"),
         ("enc_to_dec_proj.", r"holds no tensors enc_to_dec_proj\."),
     ],
 )
-def test_an_incomplete_checkpoint_names_what_it_lacks(text_checkpoint: Path, tmp_path: Path, drop: str, message: str) -> None:
+def test_an_incomplete_checkpoint_names_what_it_lacks(
+    text_checkpoint: Path, tmp_path: Path, drop: str, message: str
+) -> None:
     folder = Path(shutil.copytree(text_checkpoint, tmp_path / "part"))
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: value for name, value in tensors.items() if not name.startswith(drop)}, folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in tensors.items() if not name.startswith(drop)}, folder / "model.safetensors"
+    )
     with pytest.raises(ModelError, match=message):
         load_model(resolve_checkpoint(folder), device="cpu")
 

@@ -10,7 +10,15 @@ import pytest
 from musicgen.errors import ModelError
 from musicgen.model.spec import parse_spec, read_spec
 
-T5 = {"model_type": "t5", "d_model": 768, "d_ff": 3072, "d_kv": 64, "num_layers": 12, "num_heads": 12, "vocab_size": 32128}
+T5 = {
+    "model_type": "t5",
+    "d_model": 768,
+    "d_ff": 3072,
+    "d_kv": 64,
+    "num_layers": 12,
+    "num_heads": 12,
+    "vocab_size": 32128,
+}
 ENCODEC = {
     "model_type": "encodec",
     "audio_channels": 1,
@@ -65,7 +73,9 @@ def published(hidden: int, heads: int, layers: int, melody: bool = False, stereo
         ((2048, 32, 48), True, True, ("melody", "stereo")),
     ],
 )
-def test_released_configurations(sizes: tuple[int, int, int], melody: bool, stereo: bool, controls: tuple[str, ...]) -> None:
+def test_released_configurations(
+    sizes: tuple[int, int, int], melody: bool, stereo: bool, controls: tuple[str, ...]
+) -> None:
     spec = parse_spec(published(*sizes, melody=melody, stereo=stereo))
     assert (spec.hidden, spec.heads, spec.layers, spec.ffn) == (*sizes, 4 * sizes[0])
     assert spec.head_dim == 64
@@ -93,11 +103,22 @@ def test_pattern_and_clap_are_configuration() -> None:
 
 def test_the_spectral_codec_has_a_hop() -> None:
     config = published(64, 4, 2, melody=True)
-    config["audio_encoder"] = {"model_type": "spectral_rvq", "sampling_rate": 16000, "hop_length": 320, "codebook_size": 2048}
+    config["audio_encoder"] = {
+        "model_type": "spectral_rvq",
+        "sampling_rate": 16000,
+        "hop_length": 320,
+        "codebook_size": 2048,
+    }
     config["decoder"]["max_position_embeddings"] = 504
     config["chroma_length"] = 79
     spec = parse_spec(config)
-    assert (spec.codec, spec.sample_rate, spec.frame_rate, spec.max_frames, spec.chroma_length) == ("spectral_rvq", 16000, 50.0, 500, 79)
+    assert (spec.codec, spec.sample_rate, spec.frame_rate, spec.max_frames, spec.chroma_length) == (
+        "spectral_rvq",
+        16000,
+        50.0,
+        500,
+        79,
+    )
     assert parse_spec(published(64, 4, 2)).codec == "encodec"
     del config["audio_encoder"]["hop_length"]
     with pytest.raises(ModelError, match="lacks the key 'hop_length'"):

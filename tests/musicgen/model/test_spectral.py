@@ -16,10 +16,10 @@ from threadpoolctl import threadpool_limits
 from musicgen import MusicGen, Request
 from musicgen.errors import ModelError
 from musicgen.model import load_codec
-from musicgen.model import spectral as spectral_module
-from musicgen.model.spectral import Bands, SpectralCodec, SpectralSettings
-from musicgen.model.tensors import Tensors
-from musicgen.training.codec import FittedCodec, fit_codec
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.codec import spectral as spectral_module
+from musicgen.model.codec.spectral import Bands, SpectralCodec, SpectralSettings
+from musicgen.training.fit_codec import FittedCodec, fit_codec
 
 RATE = 16_000
 SETTINGS = SpectralSettings(codebook_size=64)
@@ -54,7 +54,11 @@ def codec(fitted: FittedCodec) -> SpectralCodec:
 def folder(fitted: FittedCodec, text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text checkpoint with this codec in EnCodec's place, and windows of two seconds."""
     folder = Path(shutil.copytree(text_checkpoint, tmp_path_factory.mktemp("spectral") / "checkpoint"))
-    tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if not name.startswith("audio_encoder.")}
+    tensors = {
+        name: value
+        for name, value in load_file(folder / "model.safetensors").items()
+        if not name.startswith("audio_encoder.")
+    }
     tensors |= {f"audio_encoder.{name}": value.astype(np.float16) for name, value in fitted.tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     change(folder, audio_encoder=fitted.settings.section(), max_position_embeddings=104)
@@ -93,7 +97,10 @@ def test_phases_are_found_without_quantising() -> None:
     bands, audio = Bands(SETTINGS), music(100)
     heard = bands.synthesise(bands.analyse(audio))
     assert distance(audio, heard) < 0.13  # 0.16 without a round of refinement
-    onsets = np.abs(np.diff(np.abs(audio.reshape(-1, 320)).max(axis=1))), np.abs(np.diff(np.abs(heard.reshape(-1, 320)).max(axis=1)))
+    onsets = (
+        np.abs(np.diff(np.abs(audio.reshape(-1, 320)).max(axis=1))),
+        np.abs(np.diff(np.abs(heard.reshape(-1, 320)).max(axis=1))),
+    )
     assert np.corrcoef(*onsets)[0, 1] > 0.9  # attacks stay where they are
 
 
@@ -181,7 +188,9 @@ def test_stereo_is_two_interleaved_streams(codec: SpectralCodec, fitted: FittedC
     assert stereo.codebooks == len(codes) == 8
     np.testing.assert_array_equal(codes[0::2], codec.encode(left[None]))
     np.testing.assert_array_equal(codes[1::2], codec.encode(right[None]))
-    np.testing.assert_array_equal(stereo.decode(codes), np.concatenate([codec.decode(codes[0::2]), codec.decode(codes[1::2])]))
+    np.testing.assert_array_equal(
+        stereo.decode(codes), np.concatenate([codec.decode(codes[0::2]), codec.decode(codes[1::2])])
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +225,13 @@ def test_hostile_sound(codec: SpectralCodec, audio: NDArray[np.float32], message
 def test_a_checkpoint_with_it(folder: Path, codec: SpectralCodec) -> None:
     loaded = load_codec(folder)
     assert isinstance(loaded, SpectralCodec)
-    assert (loaded.sample_rate, loaded.frame_rate, loaded.channels, loaded.codebooks, loaded.codebook_size) == (RATE, 50.0, 1, 4, 64)
+    assert (loaded.sample_rate, loaded.frame_rate, loaded.channels, loaded.codebooks, loaded.codebook_size) == (
+        RATE,
+        50.0,
+        1,
+        4,
+        64,
+    )
     sound = music(100, 2.0)[None]
     codes = loaded.encode(sound)
     np.testing.assert_array_equal(codes, codec.encode(sound))  # stored as halves

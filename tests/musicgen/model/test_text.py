@@ -8,9 +8,9 @@ import torch
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration, T5Config, T5EncoderModel
 
 from musicgen.errors import ModelError
+from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec import read_spec
-from musicgen.model.tensors import Tensors
-from musicgen.model.text import MAX_TOKENS, T5Embedder, TextEncoder
+from musicgen.model.text.encoder import MAX_TOKENS, T5Embedder, TextEncoder
 from tests.fixtures.checkpoints import write_tokenizer
 
 PROMPTS = [
@@ -35,7 +35,9 @@ def test_states_equal_transformers(encoder: TextEncoder, text_checkpoint: Path) 
     tokenizer = AutoTokenizer.from_pretrained(text_checkpoint)
     for prompt in PROMPTS:
         with torch.no_grad():
-            expected = reference.enc_to_dec_proj(reference.text_encoder(**tokenizer(prompt, return_tensors="pt")).last_hidden_state)[0]
+            expected = reference.enc_to_dec_proj(
+                reference.text_encoder(**tokenizer(prompt, return_tensors="pt")).last_hidden_state
+            )[0]
         states = encoder.encode(prompt).states
         assert states.shape == expected.shape
         torch.testing.assert_close(states, expected, atol=3e-6, rtol=1e-5)
@@ -80,19 +82,32 @@ def test_flan_t5_is_configuration(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     config = T5Config(
-        vocab_size=400, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+        vocab_size=400,
+        d_model=24,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
     )
     torch.manual_seed(5)
     reference = T5EncoderModel(config).eval()
     # Its token table under the other of its two names.
-    weights = {f"text_encoder.{name}": value.clone() for name, value in reference.state_dict().items() if name != "shared.weight"}
+    weights = {
+        f"text_encoder.{name}": value.clone()
+        for name, value in reference.state_dict().items()
+        if name != "shared.weight"
+    }
     weights["text_encoder.encoder.embed_tokens.weight"] = reference.shared.weight.detach().clone()
     save_file(weights, tmp_path / "model.safetensors")
     write_tokenizer(tmp_path, 400)
     embedder = T5Embedder.load(tmp_path, config.to_dict(), Tensors.open(tmp_path), torch.device("cpu"))
     tokens = AutoTokenizer.from_pretrained(tmp_path)("funky bass", return_tensors="pt")
     with torch.inference_mode():
-        torch.testing.assert_close(embedder("funky bass"), reference(**tokens).last_hidden_state[0], atol=3e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            embedder("funky bass"), reference(**tokens).last_hidden_state[0], atol=3e-6, rtol=1e-5
+        )
 
 
 def test_a_checkpoint_without_tokenizer(text_checkpoint: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ Submit = Callable[..., PlanOutcome]
 def submit(tmp_path: Path) -> Submit:
     """Plan a job: `submit(manifest text or path, *overrides)`; its output is `tmp_path / "out"` unless overridden."""
 
-    def run(manifest: str | Path, *overrides: str, output: str = "", checkpoint: Any = None, **options: Any) -> PlanOutcome:
+    def run(
+        manifest: str | Path, *overrides: str, output: str = "", checkpoint: Any = None, **options: Any
+    ) -> PlanOutcome:
         path = manifest
         if isinstance(manifest, str) and "\n" in manifest:
             path = tmp_path / ("m.jsonl" if manifest.startswith("{") else "m.csv")

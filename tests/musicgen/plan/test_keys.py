@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from musicgen.plan.keys import Keyer
 from musicgen.request import Request
 
-TEXT = st.text(max_size=20) | st.sampled_from(["%s %d %%", '"quoted" \\ \n', "\ue000prompt\ue001", "\ue000id\ue001", "4611784110803083987"])
+TEXT = st.text(max_size=20) | st.sampled_from(
+    ["%s %d %%", '"quoted" \\ \n', "\ue000prompt\ue001", "\ue000id\ue001", "4611784110803083987"]
+)
 HASHES = st.none() | st.sampled_from(["ab" * 32, "cd" * 32])
 REQUESTS = st.builds(
     Request,
@@ -27,7 +29,9 @@ REQUESTS = st.builds(
 
 
 @given(
-    st.lists(REQUESTS, min_size=1, max_size=8), st.integers(0, 2**63 - 1), st.sampled_from([{}, {"format": "mp3", "loudness_lufs": -14}])
+    st.lists(REQUESTS, min_size=1, max_size=8),
+    st.integers(0, 2**63 - 1),
+    st.sampled_from([{}, {"format": "mp3", "loudness_lufs": -14}]),
 )
 def test_keys_and_seeds_are_those_of_the_request(requests: list[Request], salt: int, encoding: dict) -> None:
     keyer = Keyer(50.0, "f" * 64, encoding, salt)

@@ -13,7 +13,8 @@ import pytest
 
 from musicgen.dataset import paths
 from musicgen.errors import JobError, ManifestError, RowError, StoreError
-from musicgen.plan import Plan, PlanOutcome, parsing, pending_shards, read_shard
+from musicgen.plan import Plan, PlanOutcome, pending_shards, read_shard
+from musicgen.plan import keyed_rows as parsing
 from musicgen.storage import open_store
 from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard, publish
 
@@ -117,7 +118,17 @@ def test_a_dry_run_writes_nothing_and_says_the_same(submit, tmp_path: Path) -> N
     said = submit(ROWS + ",d,\n", "cluster.shard_rows=2", dry_run=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.csv"]
     real = submit(ROWS + ",d,\n", "cluster.shard_rows=2")
-    for name in ("new", "made", "failed_before", "retried", "invalid_count", "invalid", "shards", "audio_s", "estimated_s"):
+    for name in (
+        "new",
+        "made",
+        "failed_before",
+        "retried",
+        "invalid_count",
+        "invalid",
+        "shards",
+        "audio_s",
+        "estimated_s",
+    ):
         assert getattr(said, name) == getattr(real, name), name
     assert said.plan is None
     assert submit(ROWS + ",d,\n", dry_run=True).adopted
@@ -174,7 +185,9 @@ def test_two_different_unfinished_runs_are_refused(submit, tmp_path: Path) -> No
     make_shard(open_store(str(out)), first.plan, 0)
     other = ROWS + "four,d,\n"
     for dry_run in (True, False):
-        with pytest.raises(JobError, match=f"run {first.plan.run}, of another job or manifest, is unfinished \\(2 of 3 shards"):
+        with pytest.raises(
+            JobError, match=f"run {first.plan.run}, of another job or manifest, is unfinished \\(2 of 3 shards"
+        ):
             submit(other, dry_run=dry_run)
     closed = submit(other, "output.supersede_unfinished=true")
     assert (closed.new, closed.made) == (3, 1)
@@ -208,12 +221,20 @@ def test_another_model_salt_or_encoding_is_another_run(submit, tmp_path: Path) -
 
 def test_order_format_and_splitting_do_not_matter(submit, tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"prompt {i}", "id": f"row-{i}", "duration_s": [5, 7.5, 10][i % 3], "temperature": [0.9, 1, None][i % 3], "n": i}
+        {
+            "prompt": f"prompt {i}",
+            "id": f"row-{i}",
+            "duration_s": [5, 7.5, 10][i % 3],
+            "temperature": [0.9, 1, None][i % 3],
+            "n": i,
+        }
         for i in range(30)
     ]
     shuffled = random.Random(1).sample(rows, len(rows))
     header = "n,id,temperature,prompt,duration_s\n"
-    text = header + "".join(f"{r['n']},{r['id']},{r['temperature'] or ''},{r['prompt']},{r['duration_s']}\n" for r in rows)
+    text = header + "".join(
+        f"{r['n']},{r['id']},{r['temperature'] or ''},{r['prompt']},{r['duration_s']}\n" for r in rows
+    )
     split = tmp_path / "split"
     split.mkdir()
     for part in range(3):
@@ -233,15 +254,49 @@ def test_order_format_and_splitting_do_not_matter(submit, tmp_path: Path) -> Non
 
 def test_json_types_are_what_all_values_have_in_common(submit, tmp_path: Path) -> None:
     rows = [
-        {"prompt": "a", "whole": 1, "number": 1, "mixed": 1, "flag": True, "nested": ["x"], "huge": 2**70, "source": "book"},
-        {"prompt": "b", "whole": 2, "number": 1.5, "mixed": "two", "flag": None, "nested": {"a": 1}, "huge": 1, "key": "k", "late": 5},
+        {
+            "prompt": "a",
+            "whole": 1,
+            "number": 1,
+            "mixed": 1,
+            "flag": True,
+            "nested": ["x"],
+            "huge": 2**70,
+            "source": "book",
+        },
+        {
+            "prompt": "b",
+            "whole": 2,
+            "number": 1.5,
+            "mixed": "two",
+            "flag": None,
+            "nested": {"a": 1},
+            "huge": 1,
+            "key": "k",
+            "late": 5,
+        },
     ]
     outcome = submit("".join(json.dumps(row) + "\n" for row in rows))
-    kinds = {"whole": "int64", "number": "double", "mixed": "string", "flag": "bool", "nested": "string", "huge": "string"}
+    kinds = {
+        "whole": "int64",
+        "number": "double",
+        "mixed": "string",
+        "flag": "bool",
+        "nested": "string",
+        "huge": "string",
+    }
     assert outcome.plan.carried == {**kinds, "source": "string", "manifest_key": "string", "late": "int64"}
     carried = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).carried.to_pylist()
     assert carried[0] == {
-        **{"whole": 1, "number": 1.0, "mixed": "1", "flag": True, "nested": '["x"]', "huge": str(2**70), "source": "book"},
+        **{
+            "whole": 1,
+            "number": 1.0,
+            "mixed": "1",
+            "flag": True,
+            "nested": '["x"]',
+            "huge": str(2**70),
+            "source": "book",
+        },
         **{"manifest_key": None, "late": None},
     }
     assert carried[1]["nested"] == '{"a":1}'
@@ -268,12 +323,17 @@ def test_a_later_manifest_is_cast_to_the_types_that_the_dataset_pins(submit, tmp
 def test_parquet_files_that_disagree(submit, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    pq.write_table(pa.table({"prompt": ["a"], "n": [1], "none": pa.nulls(1), "late": pa.nulls(1)}), folder / "a.parquet")
+    pq.write_table(
+        pa.table({"prompt": ["a"], "n": [1], "none": pa.nulls(1), "late": pa.nulls(1)}), folder / "a.parquet"
+    )
     pq.write_table(pa.table({"prompt": ["b"], "n": [1.5], "more": [True], "late": [7]}), folder / "b.parquet")
     outcome = submit(folder)
     assert outcome.plan.carried == {"n": "double", "none": "string", "late": "int64", "more": "bool"}
     rows = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).carried.to_pylist()
-    assert rows == [{"n": 1.0, "none": None, "late": None, "more": None}, {"n": 1.5, "none": None, "late": 7, "more": True}]
+    assert rows == [
+        {"n": 1.0, "none": None, "late": None, "more": None},
+        {"n": 1.5, "none": None, "late": 7, "more": True},
+    ]
     pq.write_table(pa.table({"prompt": ["c"], "n": ["text"]}), folder / "c.parquet")
     with pytest.raises(ManifestError, match="column `n` is double in one file and string in another"):
         submit(folder, output=str(tmp_path / "other"))
@@ -293,7 +353,9 @@ def test_melodies_are_hashed_and_bad_ones_refused(submit, tmp_path: Path) -> Non
     make_all(outcome, tmp_path / "out")
     moved = submit(text.replace("a.wav", "copy.wav"), checkpoint=PlannedCheckpoint(MELODY))
     assert (moved.new, moved.made) == (0, 3)  # content counts, not the place
-    refused = submit("prompt,melody\nx,a.wav\n", output=str(tmp_path / "text-only"), checkpoint=PlannedCheckpoint(SMALL))
+    refused = submit(
+        "prompt,melody\nx,a.wav\n", output=str(tmp_path / "text-only"), checkpoint=PlannedCheckpoint(SMALL)
+    )
     assert "musicgen-melody" in refused.invalid[0][1]
 
 
@@ -349,7 +411,10 @@ def test_the_loser_of_a_race_adopts_the_winners_plan(submit, s3, tmp_path: Path)
         driver.join()
     assert len({outcome.plan.to_json() for outcome in outcomes}) == 1
     store = open_store(s3.uri)
-    assert [info.path for info in store.list("runs")] == [outcomes[0].plan.parts[0].path, paths.plan(outcomes[0].plan.run)]
+    assert [info.path for info in store.list("runs")] == [
+        outcomes[0].plan.parts[0].path,
+        paths.plan(outcomes[0].plan.run),
+    ]
 
 
 def test_the_way_of_a_job_in_a_bucket(submit, s3, tmp_path: Path) -> None:
@@ -369,7 +434,9 @@ def test_the_way_of_a_job_in_a_bucket(submit, s3, tmp_path: Path) -> None:
     assert submit(manifest, output=output).plan is None
 
 
-def test_a_store_that_ignores_put_if_absent_is_refused_before_anything_is_written(submit, tmp_path: Path, monkeypatch) -> None:
+def test_a_store_that_ignores_put_if_absent_is_refused_before_anything_is_written(
+    submit, tmp_path: Path, monkeypatch
+) -> None:
     from musicgen.storage.local import LocalStore
 
     def overwrite(self: LocalStore, path: str, data: bytes | Path) -> bool:

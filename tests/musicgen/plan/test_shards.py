@@ -13,9 +13,14 @@ DURATIONS = st.lists(st.floats(0.1, 50), max_size=60)
 
 
 @given(DURATIONS, st.integers(1, 10), st.floats(1, 100), st.integers(1, 7))
-def test_rows_are_cut_once_each_in_order_and_within_the_limits(durations: list[float], rows: int, seconds: float, chunk: int) -> None:
+def test_rows_are_cut_once_each_in_order_and_within_the_limits(
+    durations: list[float], rows: int, seconds: float, chunk: int
+) -> None:
     limits = ShardLimits(rows, seconds)
-    tables = [pa.table({"duration_s": pa.array(durations[i : i + chunk], pa.float64())}) for i in range(0, len(durations), chunk)]
+    tables = [
+        pa.table({"duration_s": pa.array(durations[i : i + chunk], pa.float64())})
+        for i in range(0, len(durations), chunk)
+    ]
     shards = [table["duration_s"].to_pylist() for table in shard_tables(tables, limits)]
     assert [duration for shard in shards for duration in shard] == durations
     assert all(shard and len(shard) <= rows and (sum(shard) <= seconds + 1e-6 or len(shard) == 1) for shard in shards)

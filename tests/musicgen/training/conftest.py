@@ -15,9 +15,9 @@ def tune(pitches: list[float], seconds: float = 1.6, rate: int = RATE) -> np.nda
     """A decaying tone for each pitch (Hz), float32 [samples]."""
     each = int(seconds * rate / len(pitches))
     t = np.arange(each) / rate
-    return np.concatenate([0.4 * np.exp(-4 * t) * (np.sin(2 * np.pi * f * t) + 0.3 * np.sin(4 * np.pi * f * t)) for f in pitches]).astype(
-        np.float32
-    )
+    return np.concatenate(
+        [0.4 * np.exp(-4 * t) * (np.sin(2 * np.pi * f * t) + 0.3 * np.sin(4 * np.pi * f * t)) for f in pitches]
+    ).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,9 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pitches = 220.0 * 2 ** (draw.integers(0, 13, 4) / 12)
         soundfile.write(folder / f"audio/{number}.flac", tune(list(pitches)), RATE)
         split = "valid" if number == 9 else "train"
-        rows.append({"audio": f"audio/{number}.flac", "prompt": f"slow piano number {number}", "melody": None, "split": split})
+        rows.append(
+            {"audio": f"audio/{number}.flac", "prompt": f"slow piano number {number}", "melody": None, "split": split}
+        )
     rows[0]["melody"] = "audio/lead.flac"
     soundfile.write(folder / "audio/lead.flac", tune([440.0, 440.0]), RATE)
     (folder / "audio/noise.flac").write_bytes(b"no sound")

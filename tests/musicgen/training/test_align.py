@@ -6,24 +6,33 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
-from musicgen.model.tensors import Tensors
-from musicgen.model.text import load_tokenizer
+from musicgen.corpus.caption import vocabulary
+from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.align import align
 from musicgen.training.batch import Batch, Clip, assemble
-from musicgen.training.corpus.caption import vocabulary
 from musicgen.training.network import Network
 from musicgen.training.start import CodecParts, Sizes, write_start
 
 TICKS = 79
 FRAMES = 500
-SIZES = {"layers": 1, "text_hidden": 32, "text_layers": 1, "positions": FRAMES + 4, "ticks": TICKS, "text_length": TICKS + 12}
+SIZES = {
+    "layers": 1,
+    "text_hidden": 32,
+    "text_layers": 1,
+    "positions": FRAMES + 4,
+    "ticks": TICKS,
+    "text_length": TICKS + 12,
+}
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     codec = CodecParts.of(resolve_checkpoint("embedded"))
-    return write_start(tmp_path_factory.mktemp("align") / "start", Sizes.model_validate(SIZES), codec, vocabulary(), seed=0)
+    return write_start(
+        tmp_path_factory.mktemp("align") / "start", Sizes.model_validate(SIZES), codec, vocabulary(), seed=0
+    )
 
 
 def _network(start: Checkpoint) -> tuple[Network, list[np.ndarray]]:

@@ -8,17 +8,27 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from musicgen.model.checkpoint import Checkpoint, resolve_checkpoint
-from musicgen.model.tensors import Tensors
-from musicgen.model.text import TextEncoder, load_tokenizer
+from musicgen.corpus.caption import vocabulary
+from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.text.encoder import TextEncoder
+from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training import words
 from musicgen.training.beats import PHASES, TICK_S, phases, tick_ids
-from musicgen.training.corpus.caption import vocabulary
 from musicgen.training.start import CodecParts, Sizes, write_start
 from tests.musicgen.training.test_words import SIZES
 
 TICKS = 12
-SMALL = {"hidden": 32, "layers": 2, "heads": 2, "text_hidden": 32, "text_layers": 2, "text_ffn": 64, "vocabulary": 460, "positions": 84}
+SMALL = {
+    "hidden": 32,
+    "layers": 2,
+    "heads": 2,
+    "text_hidden": 32,
+    "text_layers": 2,
+    "text_ffn": 64,
+    "vocabulary": 460,
+    "positions": 84,
+}
 SMALL |= {"chroma_length": 14, "ticks": TICKS, "text_length": TICKS + 10}
 
 
@@ -30,13 +40,17 @@ def codec() -> CodecParts:
 @pytest.fixture(scope="module")
 def ticking(codec: CodecParts, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A checkpoint of random weights whose prompts begin with ticks."""
-    return write_start(tmp_path_factory.mktemp("ticking") / "start", Sizes.model_validate(SMALL), codec, vocabulary(), seed=0)
+    return write_start(
+        tmp_path_factory.mktemp("ticking") / "start", Sizes.model_validate(SMALL), codec, vocabulary(), seed=0
+    )
 
 
 def test_phases_go_round_once_a_beat_in_two_beats_and_in_four() -> None:
     told = phases([60 / (4 * TICK_S)], 17)[0]  # a beat is four ticks
     assert told.shape == (17, PHASES)
-    beat, two, bar = ([tuple(row) for row in told[:, [level, level + 3]].round(decimals=4).tolist()] for level in range(3))
+    beat, two, bar = (
+        [tuple(row) for row in told[:, [level, level + 3]].round(decimals=4).tolist()] for level in range(3)
+    )
     assert beat[:5] == [(1, 0), (0, 1), (-1, 0), (0, -1), (1, 0)]
     assert two[4] == (-1, 0)
     assert two[8] == (1, 0)

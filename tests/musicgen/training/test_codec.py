@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from musicgen.errors import UserError
-from musicgen.model.spectral import SpectralCodec, SpectralSettings
-from musicgen.training import codec as codec_module
-from musicgen.training.codec import fit_codec
+from musicgen.model.codec.spectral import SpectralCodec, SpectralSettings
+from musicgen.training import fit_codec as codec_module
+from musicgen.training.fit_codec import fit_codec
 
 SETTINGS = SpectralSettings(n_mels=40, codebook_size=32)
 
@@ -17,7 +17,9 @@ SETTINGS = SpectralSettings(n_mels=40, codebook_size=32)
 def sweeps(count: int) -> list[NDArray[np.float32]]:
     """Tones that glide, each clip from another pitch: float32 [32000] each."""
     t = np.arange(32_000) / 16_000
-    return [(0.5 * np.sin(2 * np.pi * (120 + 90 * n) * t * (1 + t)) * np.exp(-t)).astype(np.float32) for n in range(count)]
+    return [
+        (0.5 * np.sin(2 * np.pi * (120 + 90 * n) * t * (1 + t)) * np.exp(-t)).astype(np.float32) for n in range(count)
+    ]
 
 
 def test_the_same_seed_gives_the_same_codebooks() -> None:

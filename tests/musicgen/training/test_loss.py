@@ -16,7 +16,9 @@ def test_values_and_gradients_equal_torchs(shares: tuple[float, ...] | None) -> 
     loss, each = cross_entropy(states, heads, targets, counts)
     found = torch.autograd.grad(2 * loss, (states, heads))
     logits = (states @ heads.T).view(300, 3, 16)
-    expected = torch.stack([torch.nn.functional.cross_entropy(logits[:, k], targets[:, k], ignore_index=IGNORED) for k in range(3)])
+    expected = torch.stack(
+        [torch.nn.functional.cross_entropy(logits[:, k], targets[:, k], ignore_index=IGNORED) for k in range(3)]
+    )
     mean = (expected * (torch.full((3,), 1 / 3) if counts is None else counts)).sum()
     torch.testing.assert_close(each, expected.detach())
     torch.testing.assert_close(loss.detach(), mean.detach())

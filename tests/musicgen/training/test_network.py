@@ -12,8 +12,8 @@ import torch
 from musicgen import MusicGen, Request
 from musicgen.engine import Engine
 from musicgen.model import load_model, resolve_checkpoint
-from musicgen.model.tensors import Tensors
-from musicgen.model.text import load_tokenizer
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.batch import Clip, Dropout, assemble
 from musicgen.training.export import export
 from musicgen.training.network import Network
@@ -60,15 +60,21 @@ def test_logits_equal_transformers(trained: tuple[Network, Path]) -> None:
         with torch.inference_mode():
             if melody:
                 chroma = torch.nn.functional.one_hot(batch.bins, 12).float()
-                theirs = model(input_ids=ids, attention_mask=mask, input_features=chroma, decoder_input_ids=codes).logits
+                theirs = model(
+                    input_ids=ids, attention_mask=mask, input_features=chroma, decoder_input_ids=codes
+                ).logits
             else:
                 theirs = model(input_ids=ids, attention_mask=mask, decoder_input_ids=codes).logits
             ours = network.logits(batch)[0].transpose(0, 1)  # [codebooks, steps, size]
-        assert torch.allclose(ours, theirs[:, -ours.shape[1] :], atol=1e-4), (ours - theirs[:, -ours.shape[1] :]).abs().max()
+        assert torch.allclose(ours, theirs[:, -ours.shape[1] :], atol=1e-4), (
+            (ours - theirs[:, -ours.shape[1] :]).abs().max()
+        )
 
 
 @pytest.mark.parametrize("pattern", ["delay", "parallel", "coarse_first", "flattening", "partial_delay"])
-def test_greedy_generation_is_the_networks_argmax(trained: tuple[Network, Path], pattern: str, tmp_path: Path, melody_file: Path) -> None:
+def test_greedy_generation_is_the_networks_argmax(
+    trained: tuple[Network, Path], pattern: str, tmp_path: Path, melody_file: Path
+) -> None:
     """What the engine generates step by step, the network predicts at once: conditions, guidance, positions, pattern."""
     network, folder = trained
     start = resolve_checkpoint(folder)
@@ -91,7 +97,9 @@ def test_greedy_generation_is_the_networks_argmax(trained: tuple[Network, Path],
         with torch.inference_mode():
             logits = network.logits(batch)[0]  # [steps, codebooks, size]
             if request.guidance_scale != 1 and (len(text) or len(bins)):
-                null = network.logits(replace(batch, text_kept=torch.tensor([False]), bins=torch.zeros_like(batch.bins)))[0]
+                null = network.logits(
+                    replace(batch, text_kept=torch.tensor([False]), bins=torch.zeros_like(batch.bins))
+                )[0]
                 logits = null + request.guidance_scale * (logits - null)
         real = batch.targets[0] >= 0  # [codebooks, steps]
         assert torch.equal(logits.argmax(-1).T[real], batch.targets[0][real]), request
@@ -101,7 +109,9 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
     """With everything dropped, the network hears exactly what the conditioner's null branch is: zeros, and pitch class 0."""
     network, folder = trained
     clips = _clips(network, folder, frames=20)[:2]
-    dropped = assemble(clips, network.spec, "delay", 20, np.random.default_rng(0), Dropout(all=1, text=0, melody=0, past=0))
+    dropped = assemble(
+        clips, network.spec, "delay", 20, np.random.default_rng(0), Dropout(all=1, text=0, melody=0, past=0)
+    )
     kept = assemble(clips, network.spec, "delay", 20)
     null = replace(kept, text_kept=torch.zeros(2, dtype=torch.bool), bins=torch.zeros_like(kept.bins))
     with torch.inference_mode():
@@ -115,7 +125,9 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
             text_lengths=torch.tensor([max(1, network.spec.text_length)]),
             bins=torch.zeros_like(alone.bins),
         )
-        assert torch.allclose(short, network.logits(one), atol=1e-5)  # a row without a prompt has one position of zeros (or text_length)
+        assert torch.allclose(
+            short, network.logits(one), atol=1e-5
+        )  # a row without a prompt has one position of zeros (or text_length)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(trained: tuple[Network, Path]) -> None:

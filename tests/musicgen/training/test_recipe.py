@@ -38,7 +38,11 @@ def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_fi
     assert "2 rows could not be used" in card
     assert "float16" in (export / "config.json").read_text()
 
-    before = {path: path.stat().st_mtime_ns for folder in ("codec", "start", "tokens") for path in (tmp_path / "out" / folder).iterdir()}
+    before = {
+        path: path.stat().st_mtime_ns
+        for folder in ("codec", "start", "tokens")
+        for path in (tmp_path / "out" / folder).iterdir()
+    }
     weights = (export / "model.safetensors").read_bytes()
     run_recipe(recipe, say=_quiet)
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -52,7 +56,8 @@ def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music:
     start = write_checkpoint(tmp_path / "start", Random(kind="text", half=True), seed=1)
     said = {"training": {"steps": 3, "batch_frames": 160, "text_encoder": "freeze"}}
     export = run_recipe(
-        Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), "start": str(start), **said}), say=_quiet
+        Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), "start": str(start), **said}),
+        say=_quiet,
     )
     from safetensors.torch import load_file
 
@@ -85,7 +90,9 @@ def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
         (tmp_path / "r.yaml").write_text(text)
         return Recipe.load(tmp_path / "r.yaml")
 
-    with pytest.raises(JobError, match=r"r.yaml:3: unknown key `training.learning_rat`; did you mean `training.learning_rate`"):
+    with pytest.raises(
+        JobError, match=r"r.yaml:3: unknown key `training.learning_rat`; did you mean `training.learning_rate`"
+    ):
         load("output: x\ntraining:\n  learning_rat: 1\n  steps: 1\n")
     with pytest.raises(JobError, match="either steps or hours"):
         load("output: x\ntraining: {steps: 1, hours: 2}\n")
@@ -122,7 +129,9 @@ def test_the_recipes_that_ship_are_sound(name: str) -> None:
 
 
 def test_the_ablation_shares_what_the_embedded_model_is_made_of() -> None:
-    embedded, ablation = (Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml") for name in ("embedded", "ablation"))
+    embedded, ablation = (
+        Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml") for name in ("embedded", "ablation")
+    )
     for name in ("output", "corpus", "codec", "model"):
         assert getattr(embedded, name) == getattr(ablation, name)
     only = {"hours"}

@@ -43,7 +43,9 @@ def test_tokens_are_what_is_heard_at_generation(music: Path, checkpoint: Checkpo
         assert clip["prompt"] == f"slow piano number {row}"
 
 
-def test_what_is_there_is_not_made_again_unless_the_data_changes(music: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_what_is_there_is_not_made_again_unless_the_data_changes(
+    music: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     import shutil
 
     data = tmp_path / "data"
@@ -67,7 +69,9 @@ def test_a_dataset_that_the_flow_made(checkpoint: Checkpoint, tmp_path: Path, la
     assert not tokens.bad
 
 
-def test_processes_change_nothing(music: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_change_nothing(
+    music: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = _make(music, checkpoint, tmp_path / "one")
     monkeypatch.setattr(module, "_ALONE", 1)
     two = _make(music, checkpoint, tmp_path / "two", processes=2)

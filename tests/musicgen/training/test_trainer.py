@@ -33,7 +33,14 @@ def ground(music: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def _schedule(**changes: object) -> Schedule:
-    settings = {"steps": 12, "batch_frames": 240, "crop_s": (0.6, 1.0), "warmup_steps": 3, "learning_rate": 5e-3, "valid_steps": 4}
+    settings = {
+        "steps": 12,
+        "batch_frames": 240,
+        "crop_s": (0.6, 1.0),
+        "warmup_steps": 3,
+        "learning_rate": 5e-3,
+        "valid_steps": 4,
+    }
     return Schedule.model_validate(settings | {"checkpoint_s": 1e-9, "export_s": 1e9} | changes)
 
 
@@ -96,7 +103,9 @@ def test_a_killed_training_goes_on_from_its_last_state(ground: tuple[Path, Token
     )
     schedule = _schedule(steps=100_000)
     arguments = [str(ground[0]), str(ground[0].parent / "tokens"), str(tmp_path), schedule.model_dump_json()]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if int(line) >= 8:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from musicgen.model.text import load_tokenizer
-from musicgen.training.corpus.score import Score
+from musicgen.corpus.score import Score
+from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.words import Facts, teach
 from tests.fixtures.random_checkpoint import write_tokenizer
 
@@ -24,7 +24,10 @@ def test_instruments_are_learnt_first_and_the_same_from_the_same_seed(tmp_path: 
     write_tokenizer(tmp_path, 400)
     encoders = [_encoder(1) for _ in range(2)]
     said: list[str] = []
-    found = [teach(encoder, load_tokenizer(tmp_path, encoder.config), 0, said.append, captions=2_000, steps=60) for encoder in encoders]
+    found = [
+        teach(encoder, load_tokenizer(tmp_path, encoder.config), 0, said.append, captions=2_000, steps=60)
+        for encoder in encoders
+    ]
     assert found[0].found == found[1].found
     assert found[0].found["instrument"] > 0.5  # one in six by chance
     assert "instrument" in said[-1]
@@ -34,7 +37,10 @@ def test_instruments_are_learnt_first_and_the_same_from_the_same_seed(tmp_path: 
 
 def test_facts_of_a_score() -> None:
     facts = Facts.of(
-        [Score((), 60.0, 9, "minor", "flute", False, "sad", "composed"), Score((), 180.0, 2, "major", "bell", True, "happy", "")]
+        [
+            Score((), 60.0, 9, "minor", "flute", False, "sad", "composed"),
+            Score((), 180.0, 2, "major", "bell", True, "happy", ""),
+        ]
     )
     assert facts.instrument.argmax(1).tolist() == [3, 5]
     assert facts.tempo.argmax(1).tolist() == [0, 31]

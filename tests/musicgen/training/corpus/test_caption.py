@@ -3,9 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from musicgen.training.corpus.caption import NAMES, caption, vocabulary
-from musicgen.training.corpus.compose import compose
-from musicgen.training.corpus.score import INSTRUMENTS
+from musicgen.corpus.caption import NAMES, caption, vocabulary
+from musicgen.corpus.compose import compose
+from musicgen.corpus.score import INSTRUMENTS
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,21 @@ def test_what_a_caption_says_is_true(described):
 
 def test_nearly_every_caption_names_its_instrument_and_none_names_another(described):
     own = {name: {word for phrase in phrases for word in phrase.split()} for name, phrases in NAMES.items()}
-    shared = {"melody", "solo", "soft", "music", "box", "wooden", "section", "church", "grand", "acoustic", "plucked", "bowed", "nylon"}
+    shared = {
+        "melody",
+        "solo",
+        "soft",
+        "music",
+        "box",
+        "wooden",
+        "section",
+        "church",
+        "grand",
+        "acoustic",
+        "plucked",
+        "bowed",
+        "nylon",
+    }
     named = 0
     for score, text in described:
         words = set(re.findall("[a-z]+", text.lower())) - shared

@@ -3,11 +3,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from musicgen.training.corpus.arrange import draw_plan
-from musicgen.training.corpus.clarity import key_is_clear
-from musicgen.training.corpus.compose import compose
-from musicgen.training.corpus.harmony import Chord, harmonise
-from musicgen.training.corpus.score import INSTRUMENTS, SCALES, Note, Score
+from musicgen.corpus.arrange import draw_plan
+from musicgen.corpus.clarity import key_is_clear
+from musicgen.corpus.compose import compose
+from musicgen.corpus.harmony import Chord, harmonise
+from musicgen.corpus.score import INSTRUMENTS, SCALES, Note, Score
 
 
 def _score(n: int, seconds: float = 10.0) -> Score:
@@ -17,7 +17,9 @@ def _score(n: int, seconds: float = 10.0) -> Score:
 @pytest.mark.parametrize("n", range(12))
 def test_a_piece_stays_in_its_key_and_its_range(n):
     score = _score(n)
-    scale = {(score.tonic + step) % 12 for step in SCALES[score.mode]} | ({(score.tonic + 11) % 12} if score.mode == "minor" else set())
+    scale = {(score.tonic + step) % 12 for step in SCALES[score.mode]} | (
+        {(score.tonic + 11) % 12} if score.mode == "minor" else set()
+    )
     for note in score.notes:
         if note.part != "drums":
             assert round(note.pitch) % 12 in scale
@@ -56,7 +58,16 @@ def test_pieces_mostly_have_a_key_that_can_be_heard():
 
 
 def test_a_scale_of_the_relative_key_is_not_clear():
-    score = Score(tuple(Note(i * 0.5, 0.5, p) for i, p in enumerate((60, 64, 67, 72))), 120, 9, "minor", "piano", False, "sad", "test")
+    score = Score(
+        tuple(Note(i * 0.5, 0.5, p) for i, p in enumerate((60, 64, 67, 72))),
+        120,
+        9,
+        "minor",
+        "piano",
+        False,
+        "sad",
+        "test",
+    )
     assert not key_is_clear(score)
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from musicgen.corpus.compose import compose
+from musicgen.corpus.score import HAT, INSTRUMENTS, KICK, Note, Score
+from musicgen.corpus.synth import PEAK, render
+from musicgen.corpus.timbre import RATE_HZ, tone
 from musicgen.evaluation import tempo
-from musicgen.training.corpus.compose import compose
-from musicgen.training.corpus.score import HAT, INSTRUMENTS, KICK, Note, Score
-from musicgen.training.corpus.synth import PEAK, render
-from musicgen.training.corpus.timbre import RATE_HZ, tone
 
 
 def _spectrum(sound):

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from musicgen.training.corpus.tune import Tune, play
-from musicgen.training.corpus.tunes import load_tunes, read_tunes
+from musicgen.corpus.tune import Tune, play
+from musicgen.corpus.tunes import load_tunes, read_tunes
 
 PITCHES = (60, 60, 67, 67, 69, 69, 67, 65, 65, 64, 64, 62, 62, 60)
 LENGTHS = (1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2)

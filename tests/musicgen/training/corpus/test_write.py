@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from musicgen.evaluation import material
-from musicgen.training.corpus import write_corpus
+from musicgen.corpus import write_corpus
+from musicgen.evaluation import examples as material
 
 CLIPS, SECONDS = 6, 2.0
 
@@ -54,7 +54,7 @@ def test_the_captions_lead_to_the_sounds(corpus):
 
 
 def test_old_tunes_are_in_their_split(tmp_path):
-    from musicgen.training.corpus.tune import Tune
+    from musicgen.corpus.tune import Tune
 
     notes = [(float(i), 1.0, pitch) for i, pitch in enumerate((60, 62, 64, 65, 67, 64, 60, 60) * 4)]
     tune = Tune("folk/one", 0, "major", 4, tuple(notes))

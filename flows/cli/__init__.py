@@ -1,0 +1,1 @@
+"""The command line `musicgen`: one module for each command."""

@@ -1,0 +1,53 @@
+"""`musicgen evaluate`: does a model do what it is asked, by judges that did not train it?"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import OK, UNSOUND, AsJson, Verbose, outcome
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A preset, hub name, folder, s3:// folder, or `embedded`.")
+    ],
+    clips: Annotated[
+        int, typer.Option("--clips", metavar="N", help="How many unseen examples; the bounds ask for 100 or more.")
+    ] = 120,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Another seed: other examples, other clips.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FOLDER", help="For report.json, the clips and the originals.")
+    ] = Path("out/evaluation"),
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", metavar="FOLDER", help="A corpus that is there; without it one is made.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:0.")] = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Generate from unseen prompts and melodies, and judge the clips. Exit code 4: some bounds do not hold; each is named."""
+    with outcome(verbose):
+        from musicgen import MusicGen
+        from musicgen.errors import JobError
+        from musicgen.evaluation import evaluate as evaluate_model
+        from musicgen.evaluation.extras import JUDGES, require
+
+        if clips < 2:
+            raise JobError(
+                f"--clips {clips} is too few: two are the least that can be compared, and the bounds ask for 100"
+            )
+        require(*(JUDGES if corpus else ()))  # before a model is fetched
+        with MusicGen.from_pretrained(model, device) as loaded:
+            report = evaluate_model(
+                loaded, model, output, clips, seed, corpus, told=lambda text: print(text, file=sys.stderr, flush=True)
+            )
+        if as_json:
+            typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
+        else:
+            typer.echo(report.table())
+            kept = f"{len(report.verdicts) - len(report.short)} of {len(report.verdicts)} bounds hold"
+            typer.echo(f"{model}: {kept}; {output / 'report.json'}; {report.about['took_s']:.0f} s")
+        raise typer.Exit(UNSOUND if report.short else OK)

@@ -1,0 +1,64 @@
+"""The command line `musicgen`. One module per command; each imports what is heavy only when it runs."""
+
+import atexit
+import os
+import sys
+import threading
+from contextlib import suppress
+
+import typer
+
+from flows.cli.codes_command import decode, encode
+from flows.cli.evaluate_command import evaluate
+from flows.cli.listen_command import listen
+from flows.cli.models_command import models
+from flows.cli.plan_command import plan
+from flows.cli.run_command import run
+from flows.cli.status_command import status
+from flows.cli.train_command import train
+from flows.cli.verify_command import verify
+
+app = typer.Typer(
+    name="musicgen",
+    help="Datasets of music with MusicGen: from a manifest of prompts to audio and a Parquet index, in a folder or a bucket.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run)
+app.command("plan")(plan)
+app.command("status")(status)
+app.command("verify")(verify)
+app.command("listen")(listen)
+app.command("models")(models)
+app.command("encode")(encode)
+app.command("decode")(decode)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+
+
+def main() -> None:
+    """Entry point.
+
+    Libraries' threads may be in C++ when the interpreter is taken down, and then abort the process, whose exit code scripts
+    rely on. So what is to be done at exit is done here, and the interpreter is left standing.
+    """
+    code: int | str | None = 0
+    try:
+        app()
+    except SystemExit as done:
+        code = done.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # threads that are to be waited for, and their own hooks
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a closed pipe
+            stream.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Options that several commands share, and how errors become exit codes."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+# The exit codes of contracts: what a script may rely on.
+OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+JobPath = Annotated[
+    str | None,
+    typer.Argument(metavar="[JOB.yaml]", help="The job file; flags and --set go on top of it.", show_default=False),
+]
+Manifest = Annotated[
+    str | None,
+    typer.Option("--manifest", metavar="URI", help="Parquet, JSONL(.gz) or CSV(.gz): a file, folder or glob."),
+]
+Output = Annotated[
+    str | None, typer.Option("--output", metavar="URI", help="The dataset: a folder or s3://bucket/prefix.")
+]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="A preset, hub name, folder, s3:// folder, or `embedded`.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Only the first N rows of the manifest.")]
+Actors = Annotated[int | None, typer.Option("--actors", metavar="N", help="How many generator actors.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of the job file; repeatable."),
+]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option("--retry-failed", metavar="CLASS", help="Also try rows of this failure class again: crash."),
+]
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset: a folder or s3://bucket/prefix.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Libraries' own messages, and tracebacks.")]
+
+
+def check_retry(classes: list[str] | None) -> list[str]:
+    """The failure classes of --retry-failed. Raises `JobError` for a word that is none."""
+    from musicgen.errors import JobError
+
+    for name in classes or ():
+        if name != "crash":
+            raise JobError(
+                f"--retry-failed {name!r} is not known; write crash (all other classes are tried again anyway)"
+            )
+    return list(classes or ())
+
+
+def load_job(path: str | None, settings: list[str] | None, **flags: Any) -> Any:
+    """The job of a command's arguments."""
+    from musicgen.job import Job
+
+    return Job.load(path, settings or (), **flags)
+
+
+@contextmanager
+def outcome(verbose: bool) -> Iterator[None]:
+    """Hush libraries, and turn errors into one line on stderr and an exit code."""
+    from flows.cli.quiet import hush
+    from flows.signals import raise_on_sigterm
+    from musicgen.errors import MusicGenError, UserError
+
+    hush(verbose)
+    try:
+        with raise_on_sigterm():
+            yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        print("musicgen: interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(WRONG) from None
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        text = " ".join(str(error).split()) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
+        hint = "" if verbose or isinstance(error, UserError) else " (-v shows more)"
+        print(f"musicgen: {text}{hint}", file=sys.stderr)
+        raise typer.Exit(USER_ERROR if isinstance(error, UserError) else WRONG) from None

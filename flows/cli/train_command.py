@@ -1,0 +1,90 @@
+"""`musicgen train`: a recipe, or a folder of music, to a checkpoint."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.options import OK, Set, Verbose, outcome
+
+if TYPE_CHECKING:
+    from musicgen.training.ablation import Measures
+    from musicgen.training.recipe import Recipe
+
+_FLAGS = {"data": "data", "output": "output", "from": "start", "pattern": "training.pattern", "steps": "training.steps"}
+_FLAGS |= {"hours": "training.hours"}
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE.yaml]", help="The recipe; flags and --set go on top of it.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="URI", help="A folder of audio and Parquet captions, or a dataset that `run` made."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FOLDER", help="Where the work and the checkpoint go.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="A checkpoint to train on from; its codec and sizes are kept."),
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option("--pattern", metavar="NAME", help="delay, parallel, coarse_first, flattening ...")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="How many steps.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", metavar="H", help="Or how many hours of running.")] = None,
+    settings: Set = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train a model, or go on with one. Run it again after any interruption, and it goes on."""
+    with outcome(verbose):
+        from musicgen.training.recipe import Recipe, default_start, run_recipe
+
+        given = {"data": data, "output": output, "from": start, "pattern": pattern, "steps": steps, "hours": hours}
+        flags: dict[str, tuple[str, Any]] = {
+            f"--{name}": (_FLAGS[name], value) for name, value in given.items() if value is not None
+        }
+        if steps is not None and hours is None:
+            flags["--steps "] = ("training.hours", None)
+        if hours is not None and steps is None:
+            flags["--hours "] = ("training.steps", None)
+        loaded = Recipe.load(recipe, settings or (), flags)
+        if recipe is None:
+            loaded = default_start(loaded)
+        command = shlex.join(["musicgen", "train", *sys.argv[2:]]) if sys.argv[1:2] == ["train"] else "musicgen train"
+        if loaded.ablation:
+            from musicgen.training.ablation import run_ablation
+
+            typer.echo(run_ablation(loaded, command, say=_say, report=_show, measures=_judges(loaded)))
+        else:
+            typer.echo(
+                f"{run_recipe(loaded, command, say=_say, report=_show)}: a checkpoint; try musicgen run --model with it"
+            )
+        raise typer.Exit(OK)
+
+
+def _judges(recipe: "Recipe") -> "Measures | None":
+    """What the ablation measures by ear: of the corpus that the project composes, whose labels the judges need."""
+    if recipe.data is not None:
+        return None
+    from musicgen.evaluation import columns
+    from musicgen.evaluation.extras import JUDGES, require
+
+    require(*JUDGES)  # before hours of training
+    return columns(recipe.folder / "corpus")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(line: Mapping[str, Any]) -> None:
+    from musicgen.training.log import progress_line
+
+    _say(progress_line(line))

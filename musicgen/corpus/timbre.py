@@ -1,0 +1,145 @@
+"""The instruments: additive synthesis in numpy, clearly distinct in attack, decay and spectrum."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE_HZ = 16_000
+_TOP_HZ = 7_400.0  # partials above are left out: no aliases
+_RELEASE_S = 0.08
+
+
+@dataclass(frozen=True)
+class Timbre:
+    """How an instrument sounds. Partial k has amplitude amplitudes[k] and dies as exp(-t / (decay_s / ratio ** damping))."""
+
+    ratios: tuple[float, ...]  # of the partials' frequencies to the note's
+    amplitudes: tuple[float, ...]
+    attack_s: float
+    decay_s: float | None  # None: it sounds as long as it is held
+    damping: float = 0.0  # how much faster high partials die
+    release_s: float = _RELEASE_S
+    vibrato: tuple[float, float] = (0.0, 0.0)  # semitones, Hz; it sets in after a third of a second
+    tremolo: tuple[float, float] = (0.0, 0.0)  # depth, Hz
+    stiffness: float = 0.0  # of a string: partial k is sharp by sqrt(1 + stiffness k^2)
+    voices: tuple[float, ...] = (0.0,)  # detunings in semitones: several make a section
+    breath: float = 0.0  # noise beside the tone
+    rings: bool = False  # it rings on after the key is up
+
+
+class _Spectrum(TypedDict):
+    ratios: tuple[float, ...]
+    amplitudes: tuple[float, ...]
+
+
+def _harmonics(count: int, slope: float) -> _Spectrum:
+    return {
+        "ratios": tuple(float(k) for k in range(1, count + 1)),
+        "amplitudes": tuple(float(k) ** -slope for k in range(1, count + 1)),
+    }
+
+
+def _plucked(count: int, place: float) -> _Spectrum:
+    """A string plucked at `place` of its length: partials with a node there are missing."""
+    ks = range(1, count + 1)
+    return {
+        "ratios": tuple(float(k) for k in ks),
+        "amplitudes": tuple(abs(float(np.sin(np.pi * k * place))) / k**0.8 for k in ks),
+    }
+
+
+TIMBRES = {
+    "piano": Timbre(**_harmonics(10, 1.7), attack_s=0.004, decay_s=1.1, damping=0.5, release_s=0.12, stiffness=4e-4),
+    "guitar": Timbre(**_plucked(16, 0.2), attack_s=0.002, decay_s=0.55, damping=0.75, release_s=0.05),
+    "organ": Timbre(
+        ratios=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+        amplitudes=(0.3, 1.0, 0.8, 0.35, 0.6, 0.2, 0.4),
+        attack_s=0.015,
+        decay_s=None,
+        release_s=0.03,
+        tremolo=(0.12, 6.5),
+    ),
+    "flute": Timbre(
+        ratios=(1.0, 2.0, 3.0),
+        amplitudes=(1.0, 0.12, 0.05),
+        attack_s=0.07,
+        decay_s=None,
+        vibrato=(0.15, 5.0),
+        breath=0.03,
+    ),
+    "strings": Timbre(
+        **_harmonics(22, 0.9),
+        attack_s=0.11,
+        decay_s=None,
+        release_s=0.16,
+        vibrato=(0.2, 5.7),
+        voices=(-0.07, 0.0, 0.06),
+    ),
+    "bell": Timbre(
+        ratios=(1.0, 2.76, 4.0, 5.40, 9.2),
+        amplitudes=(1.0, 0.12, 0.5, 0.12, 0.25),
+        attack_s=0.001,
+        decay_s=1.9,
+        damping=0.55,
+        release_s=0.7,
+        tremolo=(0.25, 4.2),
+        rings=True,
+    ),
+    "chords": Timbre(**_harmonics(4, 2.0), attack_s=0.03, decay_s=2.5),
+    "bass": Timbre(**_harmonics(6, 1.3), attack_s=0.006, decay_s=0.8, damping=0.4),
+}
+
+
+@lru_cache(maxsize=512)
+def tone(name: str, pitch: float, samples: int, brightness: float = 1.0) -> NDArray[np.float32]:
+    """A note of `samples` at RATE_HZ, and its release after them: float32, about 0.3 in amplitude. Do not write into it.
+
+    `brightness` below 1 takes from the partials above the first, as a tone control does.
+    """
+    timbre = TIMBRES[name]
+    total = samples + round(timbre.release_s * RATE_HZ)
+    t = np.arange(total) / RATE_HZ
+    hz = 440.0 * 2 ** ((pitch - 69) / 12)
+    sound = np.zeros(total, np.float32)
+    for voice, detuning in enumerate(timbre.voices):
+        cycles = hz * 2 ** (detuning / 12) * t + voice * 0.37
+        if timbre.vibrato[0]:
+            depth, rate = timbre.vibrato
+            swell = np.clip((t - 0.15) / 0.35, 0, 1)
+            cycles += swell * hz * (2 ** (depth / 12) - 1) * np.sin(2 * np.pi * rate * t) / (2 * np.pi * rate)
+        sound += _partials(timbre, cycles, t, hz, brightness) / np.float32(len(timbre.voices) ** 0.5)
+    if timbre.breath:
+        noise = np.random.default_rng(round(pitch * 8)).standard_normal(total + 2).astype(np.float32)
+        sound += np.float32(timbre.breath * brightness) * (noise[:-2] + 0.5 * noise[1:-1] - 0.5 * noise[2:])
+    envelope = np.minimum(1.0, (t + 1e-4) / timbre.attack_s)
+    if timbre.tremolo[0]:
+        envelope *= 1 - timbre.tremolo[0] * (0.5 - 0.5 * np.cos(2 * np.pi * timbre.tremolo[1] * t))
+    tail = np.linspace(1, 0, total - samples)
+    envelope[samples:] *= np.exp(-3 * (1 - tail)) * tail if timbre.rings else tail**2
+    sound *= (0.3 * envelope).astype(np.float32)
+    sound.setflags(write=False)
+    return sound
+
+
+def _partials(
+    timbre: Timbre, cycles: NDArray[np.float64], t: NDArray[np.float64], hz: float, brightness: float
+) -> NDArray[np.float32]:
+    total = np.zeros(len(t), np.float32)
+    power = 0.0
+    for ratio, amplitude in zip(timbre.ratios, timbre.amplitudes, strict=True):
+        sharp = ratio * (1 + timbre.stiffness * ratio**2) ** 0.5
+        loud = amplitude * (brightness ** np.log2(max(ratio, 1.0)))
+        if sharp * hz > _TOP_HZ or loud < 1e-3:
+            continue
+        power += loud**2
+        phase = cycles * sharp
+        wave = np.sin((phase - np.floor(phase)).astype(np.float32) * np.float32(2 * np.pi))
+        if timbre.decay_s is not None:
+            # High notes die sooner, as strings and bars do.
+            rate = max(ratio, 1.0) ** timbre.damping / timbre.decay_s * (hz / 440.0) ** 0.4
+            wave *= np.exp((t * -rate).astype(np.float32))
+        total += wave * np.float32(loud)
+    return total / np.float32(max(power, 1e-6) ** 0.5)

@@ -1,0 +1,96 @@
+"""One clip on its way: its windows, its codes so far, and the sequence that a slot runs for a window.
+
+A clip longer than the model's window is made by sliding windows (audiocraft's `MusicGen._generate_tokens`): each begins one
+stride after the last, its overlap with what is known is forced, and the rest is generated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen import patterns
+from musicgen.conditioning.conditions import Prepared
+from musicgen.conditioning.windows import window_starts
+from musicgen.errors import RowError
+from musicgen.model.spec import ModelSpec
+from musicgen.request import Request
+
+GENERATE = -1  # in a sequence: to be drawn
+
+
+def pattern_of(spec: ModelSpec) -> str:
+    """The pattern's full name: in a stereo model a delay counts pairs of codebooks, left and right."""
+    name = spec.pattern
+    return f"stereo_{name}" if spec.channels == 2 and name in ("delay", "partial_delay") else name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What a slot runs. `sequence` holds the special token, forced codes, and GENERATE where a code is to be drawn."""
+
+    index: int
+    start: int  # frame of the clip
+    frames: int
+    sequence: NDArray[np.int32]  # [codebooks, steps]
+    known: int  # steps that are given: the step after them is the first to be drawn
+
+    @property
+    def steps(self) -> int:
+        """Steps of the decoder that it takes once what is known is in the cache; the last step of a pattern is only output."""
+        return self.sequence.shape[1] - self.known
+
+
+class Track:
+    """The codes of one clip, filled window by window."""
+
+    def __init__(self, request: Request, prepared: Prepared, spec: ModelSpec):
+        self.request = request
+        self.prepared = prepared
+        self.spec = spec
+        self.frames = request.frames(spec.frame_rate)
+        self.codes = np.full((spec.codebooks, self.frames), GENERATE, np.int32)
+        forced = prepared.forced
+        self.prompt_frames = 0 if forced is None else forced.shape[1]
+        self.known = self.prompt_frames
+        if forced is not None:
+            self.codes[:, : self.known] = np.asarray(forced)
+        self._starts = window_starts(request, spec)
+        self._next = 0
+
+    def next_window(self) -> Window | None:
+        """The next window that has something to generate, or None: the clip is complete."""
+        while self._next < len(self._starts):
+            index, start = self._next, self._starts[self._next]
+            self._next += 1
+            frames = min(self.spec.max_frames, self.frames - start)
+            if start + frames > self.known:
+                sequence = patterns.build(
+                    pattern_of(self.spec), self.codes[:, start : start + frames], self.spec.special_token
+                )
+                known = int((sequence == GENERATE).any(axis=0).argmax())
+                return Window(index, start, frames, sequence.astype(np.int32), known)
+        return None
+
+    def fill(self, window: Window, sequence: NDArray[np.integer]) -> None:
+        """Take a finished window's sequence [codebooks, steps].
+
+        Raises RowError("generation") if some code is the special token, which stands for logits that were not finite.
+        """
+        end = window.start + window.frames
+        made = patterns.revert(pattern_of(self.spec), sequence, window.frames)
+        bad = (made == self.spec.special_token).any(axis=0)
+        if bad.any():
+            at_s = (window.start + int(bad.argmax())) / self.spec.frame_rate
+            raise RowError(
+                "generation",
+                f"the model's logits were not finite {at_s:.2f} s into the clip; if other rows fail alike its weights are damaged: "
+                "fetch them again; else this row overflows: try model.dtype float32 or a smaller guidance_scale",
+            )
+        self.codes[:, self.known : end] = made[:, self.known - window.start :]
+        self.known = end
+
+    def result(self) -> NDArray[np.int16]:
+        """The clip's codes int16 [codebooks, frames]; without the prompt if the request does not want it."""
+        start = 0 if self.request.keep_continuation else self.prompt_frames
+        return self.codes[:, start:].astype(np.int16)

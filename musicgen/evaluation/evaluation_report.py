@@ -1,0 +1,119 @@
+"""What an evaluation found: a table for people, report.json for programs."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from musicgen.evaluation.bounds import Verdict, verdicts
+
+# Label, name of the measure, and whether it is judged against chance.
+_ROWS = (
+    ("codec: strongest pitch class kept", "codec"),
+    ("melody: strongest pitch class as in the melody given", "melody"),
+    ("melody: pitch as in the melody given (SwiftF0)", "pitch"),
+    ("prompt: instrument", "instrument"),
+    ("prompt: tempo within 8 %, half or double too", "tempo"),
+    ("prompt: tempo within 8 %", "tempo_exact"),
+    ("prompt: major or minor", "mode"),
+)
+_COLUMNS = ("clips", "codec'd", "originals", "chance", "p", "n")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The measures of one model, the bounds they are held to, and what was measured how."""
+
+    model: str
+    measures: Mapping[str, float]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Each bound, met or short."""
+        return verdicts(self.measures)
+
+    @property
+    def short(self) -> list[Verdict]:
+        """The bounds that do not hold."""
+        return [verdict for verdict in self.verdicts if not verdict.met]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; what could not be measured is null."""
+        held = [
+            {
+                "measure": v.bound.measure,
+                "value": _number(v.value),
+                "relation": v.bound.relation,
+                "bound": v.bound.limit,
+                "met": v.met,
+            }
+            for v in self.verdicts
+        ]
+        measures = {name: _number(value) for name, value in self.measures.items()}
+        return {"model": self.model, "sound": not self.short, "bounds": held, "measures": measures, **self.about}
+
+    def write(self, path: Path) -> None:
+        """To a JSON file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def table(self) -> str:
+        """The measures with their ceilings (the codec's round trip and the originals, by the same judge), then the bounds."""
+        lines = [_line("", _COLUMNS)]
+        lines += [
+            _line(label, _cells(self.measures, name)) for label, name in _ROWS if f"{name}.value" in self.measures
+        ]
+        lines += ["", *_others(self.measures), ""]
+        lines += [f"{'met  ' if verdict.met else 'SHORT'} {verdict}" for verdict in self.verdicts]
+        return "\n".join(lines)
+
+
+def _cells(measures: Mapping[str, float], name: str) -> list[str]:
+    wanted = ("value", "codec", "original", "chance", "p", "n")
+    values = [measures.get(f"{name}.{column}") for column in wanted]
+    return [
+        "" if value is None else f"{value:.0f}" if column == "n" else f"{value:.1e}" if column == "p" else _share(value)
+        for column, value in zip(wanted, values, strict=True)
+    ]
+
+
+def _others(measures: Mapping[str, float]) -> list[str]:
+    """What has no bound."""
+    lines = []
+    if "melody.ratio" in measures:
+        lines.append(
+            f"melody agreement: {measures['melody.ratio']:.2f} times that with others' melodies; "
+            f"clips of the same prompts that heard no melody agree in {_share(measures['melody.text'])}"
+        )
+    for kind, words in (("text", "by prompt"), ("melody", "by prompt and melody")):
+        if f"frechet.{kind}" in measures:
+            lines.append(
+                f"clips {words}: {_share(measures[f'clipped.{kind}'])} beyond full scale, {_share(measures[f'silent.{kind}'])} silent, "
+                f"{measures[f'loudness.{kind}']:.1f} LUFS, Frechet distance {measures[f'frechet.{kind}']:.1f}"
+            )
+    if "melody.ratio" in measures:
+        told = ", ".join(f"{name} {_share(measures[f'{name}.melody'])}" for name in ("instrument", "tempo", "mode"))
+        lines.append(f"clips by prompt and melody, their prompts: {told}")
+    if "frechet.codec" in measures:
+        lines.append(
+            f"codec round trip: Frechet distance {measures['frechet.codec']:.1f}, {measures['codec.loudness']:.1f} LUFS"
+        )
+    return [
+        *lines,
+        f"originals of the train split to those of the test split: Frechet distance {measures['frechet.floor']:.1f}",
+    ]
+
+
+def _line(label: str, cells: Sequence[str]) -> str:
+    return f"{label:<54}" + "".join(f"{cell:>11}" for cell in cells)
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 6)

@@ -1,0 +1,107 @@
+"""Compiles the CPU kernels and keeps them: once for a source, a compiler and a processor.
+
+What is loaded runs with the user's rights. So it is loaded from folders alone that nobody else can write to, and only if it
+is whole: a digest of it stands at its end, where a loader never looks.
+"""
+
+import ctypes
+import hashlib
+import os
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-pthread", "-shared", "-fPIC"),
+    # Pairs are written over the numbers they are made of (attention.h), and vectors read as integers.
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-Wno-psabi"),
+)
+_DIGEST = 32  # bytes of a sha256
+
+
+def load(source: Path, compiler: Sequence[str]) -> ctypes.CDLL:
+    """The library of `source`/kernels.cpp, compiled by the command `compiler` unless it was before.
+
+    Any number of processes may do this at once. Raises `OSError` or `subprocess.SubprocessError` if it cannot be had.
+    """
+    name = _name(source, compiler)
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = Path(scratch, name)
+        for folder in _folders():
+            with suppress(OSError):  # read-only, full, somebody else's, nothing may be run from it: try the next
+                _claim(folder)
+                kept = folder / name
+                if _whole(kept):
+                    with suppress(
+                        OSError
+                    ):  # compiled beside another system's libraries, say, in a home that both share
+                        return ctypes.CDLL(str(kept))
+                _keep(_compile(source, compiler, fresh), kept)
+                return ctypes.CDLL(str(kept))
+        return ctypes.CDLL(str(_compile(source, compiler, fresh)))  # it stays loaded when its file is gone
+
+
+def _name(source: Path, compiler: Sequence[str]) -> str:
+    macros = [
+        *compiler,
+        "-march=native",
+        "-E",
+        "-dM",
+        "-x",
+        "c++",
+        os.devnull,
+    ]  # they name the compiler and the processor
+    processor = subprocess.run(macros, capture_output=True, check=True, timeout=60)
+    parts = [path.read_bytes() for path in sorted(source.iterdir()) if path.is_file()]
+    digest = hashlib.sha256(b"\0".join([*parts, " ".join(_FLAGS).encode(), processor.stdout]))
+    return f"kernels-{digest.hexdigest()[:20]}.so"
+
+
+def _folders() -> Iterator[Path]:
+    """The user's cache, else a folder of the user's among the temporary ones."""
+    with suppress(RuntimeError):  # there is no home
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "musicgen-batch" / "kernels"
+    yield Path(tempfile.gettempdir()) / f"musicgen-batch-{os.getuid()}"
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder if it is missing. Raises `PermissionError` for one that is another's, or that others may write to."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not stat.S_ISDIR(folder.lstat().st_mode) or not _own(folder):
+        raise PermissionError(f"{folder} is not a folder that only its user can write to")
+
+
+def _own(path: Path) -> bool:
+    found = path.lstat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _whole(library: Path) -> bool:
+    """Whether there is a library that only its user could write, as it was written."""
+    if not library.is_file() or library.is_symlink() or not _own(library):
+        return False
+    content = library.read_bytes()
+    return hashlib.sha256(content[:-_DIGEST]).digest() == content[-_DIGEST:]
+
+
+def _compile(source: Path, compiler: Sequence[str], fresh: Path) -> Path:
+    if not fresh.exists():
+        command = [*compiler, *_FLAGS, str(source / "kernels.cpp"), "-o", str(fresh)]
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return fresh
+
+
+def _keep(fresh: Path, library: Path) -> None:
+    content = fresh.read_bytes()
+    handle, partial = tempfile.mkstemp(dir=library.parent, prefix=".")  # readable and writable by the user alone
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content + hashlib.sha256(content).digest())
+        os.replace(partial, library)  # whoever comes second puts the same in its place
+    except OSError:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise

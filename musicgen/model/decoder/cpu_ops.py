@@ -1,0 +1,215 @@
+"""The CPU kernels of `kernels/`: compiled once by g++ for this processor (`build.py`), and called through ctypes.
+
+ctypes lets go of the interpreter lock during a call, and one call costs about 3 us. The library has a few threads of its
+own (`kernels/crew.h`).
+"""
+
+import ctypes
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from musicgen.model.decoder import build
+
+log = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("kernels")
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_CACHE = [
+    _INT,
+    _POINTER,
+    _POINTER,
+    _POINTER,
+    _POINTER,
+    _INT,
+    _INT,
+    _INT,
+]  # tokens, rows, lengths, keys, values, heads, dim, capacity
+_SIGNATURES = {
+    "pack_fp32": [_POINTER, _INT, _INT, _POINTER, _INT],
+    "pack_bf16": [_POINTER, _INT, _INT, _POINTER, _INT],
+    "linear_fp32": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
+    "linear_bf16": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
+    "convolve_fp32": [_POINTER, _LONG, _LONG, _INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
+    "recur_fp32": [_INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
+    "append_fp32": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
+    "append_bf16": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
+    "attention_fp32": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
+    "attention_bf16": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
+    "norm_fp32": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT, _POINTER, _INT],
+    "sample_fp32": [_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _POINTER, _INT],
+}
+
+
+@lru_cache(maxsize=1)
+def load_library() -> "ctypes.CDLL | str":
+    """The compiled kernels, or in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
+    if os.environ.get("MUSICGEN_COMPILE", "1") == "0":
+        return "MUSICGEN_COMPILE=0"
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # it may be `ccache g++`
+    if shutil.which(compiler[0]) is None:
+        return "no g++"
+    try:
+        library = build.load(_SOURCE, compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        log.warning("the CPU kernels could not be compiled, falling back to slower eager operations: %s", detail)
+        return "g++ failed"
+    library.instruction_set.restype = ctypes.c_char_p
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    wrong = _check(library)
+    if wrong:
+        log.warning(
+            "the CPU kernels compute %s wrongly on this processor, falling back to slower eager operations", wrong
+        )
+        return f"{wrong} failed its check"
+    return library
+
+
+def _check(library: ctypes.CDLL) -> str | None:
+    """Compare the kernels with torch once, on a small case: this processor's instructions may never have been tried before."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, heads, dim, depth, columns = 15, 2, 18, 36, 70
+    x, weight = (torch.randn(n, depth, generator=generator) for n in (tokens, columns))
+    rows, lengths = torch.zeros(tokens, dtype=torch.int32), torch.arange(1, tokens + 1, dtype=torch.int32)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.3)):
+        ops = NativeOps(library, dtype, 2)
+        product = torch.nn.functional.gelu(x) @ weight.T
+        if not torch.allclose(ops.linear(x, ops.pack(weight), activate=True), product, atol=tolerance):
+            return f"{dtype} products"
+        cache = ops.cache(1, heads, tokens, dim)
+        ops.append(x, x, rows, lengths, cache)
+        split = x.view(tokens, heads, dim).transpose(0, 1)
+        expected = (
+            torch.nn.functional.scaled_dot_product_attention(split, split, split, is_causal=True)
+            .transpose(0, 1)
+            .flatten(1)
+        )
+        if not torch.allclose(ops.attend(x, rows, lengths, cache, tokens), expected, atol=tolerance):
+            return f"{dtype} attention"
+    return None
+
+
+def _zeros(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """Zeros for what every step reads whole: with pages of 2 MB the processor finds them a sixth faster. Linux; else plain."""
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    page, madv_hugepage = 4096, 14
+    start = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.nbytes) // page * page
+    if sys.platform == "linux" and device == "cpu" and end > start:
+        ctypes.CDLL(None).madvise(_POINTER(start), ctypes.c_size_t(end - start), madv_hugepage)
+    return tensor.zero_()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A weight matrix [columns, depth] in the kernels' own order, zeros up to whole panels of columns."""
+
+    data: Tensor
+    columns: int
+    depth: int
+
+
+class NativeOps:
+    """The decoder's operations on a CPU. Tensors are float32 and contiguous; weights and cache are in `dtype`."""
+
+    static_shapes = False  # a row's bits do not depend on how many rows run, so only the live ones do
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, threads: int):
+        self.library = library
+        self.dtype = dtype
+        self.threads = threads
+        self.lanes: int = library.lanes()
+        self._tile_rows: int = library.tile_rows()
+        self.name = f"native-{library.instruction_set().decode()}"
+        kind = _NAMES[dtype]
+        self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
+        self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
+
+    def pack(self, weight: Tensor) -> Packed:
+        """Lay out a weight [columns, depth] for `linear`."""
+        columns, depth = weight.shape
+        if depth % 2:
+            raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
+        panel = 2 * self.lanes
+        data = _zeros(-(-columns // panel) * panel * depth, dtype=self.dtype)
+        plain = weight.float().contiguous()  # named: a temporary would be freed before the call
+        self._pack(plain.data_ptr(), columns, depth, data.data_ptr(), self.threads)
+        return Packed(data, columns, depth)
+
+    def linear(self, x: Tensor, weight: Packed, activate: bool = False) -> Tensor:
+        """x [rows, depth] (through the GELU if `activate`) times weight^T -> [rows, columns]."""
+        rows, depth = x.shape
+        y = torch.empty(rows, weight.columns)
+        scratch = torch.empty((rows + self._tile_rows) * depth)
+        self._linear(
+            x.data_ptr(), depth, rows, depth, weight.data.data_ptr(), weight.columns, y.data_ptr(), scratch.data_ptr(), activate,
+            self.threads,
+        )  # fmt: skip
+        return y
+
+    def norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        """x[: len(delta)] += delta, in place; returns the layer norm of x [rows, hidden]."""
+        y = torch.empty_like(x)
+        change, added = (0, 0) if delta is None else (delta.data_ptr(), delta.shape[0])
+        self.library.norm_fp32(
+            x.data_ptr(), change, added, weight.data_ptr(), bias.data_ptr(), *x.shape, y.data_ptr(), self.threads,
+        )  # fmt: skip
+        return y
+
+    def cache(self, rows: int, heads: int, capacity: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+        """Keys and values for one layer, zeros. Keys are in truth [rows, heads, capacity / lanes, dim, lanes]; values are padded."""
+        padded = -(-dim // self.lanes) * self.lanes
+        capacity = self.round_capacity(capacity)
+        return (
+            _zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),
+            _zeros(rows, heads, capacity, padded, dtype=self.dtype, device=device),
+        )
+
+    def round_capacity(self, capacity: int) -> int:
+        """The positions that are allocated where `capacity` are needed."""
+        return -(-capacity // self.lanes) * self.lanes
+
+    def work_bytes(self, tokens: int, heads: int, hidden: int, ffn: int) -> int:
+        """What one layer holds at most, beside the cache: the states, and the feed-forward's with their packed copy."""
+        return 4 * (tokens * (9 * hidden + ffn) + (tokens + self._tile_rows) * ffn)
+
+    def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> None:
+        """Token i's key and value (views [tokens, hidden] of one matrix) become position lengths[i] - 1 of row rows[i]."""
+        keys, values = cache
+        _, heads, capacity, dim = keys.shape
+        self._append(
+            k.data_ptr(), v.data_ptr(), k.stride(0), k.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            heads, dim, capacity, self.threads,
+        )  # fmt: skip
+
+    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor], longest: int) -> Tensor:
+        """Token i's query against the first lengths[i] positions of row rows[i] -> [tokens, hidden]."""
+        keys, values = cache
+        _, heads, capacity, dim = keys.shape
+        out = torch.empty(q.shape[0], heads * dim)
+        self._attention(
+            q.data_ptr(), q.stride(0), q.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(), heads, dim,
+            capacity, out.data_ptr(), self.threads,
+        )  # fmt: skip
+        return out
+
+    def sample(self, logits: Tensor, choices: np.ndarray, steps: Tensor, codes: Tensor) -> None:
+        """Where codes int32 [clips, codebooks] are negative, draw them from logits [rows, codebooks, size] (see engine/sampling.py)."""
+        self.library.sample_fp32(
+            logits.data_ptr(), choices.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:], codes.data_ptr(), self.threads,
+        )  # fmt: skip

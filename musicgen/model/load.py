@@ -1,0 +1,123 @@
+"""Loads a checkpoint onto a device: decoder, text encoder, codec."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from musicgen.errors import ModelError
+from musicgen.model.checkpoint.linear import load_linear
+from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.model.codec.codec import Codec
+from musicgen.model.codec.encodec import EnCodec
+from musicgen.model.codec.spectral import SpectralCodec
+from musicgen.model.decoder.decoder import Decoder
+from musicgen.model.spec import ModelSpec
+from musicgen.model.text.encoder import TextEncoder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint. The decoder computes in `dtype`; text encoder and codec always in float32."""
+
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+    decoder: Decoder
+    text: TextEncoder
+    codec: Codec
+    tensors: Tensors  # the checkpoint's, for conditioners with weights of their own
+    chroma_projection: nn.Linear | None = None  # [chroma_bins] -> [hidden], float32: melody checkpoints
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The checkpoint's sizes."""
+        return self.checkpoint.spec
+
+
+def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Model:
+    """Load a checkpoint. The decoder is built weight by weight from the mapped files; no second copy of it is ever held.
+
+    `device`: "auto" takes CUDA where there is one, else the CPU; or a torch name such as "cuda:1". `dtype`: "auto" takes
+    bfloat16 where the device multiplies it natively, else float32; or one of `DTYPES`. Raises `ModelError`.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = resolve_checkpoint(checkpoint)
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
+    folder, spec = checkpoint.folder, checkpoint.spec
+    tensors = Tensors.open(folder)
+    with torch.random.fork_rng(devices=[]):  # building modules draws initial weights; the caller's random state stays
+        return Model(
+            checkpoint=checkpoint,
+            device=where,
+            dtype=kind,
+            decoder=Decoder.from_state_dict(spec, tensors.view("decoder.", where, kind), where, kind),
+            text=TextEncoder.load(folder, spec, tensors, where),
+            codec=_codec(folder, spec, tensors, where),
+            tensors=tensors,
+            chroma_projection=load_linear(tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, where)
+            if spec.kind == "melody"
+            else None,
+        )
+
+
+def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Codec:
+    """A checkpoint's codec alone, for `musicgen encode` and `decode`. Raises `ModelError`."""
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = resolve_checkpoint(checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        return _codec(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
+
+
+def _codec(folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> Codec:
+    """The codec that `config.json` names; ours computes on the CPU wherever the decoder does."""
+    if spec.codec == "spectral_rvq":
+        return SpectralCodec.load(folder, spec, tensors)
+    return EnCodec.load(folder, spec, tensors, device)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` means. Raises `ModelError` for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"model.device {name!r} is no device; write auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"model.device {name!r} is not supported; write auto, cpu, cuda or cuda:0")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ModelError(
+            f"model.device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; write auto or cpu"
+        )
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The decoder's dtype on `device`. Raises `ModelError` for an unknown name."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise ModelError(f"model.dtype {name!r} is not known; write auto or one of {', '.join(DTYPES)}")
+        return DTYPES[name]
+    native = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_multiplies_bfloat16()
+    )
+    return torch.bfloat16 if native else torch.float32
+
+
+@lru_cache(maxsize=1)
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16); elsewhere bfloat16 is slower than float32."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return bool(flags and {"avx512_bf16", "amx_bf16", "bf16"} & set(flags.group(1).split()))

@@ -1,0 +1,138 @@
+"""Prompts to text states: T5 or FLAN-T5 by transformers, projected to the decoder's width (Copet et al. 2023, section 3.2)."""
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from musicgen.model.checkpoint.linear import load_linear
+from musicgen.model.checkpoint.tensors import Tensors, fill
+from musicgen.model.spec import ModelSpec
+from musicgen.model.text.tokenizer import load_tokenizer
+
+# T5 was trained on 512 tokens; longer prompts are cut there (a hundred words take about 130).
+MAX_TOKENS = 512
+_STEP = 16  # prompts are padded to a multiple of this: few shapes, little waste
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextStates:
+    """What the decoder reads of a prompt: float32 [tokens, hidden], projected, without padding.
+
+    In a checkpoint with a `text_length` states of zero fill the prompt up to it (transformers' `padding="max_length"`).
+    An empty prompt is the null condition: `empty`, with states of zero (audiocraft masks it so).
+    """
+
+    states: Tensor  # [tokens, hidden]
+    empty: bool = False
+
+
+class Embedder(Protocol):
+    """A text encoder proper: tokens to states of its own width."""
+
+    def __call__(self, prompt: str) -> Tensor:
+        """States float32 [tokens, text_dim] of one prompt, encoded alone: no neighbour can change a bit of them."""
+
+
+class TextEncoder:
+    """Encodes each distinct prompt once. Safe to use from several threads.
+
+    A prompt is encoded by itself, padded (and masked) to a multiple of 16 tokens: its states depend on nothing but
+    the prompt. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
+    """
+
+    def __init__(self, embedder: Embedder, projection: nn.Linear | None, hidden: int, length: int = 0):
+        self.embedder = embedder
+        self.projection = projection
+        self.hidden = hidden
+        self.length = length
+        self._known: OrderedDict[str, TextStates] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "TextEncoder":
+        """The encoder of a checkpoint, in float32: T5 overflows in float16. Raises `ModelError`."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]
+        embedder: Embedder
+        if spec.text_encoder == "clap":
+            from musicgen.model.text.clap import ClapEmbedder
+
+            embedder = ClapEmbedder.load(folder, config, tensors, device)
+        else:
+            embedder = T5Embedder.load(folder, config, tensors, device)
+        projection = None
+        if spec.text_projection:
+            projection = load_linear(tensors, "enc_to_dec_proj.", spec.text_dim, spec.hidden, device)
+        return cls(embedder, projection, spec.hidden, spec.text_length)
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> TextStates:
+        """The states of one prompt, from memory if it was seen lately."""
+        with self._lock:
+            found = self._known.get(prompt)
+            if found is None:
+                found = self._known[prompt] = self._encode(prompt)
+                while len(self._known) > _REMEMBERED:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(prompt)
+            return found
+
+    def _encode(self, prompt: str) -> TextStates:
+        if not prompt.strip():
+            return TextStates(settled(torch.zeros(max(1, self.length), self.hidden, device=self._device())), empty=True)
+        states = self.embedder(prompt)  # [tokens, text_dim]
+        states = states if self.projection is None else self.projection(states)
+        if self.length and len(states) < self.length:
+            states = torch.cat([states, states.new_zeros(self.length - len(states), states.shape[1])])
+        return TextStates(settled(states))
+
+    def _device(self) -> torch.device | None:
+        return None if self.projection is None else self.projection.weight.device
+
+
+def settled(states: Tensor) -> Tensor:
+    """`states`, computed: what is remembered may be read by another thread's CUDA stream, which does not wait for this one's."""
+    if states.is_cuda:
+        torch.cuda.current_stream(states.device).synchronize()
+    return states
+
+
+class T5Embedder:
+    """T5's encoder, of any size; FLAN-T5 differs in its config alone."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any):
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any], tensors: Tensors, device: torch.device) -> "T5Embedder":
+        """The T5 encoder under `text_encoder.*`. Raises `ModelError`."""
+        from transformers import T5Config, T5EncoderModel
+        from transformers.initialization import no_init_weights
+
+        with no_init_weights():  # seconds, for weights that are replaced
+            # SDPA wants a mask of its own shape per head; eager is what the reference computes.
+            model = T5EncoderModel._from_config(T5Config(**config), attn_implementation="eager")
+        found = tensors.read("text_encoder.", device, torch.float32)
+        # The token table is stored once, under either of its names.
+        table = found.get("shared.weight", found.get("encoder.embed_tokens.weight"))
+        if table is not None:
+            found |= {"shared.weight": table, "encoder.embed_tokens.weight": table}
+        fill(model, found, f"{folder}: text_encoder")
+        return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config))
+
+    def __call__(self, prompt: str) -> Tensor:
+        """States [tokens, d_model]; the last token is the end of text."""
+        ids = self.tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        padded = -(-len(ids) // _STEP) * _STEP
+        device = next(self.model.parameters()).device
+        tokens = torch.zeros(1, padded, dtype=torch.long, device=device)
+        tokens[0, : len(ids)] = torch.tensor(ids, device=device)
+        mask = (torch.arange(padded, device=device) < len(ids)).long()[None]
+        return self.model(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)].contiguous()

@@ -1,0 +1,163 @@
+"""What a dataset holds already: the keys of its index, the rows that failed, the runs that were planned."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.dataset.index_part import parse_footer
+from musicgen.errors import StoreError
+from musicgen.plan.plan import Plan
+from musicgen.plan.spill import halves
+from musicgen.storage import Store
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_THREADS = 16
+
+KEYS = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
+FAILED = pa.schema([*KEYS, ("error_class", pa.string()), ("created_at", pa.timestamp("us", tz="UTC"))])
+KNOWN_REFUSED = pa.schema([("h1", pa.int64()), ("h2", pa.int64())])
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A planned run, and which of its shards have committed."""
+
+    plan: Plan
+    committed: frozenset[int]
+    superseded: bool
+
+    @property
+    def pending(self) -> list[int]:
+        """The shards that have not."""
+        return [shard for shard in self.plan.shards if shard not in self.committed]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come from it."""
+        return self.superseded or not self.pending
+
+
+def load_plan(store: Store, run: str) -> Plan:
+    """The plan of a run. Raises `FileNotFoundError` if there is none, `StoreError` if it is damaged."""
+    return Plan.from_json(store.read(paths.plan(run)))
+
+
+def pending_shards(store: Store, plan: Plan) -> list[int]:
+    """The shards of a run that have not committed: one listing of `index/<run>/`."""
+    done = {
+        found[1] for info in store.list(paths.index_folder(plan.run)) if (found := paths.parse_index_part(info.path))
+    }
+    return [shard for shard in plan.shards if shard not in done]
+
+
+def read_past(store: Store, folder: Path) -> dict[str, PastRun]:
+    """The dataset's runs by name.
+
+    What it holds goes into files of a local folder: the keys of its index to `made.parquet`, rows that failed to
+    `failed.parquet`, rows refused while planning to `known_refused.parquet`.
+    """
+    parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
+    refusals = [info.path for info in store.list(paths.FAILURES) if info.path.endswith("/plan.parquet")]
+    committed: dict[str, set[int]] = {}
+    for path in parts:
+        if found := paths.parse_index_part(path):
+            committed.setdefault(found[0], set()).add(found[1])
+    plans, superseded = [], set()
+    for info in store.list(paths.RUNS):
+        run = [*info.path.split("/"), ""][1]
+        if info.path == paths.plan(run):
+            plans.append(run)
+        elif info.path == paths.superseded(run):
+            superseded.add(run)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="past") as pool:
+        runs = {
+            plan.run: PastRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
+            for plan in _map(pool, lambda run: load_plan(store, run), plans)
+        }
+        failures: list[str] = []
+        with pq.ParquetWriter(folder / "made.parquet", KEYS, compression="none", use_dictionary=False) as made:
+            for table, file in _map(pool, lambda path: _index_part(store, path), parts):
+                made.write_table(table)
+                failures += [file] if file else []
+        with pq.ParquetWriter(folder / "failed.parquet", FAILED) as failed:
+            for table in _map(pool, lambda path: _failures_part(store, path), failures):
+                failed.write_table(table)
+        with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_REFUSED) as known:
+            for table in _map(pool, lambda path: _refusals_part(store, path), refusals):
+                known.write_table(table)
+    return runs
+
+
+def _map(pool: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """Results in order, with only a few ahead of the reader: results are tables, and there may be many."""
+    waiting = []
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= 2 * _THREADS:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def _index_part(store: Store, path: str) -> tuple[pa.Table, str | None]:
+    """The keys of an index part, and the failures file that its footer names."""
+    with _open(store, path) as part:
+        try:
+            failures = parse_footer(part.metadata.metadata, path).failures
+        except ValueError:  # an index part that something else has written anew; its rows still count
+            failures = None
+        return _keys(part.read(columns=["key"])["key"]), failures
+
+
+def _failures_part(store: Store, path: str) -> pa.Table:
+    with _open(store, path) as part:
+        table = part.read(columns=["key", "error_class", "created_at"])
+    table = table.filter(table["key"].is_valid())
+    keys = _keys(table["key"])
+    return pa.Table.from_arrays(
+        [*keys.columns, table["error_class"], table["created_at"].cast(FAILED.field(3).type)], schema=FAILED
+    )
+
+
+def _refusals_part(store: Store, path: str) -> pa.Table:
+    with _open(store, path) as part:
+        table = part.read(columns=["source", "error_class", "error"])
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    h1, h2 = halves([hashlib.sha256("\0".join(value or "" for value in row).encode()).digest() for row in rows], 32)
+    return pa.Table.from_arrays([pa.array(h1), pa.array(h2)], schema=KNOWN_REFUSED)
+
+
+class _open:
+    """A Parquet object of the dataset, closed afterwards, damage named."""
+
+    def __init__(self, store: Store, path: str):
+        self.store, self.path = store, path
+
+    def __enter__(self) -> pq.ParquetFile:
+        self.file = self.store.open(self.path)
+        try:
+            return pq.ParquetFile(self.file)
+        except pa.ArrowException as error:
+            self.file.close()
+            raise StoreError(
+                f"{self.store.join(self.path)} is damaged ({str(error).splitlines()[0]}); run `musicgen verify`"
+            ) from None
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+
+def _keys(column: pa.ChunkedArray) -> pa.Table:
+    """Keys (64 hex digits) as 128 bits in two columns."""
+    keys = column.to_pylist()
+    words = np.frombuffer(bytes.fromhex("".join(key[:32] for key in keys)), dtype="<i8").reshape(len(keys), 2)
+    return pa.Table.from_arrays([pa.array(words[:, 0]), pa.array(words[:, 1])], schema=KEYS)

@@ -1,0 +1,75 @@
+"""The normalised manifest of a run: Parquet files whose row groups are the shards, written once and read by actors."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.errors import StoreError
+from musicgen.plan.plan import Plan, PlanPart
+from musicgen.plan.row_schema import ROWS, requests
+from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, shard_tables
+from musicgen.shard import ShardRows
+from musicgen.storage import Store
+
+# Carried columns may be called as ours are; in these files, which only we read, a mark keeps them apart.
+_CARRIED = "carried:"
+
+
+def with_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
+    """Normalised rows and their carried columns as one table."""
+    table = rows.select(ROWS.names)
+    for field, column in zip(carried.schema, carried.columns, strict=True):
+        table = table.append_column(pa.field(_CARRIED + field.name, field.type), column)
+    return table
+
+
+def write_parts(
+    store: Store, run: str, attempt: str, tables: Iterable[pa.Table], limits: ShardLimits, folder: Path
+) -> Iterator[PlanPart]:
+    """Write rows as shards under the attempt's own prefix; each file is complete on local disk before it is sent."""
+    shards = shard_tables(tables, limits)
+    shard = next(shards, None)
+    number = 0
+    while shard is not None:
+        path = f"{paths.RUNS}/{run}/manifest/{attempt}/part-{number:05d}.parquet"
+        temp = folder / f"part-{number:05d}.parquet"
+        rows: list[int] = []
+        seconds: list[float] = []
+        # Row groups are small and always read whole: statistics and dictionaries would only cost.
+        with pq.ParquetWriter(
+            temp, shard.schema, compression="zstd", use_dictionary=False, write_statistics=False
+        ) as writer:
+            while shard is not None and len(rows) < SHARDS_PER_FILE:
+                writer.write_table(shard, row_group_size=shard.num_rows)
+                rows.append(shard.num_rows)
+                seconds.append(round(sum(shard["duration_s"].to_pylist()), 3))
+                shard = next(shards, None)
+        store.write(path, temp)
+        temp.unlink()
+        yield PlanPart(path, tuple(rows), tuple(seconds))
+        number += 1
+
+
+def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
+    """The rows of a shard. Raises `IndexError` for a shard the plan lacks, `StoreError` if its file is gone or damaged."""
+    part, group = plan.locate(shard)
+    try:
+        with store.open(part.path) as file:
+            table = pq.ParquetFile(file).read_row_group(group)
+    except FileNotFoundError:
+        raise StoreError(f"{store.join(part.path)} is gone; run {plan.run} cannot go on without it") from None
+    except pa.ArrowException as error:
+        raise StoreError(f"{store.join(part.path)} is damaged: {str(error).splitlines()[0]}") from None
+    own = [name for name in table.column_names if name.startswith(_CARRIED)]
+    carried = table.select(own).rename_columns([name.removeprefix(_CARRIED) for name in own])
+    return ShardRows(
+        run=plan.run,
+        shard=shard,
+        requests=requests(table),
+        keys=table["key"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        carried=carried.replace_schema_metadata(None).combine_chunks(),
+    )

@@ -1,0 +1,34 @@
+"""Values that a plan, an actor and the dataset share: the rows of one shard, and the model they were planned for."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from musicgen.request import Request
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of one shard, ready to be made: position i is the same row in every field."""
+
+    run: str
+    shard: int
+    requests: list[Request]  # resolved: `seed` is the effective seed
+    keys: list[str]
+    sources: list[str]  # file and row, for failures
+    carried: "pa.Table"  # the carried columns, under their names in the index
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """The checkpoint a run was planned for; every actor checks `identity`."""
+
+    name: str
+    revision: str | None
+    identity: str
+    frame_rate: float

@@ -1,0 +1,175 @@
+"""What every store can do. Subclasses say how: `local.py` for folders, `cloud.py` for S3 and its kin."""
+
+import contextlib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from musicgen.errors import StoreError
+from musicgen.storage.location import Location, inside
+
+PROBE_PREFIX = ".probe-"
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """An object: its path, its size in bytes, and an ETag (for a local file, its modification time and size)."""
+
+    path: str
+    size: int
+    etag: str
+
+
+class Store(ABC):
+    """A folder or a prefix of a bucket. Paths are relative to it and cannot leave it.
+
+    Thread-safe; pickles as its URI. Missing objects raise `FileNotFoundError`; whatever else goes wrong with the
+    store raises `StoreError` in one line without secrets.
+    """
+
+    def __init__(self, location: Location, single_writer: bool = False):
+        self.location = location
+        self.single_writer = single_writer
+
+    def __reduce__(self):
+        return type(self), (self.location, self.single_writer)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    @property
+    def uri(self) -> str:
+        """The store's place, canonical: an absolute path or `scheme://bucket/prefix`."""
+        return self.location.uri
+
+    def join(self, *parts: str) -> str:
+        """The full URI of a path inside the store."""
+        return "/".join([self.uri.rstrip("/"), inside("/".join(parts))]) if parts else self.uri
+
+    # What a kind of store must be able to do
+
+    @abstractmethod
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """An object's bytes, or `length` of them from `start` on (fewer where the object ends)."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """An object as a seekable binary file, for pyarrow and soundfile."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes | Path) -> None:
+        """Write an object, whole or not at all, replacing what is there."""
+
+    @abstractmethod
+    def put_if_absent(self, path: str, data: bytes | Path) -> bool:
+        """Write an object unless there is one: True if it was written, False if it existed.
+
+        False may also mean that an earlier try of ours got through and its reply was lost; `commit_if_absent`
+        settles that.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[FileInfo]:
+        """Every object under a folder, recursively, in the order of paths, streamed. Nothing there: empty."""
+
+    @abstractmethod
+    def info(self, path: str) -> FileInfo:
+        """An object's size and ETag."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Fail within seconds, and clearly, if the store cannot be reached or read. Writes nothing."""
+
+    # What follows from that
+
+    def size(self, path: str) -> int:
+        """An object's size in bytes."""
+        return self.info(path).size
+
+    def exists(self, path: str) -> bool:
+        """Whether there is an object at this path."""
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sha256(self, path: str) -> str:
+        """The sha256 of an object, hex, read in pieces."""
+        digest = hashlib.sha256()
+        with self.open(path) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def commit_if_absent(self, path: str, data: bytes | Path, is_ours: Callable[[], bool] | None = None) -> bool:
+        """Put if absent, and settle a lost reply: True exactly if what lies at `path` now is this caller's.
+
+        A time-out after the bytes arrived, retried by the client library, reads as "exists"; so look at what is
+        there. `is_ours` looks at the object; without it, its bytes are compared, so they must name their writer
+        wherever two writers could write the same. Raises `StoreError` if nothing arrived.
+        """
+        try:
+            if self.put_if_absent(path, data):
+                return True
+        except StoreError:
+            if not self.exists(path):
+                raise
+        return is_ours() if is_ours is not None else self._holds(path, data)
+
+    def _holds(self, path: str, data: bytes | Path) -> bool:
+        if isinstance(data, Path):
+            if self.size(path) != data.stat().st_size:
+                return False
+            with data.open("rb") as file:
+                return self.sha256(path) == hashlib.file_digest(file, "sha256").hexdigest()
+        return self.size(path) == len(data) and self.read(path) == data
+
+    def probe(self) -> None:
+        """Check that a job can write here, and that put-if-absent keeps its promise. Leaves nothing behind.
+
+        Raises `StoreError`: missing bucket, wrong credentials, unreachable, read-only, or a store that lets a
+        second writer overwrite the first (accepted with `single_writer`).
+        """
+        self.check()
+        path = PROBE_PREFIX + uuid4().hex
+        first, second = b"first " + path.encode(), b"second " + path.encode()
+        try:
+            refused = self._takes_only_one(path, first, second)
+            kept = self.read(path) == first
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.uri}: an object just written cannot be read back; the store is not consistent"
+            ) from None
+        finally:
+            self._forget(path)
+        if not (refused and kept) and not self.single_writer:
+            raise StoreError(
+                f"{self.uri}: the store ignores put-if-absent (If-None-Match), so two writers could overwrite each other; "
+                "use another store, or set output.single_writer: true if only one job ever writes here"
+            )
+
+    def _takes_only_one(self, path: str, first: bytes, second: bytes) -> bool:
+        """Put both if absent; whether the second was refused. A store that knows no conditions gets the first as it is."""
+        try:
+            self.put_if_absent(path, first)
+        except StoreError:
+            self.write(path, first)  # says what is wrong if it is not the condition
+            return False
+        try:
+            return not self.put_if_absent(path, second)
+        except StoreError:  # it neither wrote nor said "exists": not a store to commit to
+            return False
+
+    def _forget(self, path: str) -> None:
+        with contextlib.suppress(StoreError):  # a store that refuses deletes can still hold a dataset
+            self.delete(path)

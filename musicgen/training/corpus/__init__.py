@@ -1,5 +1,0 @@
-"""Music to train on, made on the spot: composed or taken from old tunes, arranged, rendered, and described in words."""
-
-from musicgen.training.corpus.write import write_corpus
-
-__all__ = ["write_corpus"]

@@ -1,0 +1,133 @@
+"""Fits the spectral codec: one k-means after the other, each on what the codebooks before it left over.
+
+fitted = fit_codec(clips, SpectralSettings(), seed=0)
+codec = SpectralCodec.from_state(fitted.settings, fitted.tensors)
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen.errors import UserError
+from musicgen.model.codec.spectral import Bands, SpectralSettings
+
+MAX_FRAMES = 180_000  # an hour; of more, frames are drawn evenly: many clips say more than many frames of a few
+BATCH = 4096  # frames of a k-means step
+ROUNDS = 10  # over all frames, in batches, and then
+POLISH = 2  # over all frames at once
+QUIETER = (0.05, 1.0)  # each clip is heard at a level drawn from here too: codes for what is soft
+SILENCE = 0.005  # the part of the frames that are digital silence: it has a code of its own
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedCodec:
+    """A codec's settings, its tensors (float32, each value one of float16's, so that storing halves changes nothing), and how it went."""
+
+    settings: SpectralSettings
+    tensors: dict[str, Float]  # see SpectralSettings.shapes
+    left: tuple[float, ...]  # the part of the variance that is left after each codebook
+    frames: int  # that it was fitted on
+
+
+def fit_codec(
+    clips: Iterable[NDArray[np.float32]], settings: SpectralSettings | None = None, seed: int = 0
+) -> FittedCodec:
+    """Fit codebooks to `clips`, each sound float32 [samples] at `settings.sampling_rate`; the same seed gives the same codebooks.
+
+    Clips are read once, and only their mel spectra held: 120 MB at most. Raises `UserError`: too little sound to fit on.
+    """
+    from threadpoolctl import threadpool_limits
+
+    settings = settings or SpectralSettings()
+    rng = np.random.default_rng(seed)
+    frames = _thinned(_frames(clips, Bands(settings), rng), MAX_FRAMES, rng)
+    if len(frames) < 2 * settings.codebook_size:
+        raise UserError(
+            f"a codec of {settings.codebook_size} centres wants at least {2 * settings.codebook_size} frames of sound "
+            f"({2 * settings.codebook_size * settings.hop_length / settings.sampling_rate:.0f} s), not {len(frames)}; give it more music"
+        )
+    mean = _half(frames.mean(axis=0))
+    scale = _half(
+        np.full(settings.n_mels, max(float((frames - mean).std()), 1e-3), np.float32)
+    )  # one for all: loud bands count more
+    rest = (frames - mean) / scale
+    variance = float(np.square(rest).sum(axis=1).mean())
+    codebooks, left = [], []
+    with threadpool_limits(1):  # sums in one order, however many cores there are
+        for _ in range(settings.num_quantizers):
+            centres = _half(_centres(rest, settings.codebook_size, rng))
+            rest = rest - centres[_nearest(rest, centres)]
+            codebooks.append(centres)
+            left.append(float(np.square(rest).sum(axis=1).mean()) / variance)
+    return FittedCodec(
+        settings, {"codebooks": np.stack(codebooks), "mean": mean, "scale": scale}, tuple(left), len(frames)
+    )
+
+
+def _frames(clips: Iterable[NDArray[np.float32]], bands: Bands, rng: np.random.Generator) -> Iterator[Float]:
+    """Compressed mel spectra [frames, mels] of each clip, every other one quieter; then some silence."""
+    total = 0
+    for number, clip in enumerate(clips):
+        level = rng.uniform(*QUIETER) if number % 2 else 1.0
+        found = bands.analyse(np.asarray(clip, np.float32) * np.float32(level))
+        total += len(found)
+        yield found
+    yield np.zeros((round(SILENCE * total), bands.settings.n_mels), np.float32)
+
+
+def _thinned(pieces: Iterable[Float], most: int, rng: np.random.Generator) -> Float:
+    """At most `most` rows of all pieces: a reservoir, so that memory does not grow with the music."""
+    held: list[Float] = []
+    count = 0
+    keep = 1.0  # the part of the rows that is taken
+    for piece in pieces:
+        taken = piece if keep == 1 else piece[rng.random(len(piece)) < keep]
+        held.append(taken)
+        count += len(taken)
+        if count > most:
+            rows = np.concatenate(held)
+            held = [rows[rng.random(len(rows)) < 0.5]]
+            keep, count = keep / 2, len(held[0])
+    return np.concatenate(held) if held else np.zeros((0, 1), np.float32)
+
+
+def _centres(rows: Float, size: int, rng: np.random.Generator) -> Float:
+    """Centres [size, dims] of rows: k-means in batches, then over all; a centre that nothing is near begins anew in a far row."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    kmeans = MiniBatchKMeans(
+        size,
+        init="random",
+        n_init=1,
+        batch_size=BATCH,
+        max_iter=ROUNDS,
+        max_no_improvement=None,
+        random_state=int(rng.integers(1 << 31)),
+    )
+    centres: Float = kmeans.fit(rows).cluster_centers_.astype(np.float32)
+    for _ in range(POLISH):
+        ids = _nearest(rows, centres)
+        counts = np.bincount(ids, minlength=size)
+        live, dead = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+        far = np.argsort(np.square(rows - centres[ids]).sum(axis=1), kind="stable")[len(rows) - len(dead) :]
+        starts = np.concatenate([[0], np.cumsum(counts[live])[:-1]])
+        sums = np.add.reduceat(rows[np.argsort(ids, kind="stable")], starts, axis=0)
+        centres[live] = sums / counts[live, None]
+        centres[dead] = rows[far]
+    return centres
+
+
+def _nearest(rows: Float, centres: Float) -> NDArray[np.intp]:
+    half_norms = np.square(centres).sum(axis=1) / 2
+    return np.concatenate(
+        [(half_norms - rows[i : i + BATCH] @ centres.T).argmin(axis=1) for i in range(0, len(rows), BATCH)]
+    )
+
+
+def _half(values: NDArray[np.floating]) -> Float:
+    """The nearest values that float16 holds."""
+    return values.astype(np.float16).astype(np.float32)
