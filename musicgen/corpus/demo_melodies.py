@@ -1,6 +1,6 @@
 """The melodies of the demo: two tunes that nobody owns, played by the corpus' flute. They are in no training corpus.
 
-`python -m musicgen.embedded.melodies configs/manifests/melodies` writes them again.
+`python -m musicgen.corpus.demo_melodies configs/manifests/melodies` writes them again.
 """
 
 import argparse

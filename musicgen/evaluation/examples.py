@@ -29,7 +29,7 @@ class Example:
 
 
 def read(folder: Path) -> list[Example]:
-    """The examples of a corpus folder (musicgen.training.corpus writes one). Raises `JobError` if it is none, or lacks a column."""
+    """The examples of a corpus folder (musicgen.corpus writes one). Raises `JobError` if it is none, or lacks a column."""
     import pyarrow.parquet as pq
 
     path = folder / CAPTIONS

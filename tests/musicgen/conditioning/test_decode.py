@@ -172,7 +172,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     path.write_bytes(forge_length(hostile.bomb(), BOMB_HZ * 1799))
     code = """
 import resource, sys
-from musicgen.conditioning.decode import decode
+from musicgen.audio.read import decode_excerpt
 with open(sys.argv[1], "rb") as file:
     decode_excerpt(file, rate=32000, seconds=1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -84,7 +84,7 @@ def test_memory_of_decoding_five_minutes_is_bounded(text_checkpoint: Path) -> No
     code = f"""
 import resource, sys
 import numpy as np
-from musicgen.model.loading import load_codec
+from musicgen.model.load import load_codec
 codec = load_codec(sys.argv[1], "cpu")
 codes = np.random.default_rng(0).integers(0, codec.codebook_size, (4, {FRAMES})).astype(np.int16)
 codec.decode(codes[:, :1500])

@@ -12,7 +12,7 @@ from transformers import EncodecModel, MusicgenForConditionalGeneration
 
 from musicgen.errors import ModelError
 from musicgen.model.checkpoint.tensors import Tensors
-from musicgen.model.codec import codec as codec_module
+from musicgen.model.codec import encodec as codec_module
 from musicgen.model.codec.encodec import EnCodec
 from musicgen.model.codec.seanet import stages
 from musicgen.model.spec import read_spec
