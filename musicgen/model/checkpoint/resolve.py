@@ -57,7 +57,7 @@ def resolve_checkpoint(name: str | os.PathLike[str], revision: str | None = None
 def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     if name == EMBEDDED:
         _refuse_revision(name, revision)
-        return Path(__file__).parents[1] / "embedded" / "checkpoint", None
+        return Path(__file__).parents[2] / "embedded" / "checkpoint", None
     if "://" in name:
         _refuse_revision(name, revision)
         return _stage(name), None
