@@ -13,7 +13,7 @@ from musicgen.errors import RowError
 from musicgen.model.load import Model
 from musicgen.model.text.clap import ClapEmbedder
 from musicgen.model.text.clap_audio import RATE_HZ, ClapAudioEmbedder
-from musicgen.model.text.encoder import TextStates, settled
+from musicgen.model.text.encoder import TextStates, synchronized
 from musicgen.request import Request
 
 _REMEMBERED = 256
@@ -54,7 +54,7 @@ class JointEncoder:
         audio = decode_excerpt(file, rate=RATE_HZ, seconds=CHUNK_S, what="sound", name=shown(uri))[0]
         states = self._tower()(audio)
         projection = self._model.text.projection
-        return TextStates(settled(states if projection is None else projection(states)))
+        return TextStates(synchronized(states if projection is None else projection(states)))
 
     def _tower(self) -> ClapAudioEmbedder:
         with self._loading:

@@ -57,7 +57,7 @@ class RequestConditioner:
             self.chroma_embeddings = (
                 (projection.weight.T + projection.bias).detach().contiguous()
             )  # [chroma_bins, hidden]
-        self.joint = JointEncoder(model) if model.spec.hears_sound else None
+        self.joint = JointEncoder(model) if model.spec.accepts_sound_prompt else None
         if model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
         self._beside = Beside(model.device, _THREADS)

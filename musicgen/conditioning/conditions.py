@@ -4,7 +4,6 @@ A `Conditioner` turns a request into `Prepared` (the slow part, once per request
 `Prepared.window` gives the `Conditions` of one window of the clip (a short clip has one window).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,5 +70,5 @@ class Conditioner(Protocol):
     It may also have `expect(request)` (one was queued), `close()`, and `sound_positions` (the longest prefix without its text).
     """
 
-    def prepare(self, requests: list[Request]) -> "Sequence[Prepared | Exception]":
+    def prepare(self, requests: list[Request]) -> list["Prepared | Exception"]:
         """One result per request, in order. A RowError in a place fails that row alone."""

@@ -32,9 +32,9 @@ from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning.chroma import CHUNK_S
 from musicgen.conditioning.memo import Once
 from musicgen.errors import ModelError
-from musicgen.model.checkpoint.tensors import fill
+from musicgen.model.checkpoint.tensors import load_parameters
 from musicgen.model.load import Model
-from musicgen.model.text.encoder import settled
+from musicgen.model.text.encoder import synchronized
 from musicgen.request import Request
 
 _REMEMBERED = 256
@@ -147,7 +147,7 @@ class StyleEncoder:
         folder = model.checkpoint.folder
         with no_init_weights():  # they are replaced
             network = StyleNetwork(_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
-        fill(network, model.tensors.read("style.", "cpu", torch.float32), f"{folder}: style")
+        load_parameters(network, model.tensors.read("style.", "cpu", torch.float32), f"{folder}: style")
         return cls(network, model.device)
 
     def encode(self, request: Request) -> Tensor:
@@ -169,7 +169,7 @@ class StyleEncoder:
         wanted = self.network.samples
         start = max(0, (len(audio) - wanted) // 2)
         excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated
-        return settled(self.network(torch.from_numpy(excerpt).to(self.device)).clone())
+        return synchronized(self.network(torch.from_numpy(excerpt).to(self.device)).clone())
 
 
 def _settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:

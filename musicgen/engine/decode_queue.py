@@ -19,13 +19,13 @@ Codes = NDArray[np.int16]
 Audio = NDArray[np.float32]
 Decode = Callable[[Sequence[Codes]], list[Audio]]
 
-_MOST = 16  # clips at a time
-_MOST_FRAMES = 12_000  # of all of them: four minutes, whose states take 50 MB
-_WORTH = 4  # clips that are not kept waiting for more
-_PATIENCE_S = 1.0
+_MAX_BATCH_CLIPS = 16  # clips at a time
+_MAX_BATCH_FRAMES = 12_000  # of all of them: four minutes, whose states take 50 MB
+_FULL_BATCH_CLIPS = 4  # clips that are not kept waiting for more
+_MAX_WAIT_S = 1.0
 
 
-class Sounding(Generic[Ticket]):
+class DecodeQueue(Generic[Ticket]):
     """Decodes beside the step. `decode` is a codec's `decode_all`; a ticket says whose codes they are."""
 
     def __init__(self, decode: Decode, beside: Beside, workers: int):
@@ -43,7 +43,7 @@ class Sounding(Generic[Ticket]):
         """Queue codes [codebooks, frames]."""
         self._waiting.append((ticket, codes, time.monotonic()))
 
-    def done(self, last: bool, block: bool) -> list[tuple[Ticket, Audio | Exception]]:
+    def poll(self, last: bool, block: bool) -> list[tuple[Ticket, Audio | Exception]]:
         """Begin what is worth beginning, and give back what is finished: sound, or why there is none.
 
         `last` says that no more codes are to come soon; `block` waits for something to finish.
@@ -66,15 +66,15 @@ class Sounding(Generic[Ticket]):
 
     def _begin(self, last: bool) -> None:
         while self._waiting and len(self._running) < self._workers:
-            worth = len(self._waiting) >= _WORTH or time.monotonic() - self._waiting[0][2] > _PATIENCE_S
+            worth = len(self._waiting) >= _FULL_BATCH_CLIPS or time.monotonic() - self._waiting[0][2] > _MAX_WAIT_S
             if not (last or worth):
                 return
             share = -(-len(self._waiting) // (self._workers - len(self._running))) if last else len(self._waiting)
             batch: list[tuple[Ticket, Codes]] = []
             frames = 0
-            while self._waiting and len(batch) < min(share, _MOST):
+            while self._waiting and len(batch) < min(share, _MAX_BATCH_CLIPS):
                 frames += self._waiting[0][1].shape[1]
-                if batch and frames > _MOST_FRAMES:
+                if batch and frames > _MAX_BATCH_FRAMES:
                     break
                 ticket, codes, _ = self._waiting.popleft()
                 batch.append((ticket, codes))

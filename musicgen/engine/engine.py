@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Conditioner, Prepared
 from musicgen.conditioning.workers import Beside
 from musicgen.engine import memory
-from musicgen.engine.decode_queue import Sounding
+from musicgen.engine.decode_queue import DecodeQueue
 from musicgen.engine.scheduler import Scheduler
-from musicgen.engine.sequence import Track, Window, pattern_of
+from musicgen.engine.sequence import Sequence, Window, full_pattern_name
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.errors import RowError
 from musicgen.patterns import length
@@ -30,9 +29,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 0.5  # for conditions; a melody may be long in coming
-_FULL = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_STEPS = 32  # at most, between two looks at what has arrived
+_MAX_CONDITIONS_WAIT_S = 0.5  # for conditions; a melody may be long in coming
+_OUT_OF_MEMORY_MESSAGES = (
+    "not enough memory",
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+_MAX_STEPS_PER_RUN = 32  # at most, between two looks at what has arrived
 
 
 class Engine:
@@ -58,23 +62,23 @@ class Engine:
         self._width = 3 if spec.kind == "style" else 2
         window = min(max_frames or spec.max_frames, spec.max_frames)
         self._conditioner: Any = conditioner if conditioner is not None else _default_conditioner(model)
-        self._capacity = length(pattern_of(spec), spec.codebooks, window)
+        self._capacity = length(full_pattern_name(spec), spec.codebooks, window)
         if spec.kind != "text":  # a melody or style stands in front of the codes, and the text with it
             self._capacity += getattr(self._conditioner, "sound_positions", spec.chroma_length) + max(
                 TEXT_CAPACITY, spec.text_length
             )
         if slots == "auto":
-            planned = memory.plan(model.decoder, self._width, self._capacity)
+            planned = memory.plan_slots(model.decoder, self._width, self._capacity)
             log.info("planned %d slots of %d positions: %.2f GB", planned.slots, planned.capacity, planned.nbytes / 1e9)
             slots = planned.slots
         elif not isinstance(slots, int) or slots < 1:
             raise ValueError(f"slots is a positive number or 'auto', not {slots!r}")
         self._planned_slots = slots
-        self._scheduler: Scheduler[_Job] = Scheduler(slots)
+        self._scheduler: Scheduler[_RunningRequest] = Scheduler(slots)
         self._made: Stepper | None = Stepper(model.decoder, slots, self._width, self._capacity)
         workers = 1 if model.device.type == "cuda" else max(1, min(4, self.threads))
         self._beside = Beside(model.device, workers)
-        self._sounding: Sounding[_Job] = Sounding(model.codec.decode_all, self._beside, workers)
+        self._decode_queue: DecodeQueue[_RunningRequest] = DecodeQueue(model.codec.decode_all, self._beside, workers)
         self._finished: deque[Clip | Failed] = deque()
         self.steps = 0  # decode steps so far
         self.step_s = 0.0  # seconds in them
@@ -94,13 +98,13 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step` has anything left to do or to give back."""
-        return not self._scheduler.idle or bool(self._sounding) or bool(self._finished)
+        return not self._scheduler.idle or bool(self._decode_queue) or bool(self._finished)
 
     @property
     def fingerprint(self) -> str:
         """What, beside the request, the bits may depend on: JSON for the index column `engine`."""
         parts: dict[str, str | int] = {
-            "musicgen": _version(),
+            "musicgen": _package_version(),
             "torch": torch.__version__,
             "transformers": version("transformers"),
             "device": self.model.device.type
@@ -126,7 +130,7 @@ class Engine:
             raise RowError(
                 "invalid", "this model takes no melody; melody presets are musicgen-melody and musicgen-melody-large"
             )
-        job = _Job(request)
+        job = _RunningRequest(request)
         self._scheduler.add(job)
         if hasattr(self._conditioner, "expect"):
             self._conditioner.expect(request)
@@ -144,7 +148,7 @@ class Engine:
             if self._scheduler.running:
                 self._run()
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             full = True
         if full:  # only now: the exception's frames hold the caches that are to be freed
@@ -162,7 +166,7 @@ class Engine:
 
     # ------------------------------------------------------------ a clip's way
 
-    def _prepare(self, job: "_Job") -> "Future[Sequence[Prepared | Exception]]":
+    def _prepare(self, job: "_RunningRequest") -> Future[list[Prepared | Exception]]:
         if job.preparing is None:
             job.preparing = self._beside.submit(self._conditioner.prepare, [job.request])
         return job.preparing
@@ -176,7 +180,7 @@ class Engine:
                 if (
                     len(self._scheduler.running) <= self.slots // 2
                 ):  # then waiting a little is cheaper than running half empty
-                    wait([preparing], _PATIENCE_S)
+                    wait([preparing], _MAX_CONDITIONS_WAIT_S)
                 if not preparing.done():
                     return  # the others go on meanwhile
             admitted = self._scheduler.admit()
@@ -187,7 +191,7 @@ class Engine:
                 (prepared,) = preparing.result()
                 if isinstance(prepared, Exception):
                     raise prepared
-                job.track = Track(job.request, prepared, self.model.spec)
+                job.track = Sequence(job.request, prepared, self.model.spec)
                 if job.track.known >= job.track.frames:
                     raise RowError("melody", "the continuation is as long as the clip; ask for a larger duration_s")
                 self._next_window(slot, job)
@@ -195,15 +199,15 @@ class Engine:
                 self._scheduler.release(slot)
                 self._finished.append(Failed(job.request, error))
 
-    def _next_window(self, slot: int, job: "_Job") -> None:
+    def _next_window(self, slot: int, job: "_RunningRequest") -> None:
         """Place the clip's next window, or give its codes to the codec and free the slot."""
         assert job.track is not None
         job.window = job.track.next_window()
         if job.window is None:
             self._scheduler.release(slot)
-            job.codes = job.track.result()
+            job.codes = job.track.final_codes()
             job.engine = self.fingerprint
-            self._sounding.add(job, job.codes)
+            self._decode_queue.add(job, job.codes)
             return
         prepared: Prepared = job.track.prepared
         conditions = prepared.window(job.window.start, job.window.frames)
@@ -214,7 +218,7 @@ class Engine:
         coming = (
             self._scheduler.waiting and len(self._scheduler.running) < self.slots
         )  # a free slot, its conditions on the way
-        steps = min(self._scheduler.horizon, 2 if coming else _STEPS)
+        steps = min(self._scheduler.horizon, 2 if coming else _MAX_STEPS_PER_RUN)
         started = time.perf_counter()
         self._stepper.step(steps)
         self.steps += steps
@@ -225,7 +229,7 @@ class Engine:
             assert job.window is not None
             sequence = self._stepper.take(slot, job.window.sequence.shape[1])
             try:
-                job.track.fill(job.window, sequence)
+                job.track.fill_window(job.window, sequence)
                 self._stepper.clear(slot)
             except RowError as error:
                 self._stepper.clear(slot, wipe=True)
@@ -238,12 +242,12 @@ class Engine:
 
     def _collect(self) -> None:
         alone = not self._scheduler.running
-        for job, audio in self._sounding.done(last=alone, block=alone and not self._finished):
+        for job, audio in self._decode_queue.poll(last=alone, block=alone and not self._finished):
             assert job.codes is not None
             if isinstance(audio, Exception):
-                if _out_of_memory(audio) and not job.decoded_twice:
+                if _is_out_of_memory(audio) and not job.decoded_twice:
                     job.decoded_twice = True
-                    self._sounding.add(job, job.codes)
+                    self._decode_queue.add(job, job.codes)
                     continue
                 self._finished.append(
                     Failed(job.request, RowError("generation", f"the codec could not decode it: {audio}"))
@@ -283,15 +287,15 @@ class Engine:
                 job.preparing = None  # it may have been this very lack of memory
 
 
-class _Job:
+class _RunningRequest:
     """A request in the engine's hands."""
 
     __slots__ = ("codes", "decoded_twice", "engine", "preparing", "request", "track", "window")
 
     def __init__(self, request: Request):
         self.request = request
-        self.preparing: Future[Sequence[Prepared | Exception]] | None = None
-        self.track: Track | None = None
+        self.preparing: Future[list[Prepared | Exception]] | None = None
+        self.track: Sequence | None = None
         self.window: Window | None = None
         self.codes: NDArray[np.int16] | None = None
         self.decoded_twice = False
@@ -304,15 +308,15 @@ def _default_conditioner(model: "Model") -> Conditioner:
     return RequestConditioner(model)
 
 
-def _version() -> str:
+def _package_version() -> str:
     try:
         return version("musicgen-batch")
     except PackageNotFoundError:  # run from a folder that is not installed
         return "source"
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """CUDA says so by type, the CPU's allocator in words."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_MESSAGES)

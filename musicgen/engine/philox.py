@@ -13,7 +13,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> Tensor:
+def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> Tensor:
     """Random words of 32 bits in int64, [..., 4], from four counters of 32 bits and a seed of 64 that broadcast together."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
@@ -26,11 +26,11 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> Tens
     return torch.stack([c0, c1, c2, c3], dim=-1)
 
 
-def uniforms(seed: Tensor, window: Tensor, step: Tensor, codebooks: int, size: int) -> Tensor:
+def draw_uniforms(seed: Tensor, window: Tensor, step: Tensor, codebooks: int, size: int) -> Tensor:
     """Numbers in (0, 1), float64 [clips, codebooks, size]; seed, window and step are int64 [clips]."""
     device = seed.device
     group = torch.arange(-(-size // 4), device=device)
     codebook = torch.arange(codebooks, device=device)[:, None]
     clip = (slice(None), None, None)
-    words = philox((group, codebook, step[clip], window[clip]), seed[clip])  # [clips, codebooks, groups, 4]
+    words = philox_4x32((group, codebook, step[clip], window[clip]), seed[clip])  # [clips, codebooks, groups, 4]
     return (words.flatten(-2)[..., :size].double() + 0.5) * 2.0**-32

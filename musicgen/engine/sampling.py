@@ -4,7 +4,7 @@ Order and meaning are audiocraft's (`LMModel._sample_next_token`); the kept set 
 parameter is a tensor with one value per clip: no loop over clips, nothing read back from the device.
 
 Where a clip's mixed logits are not finite, its code is the special token (the id `size`), which is never drawn and which
-the decoder can embed: the step goes on for the others, and `Track.fill` finds it when the window is finished.
+the decoder can embed: the step goes on for the others, and `Sequence.fill_window` finds it when the window is finished.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musicgen.engine.philox import uniforms
+from musicgen.engine.philox import draw_uniforms
 
 # One clip's choices as the CPU kernel reads them (struct Choice of model/kernels/sampling.h).
-CHOICE = np.dtype(
+SAMPLING_PARAMS_DTYPE = np.dtype(
     [
         ("cond", np.int32),
         ("other", np.int32),
@@ -34,34 +34,39 @@ CHOICE = np.dtype(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choices:
+class SamplingParams:
     """What a step's clips sample by, [clips] each. `cond`, `other` and `null` are rows of the logits (see `Conditions`)."""
 
-    table: np.ndarray  # CHOICE [clips]
+    table: np.ndarray  # SAMPLING_PARAMS_DTYPE [clips]
     columns: dict[str, Tensor]
     any_top_p: bool  # so that the sort is skipped where nobody needs it
     any_top_k: bool
 
     @classmethod
-    def of(cls, table: np.ndarray, device: torch.device) -> "Choices":
-        """From a table of CHOICE."""
-        columns = {name: torch.from_numpy(np.ascontiguousarray(table[name])).to(device) for name in CHOICE.names or ()}
+    def from_table(cls, table: np.ndarray, device: torch.device) -> "SamplingParams":
+        """From a table of SAMPLING_PARAMS_DTYPE."""
+        columns = {
+            name: torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
+            for name in SAMPLING_PARAMS_DTYPE.names or ()
+        }
         top_p = table["top_p"] > 0
         return cls(table, columns, bool(top_p.any()), bool(((table["top_k"] > 0) & ~top_p).any()))
 
 
-def sample(logits: Tensor, choices: Choices, steps: Tensor) -> Tensor:
+def sample_codes(logits: Tensor, choices: SamplingParams, steps: Tensor) -> Tensor:
     """Codes int64 [clips, codebooks] from logits float32 [rows, codebooks, size]; steps [clips] count within the window."""
-    guided = guide(logits, choices)
-    mixed = kept(guided, choices)
+    guided = apply_guidance(logits, choices)
+    mixed = filter_logits(guided, choices)
     column = choices.columns
-    noise = -torch.log(-torch.log(uniforms(column["seed"], column["window"].long(), steps.long(), *mixed.shape[1:])))
+    noise = -torch.log(
+        -torch.log(draw_uniforms(column["seed"], column["window"].long(), steps.long(), *mixed.shape[1:]))
+    )
     greedy = (column["temperature"] <= 0)[:, None, None]
     drawn = torch.where(greedy, mixed.double(), mixed.double() + noise).argmax(-1)
     return drawn.masked_fill(~guided.isfinite().all(-1), logits.shape[-1])
 
 
-def guide(logits: Tensor, choices: Choices) -> Tensor:
+def apply_guidance(logits: Tensor, choices: SamplingParams) -> Tensor:
     """Mix each clip's rows: float32 [clips, codebooks, size]. Without guidance all three rows are one, and stay as they are."""
     column = choices.columns
     cond, other, null = (logits[column[name].long()] for name in ("cond", "other", "null"))
@@ -72,7 +77,7 @@ def guide(logits: Tensor, choices: Choices) -> Tensor:
     return torch.where(guided, null + (mixed - null) * scale, mixed)
 
 
-def kept(logits: Tensor, choices: Choices) -> Tensor:
+def filter_logits(logits: Tensor, choices: SamplingParams) -> Tensor:
     """Logits over temperature, -inf where top-p (else top-k) drops them."""
     column, size = choices.columns, logits.shape[-1]
     temperature, top_p = column["temperature"][:, None, None], column["top_p"][:, None, None]

@@ -19,7 +19,7 @@ from musicgen.request import Request
 GENERATE = -1  # in a sequence: to be drawn
 
 
-def pattern_of(spec: ModelSpec) -> str:
+def full_pattern_name(spec: ModelSpec) -> str:
     """The pattern's full name: in a stereo model a delay counts pairs of codebooks, left and right."""
     name = spec.pattern
     return f"stereo_{name}" if spec.channels == 2 and name in ("delay", "partial_delay") else name
@@ -41,7 +41,7 @@ class Window:
         return self.sequence.shape[1] - self.known
 
 
-class Track:
+class Sequence:
     """The codes of one clip, filled window by window."""
 
     def __init__(self, request: Request, prepared: Prepared, spec: ModelSpec):
@@ -66,19 +66,19 @@ class Track:
             frames = min(self.spec.max_frames, self.frames - start)
             if start + frames > self.known:
                 sequence = patterns.build(
-                    pattern_of(self.spec), self.codes[:, start : start + frames], self.spec.special_token
+                    full_pattern_name(self.spec), self.codes[:, start : start + frames], self.spec.special_token
                 )
                 known = int((sequence == GENERATE).any(axis=0).argmax())
                 return Window(index, start, frames, sequence.astype(np.int32), known)
         return None
 
-    def fill(self, window: Window, sequence: NDArray[np.integer]) -> None:
+    def fill_window(self, window: Window, sequence: NDArray[np.integer]) -> None:
         """Take a finished window's sequence [codebooks, steps].
 
         Raises RowError("generation") if some code is the special token, which stands for logits that were not finite.
         """
         end = window.start + window.frames
-        made = patterns.revert(pattern_of(self.spec), sequence, window.frames)
+        made = patterns.revert(full_pattern_name(self.spec), sequence, window.frames)
         bad = (made == self.spec.special_token).any(axis=0)
         if bad.any():
             at_s = (window.start + int(bad.argmax())) / self.spec.frame_rate
@@ -90,7 +90,7 @@ class Track:
         self.codes[:, self.known : end] = made[:, self.known - window.start :]
         self.known = end
 
-    def result(self) -> NDArray[np.int16]:
+    def final_codes(self) -> NDArray[np.int16]:
         """The clip's codes int16 [codebooks, frames]; without the prompt if the request does not want it."""
         start = 0 if self.request.keep_continuation else self.prompt_frames
         return self.codes[:, start:].astype(np.int16)

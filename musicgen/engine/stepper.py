@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 
 from musicgen.conditioning.conditions import Conditions
-from musicgen.engine.sampling import CHOICE, Choices, sample
+from musicgen.engine.sampling import SAMPLING_PARAMS_DTYPE, SamplingParams, sample_codes
 from musicgen.engine.sequence import Window
-from musicgen.model.decoder.cpu_ops import NativeOps
-from musicgen.model.decoder.cuda_graphs import Graphs
-from musicgen.model.decoder.decoder import Cache, Decoder, Tokens
-from musicgen.model.decoder.torch_ops import EagerOps
+from musicgen.model.decoder.cpu_ops import CpuOps
+from musicgen.model.decoder.cuda_graphs import StepGraphs
+from musicgen.model.decoder.decoder import Decoder, KVCache, TokenBatch
+from musicgen.model.decoder.torch_ops import TorchOps
 from musicgen.request import Request
 
-PREFILL = 128  # tokens at a time of a prefix or a forced context
+PREFILL_TOKENS = 128  # tokens at a time of a prefix or a forced context
 TEXT_CAPACITY = 64  # text states to begin with
 
 
 @dataclass(slots=True, eq=False)
-class _Plan:
+class StepBatch:
     """What the coming steps run. Tokens with text come first, so that the others skip cross-attention as one block."""
 
     slots: Tensor  # int64 [clips]
     clip: Tensor  # int64 [tokens]: which of the clips
-    tokens: Tokens  # lengths are moved along in place
-    choices: Choices
+    tokens: TokenBatch  # lengths are moved along in place
+    choices: SamplingParams
     moving: Tensor  # int64 [clips]: 1, or 0 for a slot that only fills a static shape
 
     def tensors(self) -> list[Tensor]:
@@ -44,12 +44,12 @@ class _Plan:
             self.clip,
             tokens.rows,
             tokens.lengths,
-            tokens.crossed_lengths,
+            tokens.text_lengths,
             *self.choices.columns.values(),
             self.moving,
         ]
 
-    def put_into(self, before: "_Plan") -> "_Plan":
+    def copy_into(self, before: "StepBatch") -> "StepBatch":
         """The same plan in the tensors of another, which captured steps read."""
         for theirs, mine in zip(before.tensors(), self.tensors(), strict=True):
             theirs.copy_(mine)
@@ -67,7 +67,7 @@ class _Slot:
     offset: int  # positions in front of the start token
     step: int  # when it was placed
     texts: list[int]  # text states by branch
-    choice: np.void  # of CHOICE, rows filled in by the plan
+    choice: np.void  # of SAMPLING_PARAMS_DTYPE, rows filled in by the plan
 
 
 class Stepper:
@@ -78,18 +78,18 @@ class Stepper:
         spec = decoder.spec
         self.device = decoder.device
         self.static = decoder.ops.static_shapes
-        self.cache: Cache = decoder.cache(slots * width, capacity, slots, TEXT_CAPACITY)
-        decoder.reserve(self.cache.capacity)
+        self.cache: KVCache = decoder.allocate_cache(slots * width, capacity, slots, TEXT_CAPACITY)
+        decoder.reserve_positions(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
         self._placed: dict[int, _Slot] = {}
         self._longest = 0
-        self._plan: _Plan | None = None
-        self._buffers: _Plan | None = None  # where captured steps find their plan
+        self._plan: StepBatch | None = None
+        self._buffers: StepBatch | None = None  # where captured steps find their plan
         ops = decoder.ops
         self._graphs = (
-            Graphs(ops.capture(), ops.disable_capture)
-            if isinstance(ops, EagerOps) and ops.capture is not None
+            StepGraphs(ops.capture(), ops.disable_capture)
+            if isinstance(ops, TorchOps) and ops.capture is not None
             else None
         )
 
@@ -102,7 +102,7 @@ class Stepper:
         texts = [0 if b.cross is None else b.cross.shape[0] for b in conditions.branches]
         if any(texts[1:]):
             raise ValueError("only a window's first branch attends to text")
-        self._grow(offset + length, length, max(texts))
+        self._ensure_capacity(offset + length, length, max(texts))
         self.sequence[slot].zero_()
         self.sequence[slot, :, :length] = torch.from_numpy(window.sequence).to(self.device)
         known = self.sequence[slot, :, : window.known - 1].T  # the last known step is the first one that `step` runs
@@ -110,11 +110,11 @@ class Stepper:
         for branch, what in enumerate(conditions.branches):
             row = branch * self.slots + slot
             if branch == 0:
-                self.decoder.hear(self.cache, slot, what.cross)
+                self.decoder.write_text_cache(self.cache, slot, what.cross)
             prefix = [] if what.prefix is None else [what.prefix.to(self.device, torch.float32)]
             self._prefill(torch.cat([*prefix, embedded]), row, texts[branch])
         self.at[slot] = window.known - 1
-        self._placed[slot] = _Slot(offset, window.known - 1, texts, _choice(request, conditions, window.index))
+        self._placed[slot] = _Slot(offset, window.known - 1, texts, _sampling_params(request, conditions, window.index))
         self._plan = None
 
     def take(self, slot: int, steps: int) -> np.ndarray:
@@ -127,20 +127,20 @@ class Stepper:
         del self._placed[slot]
         self._plan = None
         if wipe:
-            for keys, values in self.cache.past:
+            for keys, values in self.cache.layers:
                 keys[slot :: self.slots], values[slot :: self.slots] = 0, 0
             for keys, values in self.cache.text:
                 keys[slot], values[slot] = 0, 0
 
     def _prefill(self, x: Tensor, row: int, text: int) -> None:
         """Run embeddings x [tokens, hidden] as the first positions of a row, for the sake of the cache alone."""
-        for start in range(0, x.shape[0], PREFILL):
-            part = x[start : start + PREFILL]
+        for start in range(0, x.shape[0], PREFILL_TOKENS):
+            part = x[start : start + PREFILL_TOKENS]
             lengths = torch.arange(start + 1, start + part.shape[0] + 1, dtype=torch.int32, device=self.device)
             if (
-                self.static and part.shape[0] < PREFILL
+                self.static and part.shape[0] < PREFILL_TOKENS
             ):  # the last token again and again: it writes the same to the same place
-                fill = PREFILL - part.shape[0]
+                fill = PREFILL_TOKENS - part.shape[0]
                 part, lengths = (
                     torch.cat([part, part[-1:].expand(fill, -1)]),
                     torch.cat([lengths, lengths[-1:].expand(fill)]),
@@ -148,7 +148,7 @@ class Stepper:
             count = part.shape[0]
             rows = torch.full((count,), row, dtype=torch.int32, device=self.device)
             crossed = count if text else 0
-            tokens = Tokens(
+            tokens = TokenBatch(
                 rows,
                 lengths,
                 crossed,
@@ -157,25 +157,25 @@ class Stepper:
             )
             self.decoder.forward(part, tokens, self.cache)
 
-    def _grow(self, positions: int, steps: int, texts: int) -> None:
+    def _ensure_capacity(self, positions: int, steps: int, texts: int) -> None:
         """Make room for longer windows or prompts than any before; what is in the cache stays."""
         if positions > self.cache.capacity:
-            self._lengthen(self.cache.past, self.slots * self.width, self.decoder.ops.round_capacity(positions))
-            self.decoder.reserve(self.cache.capacity)
+            self._extend_cache(self.cache.layers, self.slots * self.width, self.decoder.ops.round_capacity(positions))
+            self.decoder.reserve_positions(self.cache.capacity)
         if self.cache.text and texts > self.cache.text[0][0].shape[2]:
-            self._lengthen(self.cache.text, self.slots, -(-texts // TEXT_CAPACITY) * TEXT_CAPACITY)
+            self._extend_cache(self.cache.text, self.slots, -(-texts // TEXT_CAPACITY) * TEXT_CAPACITY)
         if steps >= self.sequence.shape[2]:
             self._forget_graphs()
             wider = torch.zeros(*self.sequence.shape[:2], steps + 1, dtype=torch.int64, device=self.device)
             wider[..., : self.sequence.shape[2]] = self.sequence
             self.sequence = wider
 
-    def _lengthen(self, layers: list[tuple[Tensor, Tensor]], rows: int, capacity: int) -> None:
+    def _extend_cache(self, layers: list[tuple[Tensor, Tensor]], rows: int, capacity: int) -> None:
         """Longer caches with the same content: one layer after the other, so that hardly more than the new ones is held."""
         spec = self.decoder.spec
         self._forget_graphs()
         for i, before in enumerate(layers):
-            after = self.decoder.ops.cache(rows, spec.heads, capacity, spec.head_dim)
+            after = self.decoder.ops.allocate_cache(rows, spec.heads, capacity, spec.head_dim)
             for a, b in zip(before, after, strict=True):
                 b.flatten(2)[..., : a[0, 0].numel()] = a.flatten(2)
             layers[i] = after
@@ -190,46 +190,46 @@ class Stepper:
     @torch.inference_mode()
     def step(self, count: int = 1) -> None:
         """Move every placed slot by `count` steps. None may be beyond its last."""
-        plan = self._plan = self._plan or self._next_plan()
+        plan = self._plan = self._plan or self._next_batch()
         tokens, choices = plan.tokens, plan.choices
         for _ in range(count):
             if self._graphs is None:
-                self._step(plan, tokens.longest)
+                self._run_step(plan, tokens.longest)
             else:  # whole blocks of the cache, which is what an eager step reads
                 blocks = self.decoder.ops.round_capacity(tokens.longest)
-                self._graphs.run((blocks, choices.any_top_p, choices.any_top_k), partial(self._step, plan, blocks))
+                self._graphs.run((blocks, choices.any_top_p, choices.any_top_k), partial(self._run_step, plan, blocks))
             tokens.longest += 1
             for slot in self._placed.values():
                 slot.step += 1
 
-    def _step(self, plan: _Plan, longest: int) -> None:
+    def _run_step(self, plan: StepBatch, longest: int) -> None:
         """What is captured: it changes nothing of the host's, and reads nothing of it that is not in the graph's key."""
         decoder, at = self.decoder, self.at[plan.slots]
         codes = self.sequence[plan.slots, :, at]  # [clips, codebooks]
         states = decoder.forward(decoder.embed(codes)[plan.clip], replace(plan.tokens, longest=longest), self.cache)
-        self._draw(decoder.logits(states), plan, at + 1)
+        self._sample_step(decoder.logits(states), plan, at + 1)
         self.at[plan.slots] += plan.moving
         plan.tokens.lengths.add_(plan.moving.to(torch.int32)[plan.clip])
 
-    def _draw(self, logits: Tensor, plan: _Plan, at: Tensor) -> None:
+    def _sample_step(self, logits: Tensor, plan: StepBatch, at: Tensor) -> None:
         """Fill the codes of step `at` [clips] that are to be drawn."""
         given = self.sequence[plan.slots, :, at]
-        if isinstance(self.decoder.ops, NativeOps):
+        if isinstance(self.decoder.ops, CpuOps):
             drawn = given.to(torch.int32)
             self.decoder.ops.sample(logits, plan.choices.table, at.to(torch.int32), drawn)
             self.sequence[plan.slots, :, at] = drawn.long()
         else:
-            drawn = sample(logits, plan.choices, at)
+            drawn = sample_codes(logits, plan.choices, at)
             self.sequence[plan.slots, :, at] = torch.where(given < 0, drawn, given)
 
-    def _next_plan(self) -> _Plan:
-        plan = self._make_plan()
+    def _next_batch(self) -> StepBatch:
+        plan = self._build_batch()
         if self._graphs is None:
             return plan
-        self._buffers = plan if self._buffers is None else plan.put_into(self._buffers)
+        self._buffers = plan if self._buffers is None else plan.copy_into(self._buffers)
         return self._buffers
 
-    def _make_plan(self) -> _Plan:
+    def _build_batch(self) -> StepBatch:
         """Native: the live slots' branches alone. Static shapes: every row of every slot, idle ones with nothing to say."""
         placed = (
             {s: self._placed.get(s) for s in range(self.slots)} if self.static else dict(sorted(self._placed.items()))
@@ -251,7 +251,7 @@ class Stepper:
             order = sorted(range(len(rows)), key=lambda token: texts[token] == 0)
         place = {rows[token]: position for position, token in enumerate(order)}
 
-        table = np.zeros(len(slots), CHOICE)
+        table = np.zeros(len(slots), SAMPLING_PARAMS_DTYPE)
         for i, (slot, what) in enumerate(placed.items()):
             if what is not None:
                 table[i] = what.choice
@@ -262,23 +262,23 @@ class Stepper:
         def tensor(values: list[int], kind: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=kind, device=self.device)
 
-        return _Plan(
+        return StepBatch(
             slots=tensor(slots, torch.int64),
             clip=tensor([clip[token] for token in order], torch.int64),
-            tokens=Tokens(
+            tokens=TokenBatch(
                 tensor([rows[token] for token in order], torch.int32),
                 tensor([lengths[token] for token in order], torch.int32),
                 crossed,
                 tensor([texts[token] for token in order[:crossed]], torch.int32),
                 max(lengths, default=0),
             ),
-            choices=Choices.of(table, self.device),
+            choices=SamplingParams.from_table(table, self.device),
             moving=tensor([int(what is not None) for what in placed.values()], torch.int64),
         )
 
 
-def _choice(request: Request, conditions: Conditions, window: int) -> np.void:
-    choice = np.zeros(1, CHOICE)
+def _sampling_params(request: Request, conditions: Conditions, window: int) -> np.void:
+    choice = np.zeros(1, SAMPLING_PARAMS_DTYPE)
     assert request.seed is not None
     choice["scale"], choice["beta"] = conditions.scale, conditions.beta
     choice["temperature"], choice["top_p"], choice["top_k"] = request.temperature, request.top_p, request.top_k

@@ -60,7 +60,7 @@ def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype:
             dtype=kind,
             decoder=Decoder.from_state_dict(spec, tensors.view("decoder.", where, kind), where, kind),
             text=TextEncoder.load(folder, spec, tensors, where),
-            codec=_codec(folder, spec, tensors, where),
+            codec=_load_codec(folder, spec, tensors, where),
             tensors=tensors,
             chroma_projection=load_linear(tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, where)
             if spec.kind == "melody"
@@ -73,10 +73,10 @@ def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Cod
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = resolve_checkpoint(checkpoint)
     with torch.random.fork_rng(devices=[]):
-        return _codec(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
+        return _load_codec(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
 
 
-def _codec(folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> Codec:
+def _load_codec(folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> Codec:
     """The codec that `config.json` names; ours computes on the CPU wherever the decoder does."""
     if spec.codec == "spectral_rvq":
         return SpectralCodec.load(folder, spec, tensors)

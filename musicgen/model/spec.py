@@ -58,7 +58,7 @@ class ModelSpec:
         return self.hidden // self.heads
 
     @property
-    def hears_sound(self) -> bool:
+    def accepts_sound_prompt(self) -> bool:
         """Whether a sound can stand in for the prompt: CLAP embeds both alike. Its rows name it as a style excerpt is named."""
         return self.kind == "text" and self.text_encoder == "clap"
 
@@ -72,7 +72,7 @@ class ModelSpec:
         if control == "melody":
             return self.kind == "melody"
         if control == "style":
-            return self.kind == "style" or self.hears_sound
+            return self.kind == "style" or self.accepts_sound_prompt
         if control == "stereo":
             return self.channels == 2
         return control in CONTROLS
@@ -105,7 +105,7 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
     if model_type not in KINDS:
         raise ModelError(f"{where}: model_type {model_type!r} is not MusicGen; supported are {', '.join(KINDS)}")
     kind = KINDS[model_type]
-    decoder, codec, text = (_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
+    decoder, codec, text = (_read_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
     codec_type = codec.get("model_type", "encodec")
     if codec_type not in CODECS:
         raise ModelError(
@@ -116,7 +116,7 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
             f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind"
         )
 
-    hidden, heads = _integer(decoder, "hidden_size", where), _integer(decoder, "num_attention_heads", where)
+    hidden, heads = _read_integer(decoder, "hidden_size", where), _read_integer(decoder, "num_attention_heads", where)
     if hidden % heads or (hidden // heads) % 2:
         raise ModelError(f"{where}: decoder.hidden_size {hidden} does not split into {heads} heads of even width")
     if hidden // heads > MAX_HEAD_DIM:
@@ -124,21 +124,27 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
             f"{where}: heads of width {hidden // heads} (decoder.hidden_size {hidden} / {heads}) are not supported; "
             f"at most {MAX_HEAD_DIM} are"
         )
-    channels, codebooks = _integer(decoder, "audio_channels", where, 1), _integer(decoder, "num_codebooks", where)
+    channels, codebooks = (
+        _read_integer(decoder, "audio_channels", where, 1),
+        _read_integer(decoder, "num_codebooks", where),
+    )
     if channels not in (1, 2) or codebooks % channels:
         raise ModelError(
             f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them evenly"
         )
-    vocabulary, codec_vocabulary = _integer(decoder, "vocab_size", where), _integer(codec, "codebook_size", where)
+    vocabulary, codec_vocabulary = (
+        _read_integer(decoder, "vocab_size", where),
+        _read_integer(codec, "codebook_size", where),
+    )
     if vocabulary != codec_vocabulary:
         raise ModelError(
             f"{where}: decoder.vocab_size {vocabulary} and audio_encoder.codebook_size {codec_vocabulary} differ"
         )
 
-    sample_rate = _integer(codec, "sampling_rate", where)
-    frame_rate = sample_rate / _hop(codec, codec_type, where)
-    text_encoder, text_dim = _text(text, where)
-    max_positions = _integer(decoder, "max_position_embeddings", where, 2048)
+    sample_rate = _read_integer(codec, "sampling_rate", where)
+    frame_rate = sample_rate / _hop_length(codec, codec_type, where)
+    text_encoder, text_dim = _text_encoder(text, where)
+    max_positions = _read_integer(decoder, "max_position_embeddings", where, 2048)
     return ModelSpec(
         kind=kind,
         sample_rate=sample_rate,
@@ -147,54 +153,57 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         codebooks=codebooks,
         codebook_size=vocabulary,
         max_frames=max(1, min(round(WINDOW_S * frame_rate), max_positions - codebooks)),
-        layers=_integer(decoder, "num_hidden_layers", where),
+        layers=_read_integer(decoder, "num_hidden_layers", where),
         hidden=hidden,
         heads=heads,
-        ffn=_integer(decoder, "ffn_dim", where),
+        ffn=_read_integer(decoder, "ffn_dim", where),
         activation=str(decoder.get("activation_function", "gelu")),
-        pattern=_pattern(decoder, where),
+        pattern=_read_pattern(decoder, where),
         max_positions=max_positions,
         embed_scale=hidden**0.5 if decoder.get("scale_embedding") else 1.0,
         text_encoder=text_encoder,
         text_dim=text_dim,
         # As transformers decides it: the projection exists where the widths differ.
         text_projection=kind != "text" or (text_dim != hidden and decoder.get("cross_attention_hidden_size") is None),
-        chroma_bins=_integer(config, "num_chroma", where, 12) if kind == "melody" else 0,
-        chroma_length=_integer(config, "chroma_length", where, 235) if kind == "melody" else 0,
-        text_length=_integer(config, "text_length", where) if kind == "melody" and config.get("text_length") else 0,
+        chroma_bins=_read_integer(config, "num_chroma", where, 12) if kind == "melody" else 0,
+        chroma_length=_read_integer(config, "chroma_length", where, 235) if kind == "melody" else 0,
+        text_length=_read_integer(config, "text_length", where)
+        if kind == "melody" and config.get("text_length")
+        else 0,
         conditioner=dict(config.get("conditioner") or {}),
         codec=codec_type,
     )
 
 
-def _hop(codec: Mapping[str, Any], codec_type: str, where: str) -> int:
+def _hop_length(codec: Mapping[str, Any], codec_type: str, where: str) -> int:
     """Samples per frame."""
     if codec_type == "spectral_rvq":
-        return _integer(codec, "hop_length", where)
+        return _read_integer(codec, "hop_length", where)
     return math.prod(
-        int(ratio) for ratio in codec.get("upsampling_ratios") or _missing("audio_encoder.upsampling_ratios", where)
+        int(ratio)
+        for ratio in codec.get("upsampling_ratios") or _raise_missing("audio_encoder.upsampling_ratios", where)
     )
 
 
-def _pattern(decoder: Mapping[str, Any], where: str) -> str:
+def _read_pattern(decoder: Mapping[str, Any], where: str) -> str:
     try:
         return proper(str(decoder.get("codebook_pattern") or "delay"))
     except ValueError as error:
         raise ModelError(f"{where}: decoder.codebook_pattern: {error}") from None
 
 
-def _text(text: Mapping[str, Any], where: str) -> tuple[str, int]:
+def _text_encoder(text: Mapping[str, Any], where: str) -> tuple[str, int]:
     kind = text.get("model_type", "t5")
     if kind == "t5":
-        return "t5", _integer(text, "d_model", where)
+        return "t5", _read_integer(text, "d_model", where)
     if kind == "clap":
-        return "clap", _integer(text, "projection_dim", where, 512)
+        return "clap", _read_integer(text, "projection_dim", where, 512)
     raise ModelError(
         f"{where}: text_encoder.model_type {kind!r} is not supported; it must be t5 (FLAN-T5 is one) or clap"
     )
 
 
-def _section(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+def _read_section(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     section = config.get(name)
     if not isinstance(section, Mapping):
         raise ModelError(
@@ -203,14 +212,14 @@ def _section(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, A
     return section
 
 
-def _integer(section: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
+def _read_integer(section: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
     value = section.get(name)
     if value is None:
-        value = default if default is not None else _missing(name, where)
+        value = default if default is not None else _raise_missing(name, where)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(f"{where}: {name} is {value!r}; it must be a positive integer")
     return value
 
 
-def _missing(name: str, where: str) -> Any:
+def _raise_missing(name: str, where: str) -> Any:
     raise ModelError(f"{where}: lacks the key {name!r}; download the checkpoint's config.json again")

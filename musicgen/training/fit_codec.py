@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.errors import UserError
-from musicgen.model.codec.spectral import Bands, SpectralSettings
+from musicgen.model.codec.spectral import MelBands, SpectralSettings
 
 MAX_FRAMES = 180_000  # an hour; of more, frames are drawn evenly: many clips say more than many frames of a few
 BATCH = 4096  # frames of a k-means step
@@ -44,7 +44,7 @@ def fit_codec(
 
     settings = settings or SpectralSettings()
     rng = np.random.default_rng(seed)
-    frames = _thinned(_frames(clips, Bands(settings), rng), MAX_FRAMES, rng)
+    frames = _thinned(_frames(clips, MelBands(settings), rng), MAX_FRAMES, rng)
     if len(frames) < 2 * settings.codebook_size:
         raise UserError(
             f"a codec of {settings.codebook_size} centres wants at least {2 * settings.codebook_size} frames of sound "
@@ -68,12 +68,12 @@ def fit_codec(
     )
 
 
-def _frames(clips: Iterable[NDArray[np.float32]], bands: Bands, rng: np.random.Generator) -> Iterator[Float]:
+def _frames(clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.random.Generator) -> Iterator[Float]:
     """Compressed mel spectra [frames, mels] of each clip, every other one quieter; then some silence."""
     total = 0
     for number, clip in enumerate(clips):
         level = rng.uniform(*QUIETER) if number % 2 else 1.0
-        found = bands.analyse(np.asarray(clip, np.float32) * np.float32(level))
+        found = bands.analyze(np.asarray(clip, np.float32) * np.float32(level))
         total += len(found)
         yield found
     yield np.zeros((round(SILENCE * total), bands.settings.n_mels), np.float32)

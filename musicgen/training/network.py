@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.model.checkpoint.tensors import Tensors, fill
-from musicgen.model.decoder.decoder import sinusoids
+from musicgen.model.checkpoint.tensors import Tensors, load_parameters
+from musicgen.model.decoder.decoder import sinusoidal_positions
 from musicgen.model.spec import ModelSpec
 from musicgen.training.attention import causal_attention
 from musicgen.training.batch import Batch
@@ -125,7 +125,7 @@ class Network(nn.Module):
         if spec.kind == "melody":
             self.audio_enc_to_dec_proj = nn.Linear(spec.chroma_bins, spec.hidden)
         self.decoder = Decoder(spec)
-        self.register_buffer("sinusoids", sinusoids(spec.max_positions, spec.hidden), persistent=False)
+        self.register_buffer("sinusoids", sinusoidal_positions(spec.max_positions, spec.hidden), persistent=False)
         self._initialise()
 
     def forward(self, batch: Batch, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ class Network(nn.Module):
         table = found.get(_TABLE, found.get(_TWIN))
         if table is not None:
             found |= {_TABLE: table, _TWIN: table}
-        fill(self, found, str(tensors.folder))
+        load_parameters(self, found, str(tensors.folder))
 
     def _text(self, batch: Batch) -> Tensor:
         """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
@@ -202,7 +202,7 @@ class Network(nn.Module):
 
     def _positions(self, length: int) -> Tensor:
         if length > len(self.sinusoids):  # computed alike beyond the table, as the engine does
-            self.sinusoids = sinusoids(length, self.spec.hidden).to(self.sinusoids.device)
+            self.sinusoids = sinusoidal_positions(length, self.spec.hidden).to(self.sinusoids.device)
         return self.sinusoids[:length]
 
     def _initialise(self) -> None:

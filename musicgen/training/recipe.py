@@ -260,7 +260,7 @@ def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
         fitted = fit_codec(sounds, settings, recipe.training.seed)
         say(f"codec: {', '.join(f'{left:.3f}' for left in fitted.left)} of the variance left after each codebook")
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(fitted.settings.section(), indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(fitted.settings.to_section(), indent=2) + "\n", encoding="utf-8")
         tensors = {
             f"audio_encoder.{name}": torch.from_numpy(np.ascontiguousarray(value)).half()
             for name, value in fitted.tensors.items()

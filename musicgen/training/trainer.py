@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from musicgen.engine.sequence import pattern_of
+from musicgen.engine.sequence import full_pattern_name
 from musicgen.model.checkpoint.resolve import Checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.load import pick_device, pick_dtype
@@ -61,7 +61,7 @@ class Trainer:
         import json
 
         self.start, self.tokens, self.schedule, self.folder = start, tokens, schedule, folder
-        self.pattern = schedule.pattern or pattern_of(start.spec)
+        self.pattern = schedule.pattern or full_pattern_name(start.spec)
         self.device = pick_device("auto")
         self.dtype = pick_dtype(schedule.dtype, self.device)
         text = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]

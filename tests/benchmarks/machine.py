@@ -138,10 +138,10 @@ def _own_kernels(dtype: str) -> Any:
     """Our compiled kernels, or None where there is no compiler."""
     import torch
 
-    from musicgen.model.decoder.cpu_ops import NativeOps, load_library
+    from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 
     library = load_library()
-    return None if isinstance(library, str) else NativeOps(library, getattr(torch, dtype), torch.get_num_threads())
+    return None if isinstance(library, str) else CpuOps(library, getattr(torch, dtype), torch.get_num_threads())
 
 
 def _readers() -> Iterator[tuple[str, Callable[[], object]]]:

@@ -14,7 +14,7 @@ from typing import Any
 from tests.benchmarks.bound import StepWork
 from tests.benchmarks.workload import Row
 
-_KERNELS = ("_linear", "_append", "_attention")  # attributes of NativeOps that are C functions
+_KERNELS = ("_linear", "_append", "_attention")  # attributes of CpuOps that are C functions
 ALLOCATION_CLIPS, ALLOCATION_POSITION, ALLOCATIONS = 8, 100, (128, 512, 1504)
 
 
@@ -52,9 +52,9 @@ class StepRecorder:
                 (
                     time.perf_counter(),
                     x.shape[0],
-                    tokens.crossed,
+                    tokens.num_with_text,
                     int(tokens.lengths.sum()),
-                    int(tokens.crossed_lengths.sum()),
+                    int(tokens.text_lengths.sum()),
                 )
             )
             return forward(x, tokens, cache)
@@ -211,10 +211,10 @@ def allocations(
     """Milliseconds of one decoder step of `clips` clips at a position, for several numbers of allocated positions."""
     import torch
 
-    from musicgen.model.decoder.decoder import Tokens
+    from musicgen.model.decoder.decoder import TokenBatch
 
     rows, text = 2 * clips, 48
-    tokens = Tokens(
+    tokens = TokenBatch(
         torch.arange(rows, dtype=torch.int32),
         torch.full((rows,), position, dtype=torch.int32),
         clips,
@@ -225,8 +225,8 @@ def allocations(
     found = {}
     with torch.inference_mode():
         for size in sizes:
-            decoder.reserve(size)
-            cache = decoder.cache(rows, size, clips, text)
+            decoder.reserve_positions(size)
+            cache = decoder.allocate_cache(rows, size, clips, text)
             took = []
             for _ in range(6):
                 begin = time.perf_counter()

@@ -26,7 +26,7 @@ _SMALL_FILES = (
     "merges.txt",
 )
 # What a hub or bucket copy fetches: the same, and nothing pickled.
-PATTERNS = (*_SMALL_FILES, "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+CHECKPOINT_FILE_PATTERNS = (*_SMALL_FILES, "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
 
 def cache_folder() -> Path:
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
         ) from None
 
 
-def identity(folder: Path) -> str:
+def checkpoint_identity(folder: Path) -> str:
     """The sha256 (hex) over names and contents of the checkpoint's configs, tokenizer and weights, read in pieces.
 
     A file's hash is remembered by its path, size and modification time. Raises `ModelError` if weights are missing.

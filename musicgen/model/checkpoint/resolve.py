@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from musicgen.errors import ModelError
-from musicgen.model.checkpoint.identity import PATTERNS, cache_folder, identity
+from musicgen.model.checkpoint.identity import CHECKPOINT_FILE_PATTERNS, cache_folder, checkpoint_identity
 from musicgen.model.checkpoint.weights import weight_files
 from musicgen.model.spec import ModelSpec, read_spec
 from musicgen.presets import find_preset, preset_names
@@ -37,7 +37,7 @@ class Checkpoint:
     @cached_property
     def identity(self) -> str:
         """The sha256 of configs, tokenizer and weights; see `musicgen.model.checkpoint.identity`."""
-        return identity(self.folder)
+        return checkpoint_identity(self.folder)
 
 
 def resolve_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
@@ -60,7 +60,7 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
         return Path(__file__).parents[2] / "embedded" / "checkpoint", None
     if "://" in name:
         _refuse_revision(name, revision)
-        return _stage(name), None
+        return _stage_from_store(name), None
     path = Path(name).expanduser()
     preset = find_preset(name)
     if path.is_dir() and (preset is None or preset.name != name):
@@ -69,10 +69,10 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     if preset is not None:
         if not preset.works or preset.hub is None:
             raise ModelError(f"the preset {preset.name!r} does not work yet: {preset.status}")
-        return _download(preset.hub, revision or preset.revision)
+        return _download_from_hub(preset.hub, revision or preset.revision)
     if path.is_absolute() or name.startswith((".", "~")) or not _HUB_NAME.fullmatch(name):
-        raise ModelError(f"no model {name!r}: {_nearest(name)}")
-    return _download(name, revision)
+        raise ModelError(f"no model {name!r}: {_suggest_names(name)}")
+    return _download_from_hub(name, revision)
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:
@@ -82,14 +82,14 @@ def _refuse_revision(name: str, revision: str | None) -> None:
         )
 
 
-def _nearest(name: str) -> str:
+def _suggest_names(name: str) -> str:
     known = [EMBEDDED, *preset_names()]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}It may be a preset ({', '.join(known)}), a hub name such as facebook/musicgen-small, a folder, or s3://bucket/folder"
 
 
-def _download(name: str, revision: str | None) -> tuple[Path, str]:
+def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
     """A snapshot of a hub repository: configs and safetensors only, never pickles. Returns its folder and commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -104,7 +104,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
 
     at = f"{name}@{revision}" if revision else name
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILE_PATTERNS)))
     except RevisionNotFoundError:
         raise ModelError(
             f"the hub model {name} has no revision {revision!r}; see its page for branches, tags and commits"
@@ -112,7 +112,9 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     except GatedRepoError:
         raise ModelError(f"the hub model {at} is gated: accept its terms on its page, then set HF_TOKEN") from None
     except RepositoryNotFoundError:
-        raise ModelError(f"no model {name!r} on the hub (or it is private: set HF_TOKEN); {_nearest(name)}") from None
+        raise ModelError(
+            f"no model {name!r} on the hub (or it is private: set HF_TOKEN); {_suggest_names(name)}"
+        ) from None
     except HFValidationError as error:
         raise ModelError(f"{name!r} cannot be a hub name: {error}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -125,7 +127,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
-def _stage(uri: str) -> Path:
+def _stage_from_store(uri: str) -> Path:
     """A copy of an object-store folder in this node's cache, made by one process while the others wait."""
     from filelock import FileLock
 
@@ -135,7 +137,9 @@ def _stage(uri: str) -> Path:
     try:
         store = open_store(uri)
         store.check()
-        wanted = [file for file in store.list() if any(fnmatch(file.path, pattern) for pattern in PATTERNS)]
+        wanted = [
+            file for file in store.list() if any(fnmatch(file.path, pattern) for pattern in CHECKPOINT_FILE_PATTERNS)
+        ]
     except StoreError as error:
         raise ModelError(f"the model {uri} cannot be read: {error}") from None
     if not any(file.path == "config.json" for file in wanted):
@@ -149,7 +153,7 @@ def _stage(uri: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                _copy(store, wanted, target)
+                _copy_files(store, wanted, target)
     except (OSError, StoreError) as error:
         raise ModelError(
             f"the model {uri} cannot be copied to {target.parent}: {_first_line(error)}; set MUSICGEN_CACHE elsewhere"
@@ -157,7 +161,7 @@ def _stage(uri: str) -> Path:
     return target
 
 
-def _copy(store: "Store", files: "list[FileInfo]", target: Path) -> None:
+def _copy_files(store: "Store", files: "list[FileInfo]", target: Path) -> None:
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
         for file in files:

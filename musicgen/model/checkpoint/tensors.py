@@ -28,14 +28,16 @@ class Tensors:
         """Names that begin with `prefix`."""
         return (name for name in self.headers if name.startswith(prefix))
 
-    def view(self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "View":
+    def view(
+        self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
+    ) -> "TensorView":
         """The tensors under `prefix`, without it, on `device`, floats as `dtype` (None: as stored), each read when it is looked up.
 
         Raises `ModelError` if there are none.
         """
         if next(self.names(prefix), None) is None:
             raise ModelError(f"{self.folder}: holds no tensors {prefix}*; it is not a whole MusicGen checkpoint")
-        return View(self, prefix, device, dtype)
+        return TensorView(self, prefix, device, dtype)
 
     def read(
         self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
@@ -44,7 +46,7 @@ class Tensors:
         return dict(self.view(prefix, device, dtype))
 
 
-class View(Mapping[str, "torch.Tensor"]):
+class TensorView(Mapping[str, "torch.Tensor"]):
     """Tensors by name. A model larger than half the memory is built from it: only what is looked up is held."""
 
     def __init__(self, tensors: Tensors, prefix: str, device: "torch.device | str", dtype: "torch.dtype | None"):
@@ -77,7 +79,7 @@ class View(Mapping[str, "torch.Tensor"]):
         return len(self._headers)
 
 
-def fill(
+def load_parameters(
     module: "torch.nn.Module", tensors: "dict[str, torch.Tensor]", what: str, optional: tuple[str, ...] = ()
 ) -> None:
     """Load `tensors` into `module`; every parameter must be given, except names that end with one of `optional`.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def sound(audio: NDArray[Any], channels: int) -> NDArray[np.float32]:
+def check_audio(audio: NDArray[Any], channels: int) -> NDArray[np.float32]:
     """Sound as float32 [channels, samples]. Raises ValueError for another shape, none, or samples that are not finite."""
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 2 or audio.shape[0] != channels or audio.shape[1] == 0:
@@ -16,7 +16,7 @@ def sound(audio: NDArray[Any], channels: int) -> NDArray[np.float32]:
     return audio
 
 
-def codes(codes: NDArray[Any], codebooks: int, size: int) -> NDArray[np.integer[Any]]:
+def check_codes(codes: NDArray[Any], codebooks: int, size: int) -> NDArray[np.integer[Any]]:
     """Codes [codebooks, frames], each below `size`. Raises ValueError for another shape, none, or codes beyond the codebook."""
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[0] != codebooks or codes.shape[1] == 0:

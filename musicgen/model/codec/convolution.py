@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from musicgen.model.decoder.cpu_ops import NativeOps, load_library
+from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 
-_FRAMES = 256  # of a piece of a recurrence: 4 MB of gates
+_PIECE_FRAMES = 256  # of a piece of a recurrence: 4 MB of gates
 
-Product = Callable[[Tensor], Tensor]  # [time + taps - 1, in], contiguous -> [time, out]
+ConvolutionProduct = Callable[[Tensor], Tensor]  # [time + taps - 1, in], contiguous -> [time, out]
 
 
-def product(weight: Tensor, bias: Tensor) -> Product:
+def build_convolution(weight: Tensor, bias: Tensor) -> ConvolutionProduct:
     """A convolution without padding: y[t] = bias + the sum over taps k of weight[:, :, k] x[t + k]. Weight [out, in, taps]."""
     library = load_library()
     if isinstance(library, str) or weight.shape[1] * weight.shape[2] % 2:  # the kernels go by pairs
         return _TorchProduct(weight, bias)
-    return _NativeProduct(NativeOps(library, torch.float32, threads=1), weight, bias)
+    return _KernelProduct(CpuOps(library, torch.float32, threads=1), weight, bias)
 
 
 class _TorchProduct:
@@ -39,10 +39,10 @@ class _TorchProduct:
         return y
 
 
-class _NativeProduct:
+class _KernelProduct:
     """All taps at once: row t of the product is rows t .. t + taps - 1 of x, which lie one after the other."""
 
-    def __init__(self, ops: NativeOps, weight: Tensor, bias: Tensor):
+    def __init__(self, ops: CpuOps, weight: Tensor, bias: Tensor):
         self.library = ops.library
         self.inputs, self.taps = weight.shape[1:]
         self.weight = ops.pack(weight.transpose(1, 2).flatten(1))  # [out, taps * in]
@@ -68,7 +68,7 @@ class Recurrence:
         self.lstm = lstm
         library = load_library()
         native = not isinstance(library, str) and lstm.hidden_size % 16 == 0
-        self.layers = [_Layer(library, lstm, i) for i in range(lstm.num_layers)] if native else None
+        self.layers = [_LstmLayer(library, lstm, i) for i in range(lstm.num_layers)] if native else None
 
     def __call__(self, sequences: Sequence[Tensor]) -> list[Tensor]:
         """[time, hidden] each -> the same shapes. A sequence's result does not depend on the others."""
@@ -79,23 +79,23 @@ class Recurrence:
             range(len(sequences)), key=lambda i: -len(sequences[i])
         )  # the longest first: those that go on lie together
         states = [layer.begin(len(sequences)) for layer in self.layers]
-        for start in range(0, len(sequences[order[0]]), _FRAMES):
-            piece = [sequences[i][start : start + _FRAMES] for i in order if len(sequences[i]) > start]
+        for start in range(0, len(sequences[order[0]]), _PIECE_FRAMES):
+            piece = [sequences[i][start : start + _PIECE_FRAMES] for i in order if len(sequences[i]) > start]
             for layer, state in zip(self.layers, states, strict=True):
                 piece = layer.run(piece, state)
             for i, result in zip(order, piece, strict=False):
-                out[i][start : start + _FRAMES] += result
+                out[i][start : start + _PIECE_FRAMES] += result
         return out
 
 
-class _Layer:
+class _LstmLayer:
     def __init__(self, library: Any, lstm: Any, number: int):
         self.library = library
         self.hidden = lstm.hidden_size
         given, own = (getattr(lstm, f"{name}_l{number}") for name in ("weight_ih", "weight_hh"))
         biases = getattr(lstm, f"bias_ih_l{number}") + getattr(lstm, f"bias_hh_l{number}")
-        self.given = product(given[:, :, None], biases)
-        self.own = NativeOps(library, torch.float32, threads=1).pack(own)
+        self.given = build_convolution(given[:, :, None], biases)
+        self.own = CpuOps(library, torch.float32, threads=1).pack(own)
 
     def begin(self, sequences: int) -> Tensor:
         """State and cell before the first frame."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musicgen.errors import ModelError
-from musicgen.model.checkpoint.tensors import Tensors, fill
+from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.codec import checks
-from musicgen.model.codec.seanet import Stage, stages
+from musicgen.model.codec.seanet import Stage, build_stages
 from musicgen.model.spec import ModelSpec
 
 PIECE_FRAMES = 100  # two seconds: activations of 16 MB, which an allocator keeps and a cache half holds
@@ -42,7 +42,7 @@ class EnCodec:
         self.codebooks = spec.codebooks
         self.codebook_size = spec.codebook_size
         self.hop = round(spec.sample_rate / spec.frame_rate)  # samples per frame
-        self._stages = stages(model.decoder.layers) if self._device().type == "cpu" else None
+        self._stages = build_stages(model.decoder.layers) if self._device().type == "cpu" else None
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "EnCodec":
@@ -61,7 +61,7 @@ class EnCodec:
             model = EncodecModel(codec_config)
         found = tensors.read("audio_encoder.", "cpu", torch.float32)
         # Training's running counts are not needed to run it.
-        fill(
+        load_parameters(
             model,
             {_modern(name): value for name, value in found.items()},
             f"{folder}: audio_encoder",
@@ -110,7 +110,7 @@ class EnCodec:
 
     def _latents(self, codes: NDArray[np.integer[Any]]) -> Tensor:
         """What the codes stand for: [channels, dim, frames]."""
-        codes = checks.codes(codes, self.codebooks, self.codebook_size)
+        codes = checks.check_codes(codes, self.codebooks, self.codebook_size)
         ids = torch.from_numpy(codes.astype(np.int64)).to(self._device())
         # Codebook k of channel c is row k * channels + c.
         streams = ids.view(-1, self.channels, ids.shape[-1]).permute(1, 0, 2)  # [channels, codebooks a channel, frames]
@@ -122,7 +122,7 @@ class EnCodec:
 
         Raises ValueError for sound of another shape, empty, or not finite.
         """
-        audio = checks.sound(audio, self.channels)
+        audio = checks.check_audio(audio, self.channels)
         waves = torch.from_numpy(audio)[:, None].to(self._device())  # [channels, 1, samples]
         latents = self._split(list(self.model.encoder.layers), waves, up=False)  # [channels, dim, frames]
         streams = self.model.quantizer.encode(latents)[

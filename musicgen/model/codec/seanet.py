@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from musicgen.model.codec.convolution import Recurrence, product
+from musicgen.model.codec.convolution import Recurrence, build_convolution
 
 Stage = Callable[[Tensor], Tensor]  # [time, channels] -> [time', channels']
 
 
-def stages(layers: Iterable[Any]) -> tuple[list[Stage], Recurrence, list[Stage]] | None:
+def build_stages(layers: Iterable[Any]) -> tuple[list[Stage], Recurrence, list[Stage]] | None:
     """The layers of transformers' `EncodecDecoder`, weight norm folded: before, at and behind its LSTM; None for a kind that needs
     its modules.
     """
@@ -58,9 +58,9 @@ class Convolution:
         self.few = self.out <= 2  # the last one: all taps at once, then shifted sums of narrow columns
         if self.few:
             flat = weight.permute(2, 0, 1).reshape(-1, weight.shape[1], 1)  # [taps * out, in, 1]
-            self.product = product(flat, torch.zeros(len(flat)))
+            self.product = build_convolution(flat, torch.zeros(len(flat)))
         else:
-            self.product = product(weight, self.bias)
+            self.product = build_convolution(weight, self.bias)
         self.activate = activate
         self.right = (self.taps - 1) // 2
         self.left = self.taps - 1 - self.right
@@ -102,7 +102,7 @@ class Upsampling:
         now, before = (
             half.reshape(-1, weight.shape[0]) for half in (flat[: self.stride], flat[self.stride :])
         )  # [r * out, in]
-        self.product = product(torch.stack([before, now], dim=-1), layer.conv.bias.repeat(self.stride))
+        self.product = build_convolution(torch.stack([before, now], dim=-1), layer.conv.bias.repeat(self.stride))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[time, in] -> [time * r, out]."""

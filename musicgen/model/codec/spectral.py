@@ -35,7 +35,7 @@ AHEAD_FRAMES = (
 )
 
 _MOMENTUM = 0.99  # librosa's, and within the range that Perraudin et al. found best
-_SPREADS = 12  # multiplicative updates from bands to bins
+_SPREAD_ROUNDS = 12  # multiplicative updates from bands to bins
 _CANDIDATES = 4  # centres whose distances are computed exactly
 _TINY = np.float32(1e-9)
 
@@ -75,7 +75,7 @@ class SpectralSettings:
             )
         return settings
 
-    def section(self) -> dict[str, Any]:
+    def to_section(self) -> dict[str, Any]:
         """The section `audio_encoder`, JSON-ready."""
         return {"model_type": MODEL_TYPE, **asdict(self)}
 
@@ -101,7 +101,7 @@ class SpectralCodec:
         fitted = fit_codec(clips, SpectralSettings(), seed=0)
         codec = SpectralCodec.from_state(fitted.settings, fitted.tensors)
 
-    and a checkpoint of it has `fitted.settings.section()` as `audio_encoder` in config.json, and the tensors in
+    and a checkpoint of it has `fitted.settings.to_section()` as `audio_encoder` in config.json, and the tensors in
     model.safetensors with the prefix `audio_encoder.`.
     """
 
@@ -113,7 +113,7 @@ class SpectralCodec:
         self.codebooks = settings.num_quantizers * channels
         self.codebook_size = settings.codebook_size
         self.hop = settings.hop_length
-        self.bands = Bands(settings)
+        self.bands = MelBands(settings)
         self._centres = codebooks  # [levels, size, mels]
         self._half_norms = 0.5 * np.einsum("lsm,lsm->ls", codebooks.astype(np.float64), codebooks.astype(np.float64))
         self._mean, self._scale = mean, scale
@@ -169,8 +169,8 @@ class SpectralCodec:
 
         Raises ValueError for sound of another shape, empty, or not finite.
         """
-        audio = checks.sound(audio, self.channels)
-        streams = [self._quantise(self.bands.analyse(channel)) for channel in audio]  # [levels, frames] each
+        audio = checks.check_audio(audio, self.channels)
+        streams = [self._quantize(self.bands.analyze(channel)) for channel in audio]  # [levels, frames] each
         return np.stack(streams, axis=1).reshape(self.codebooks, -1)
 
     def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -178,10 +178,10 @@ class SpectralCodec:
 
         Raises ValueError for codes of another shape or beyond the codebook.
         """
-        codes = checks.codes(codes, self.codebooks, self.codebook_size)
+        codes = checks.check_codes(codes, self.codebooks, self.codebook_size)
         audio = np.stack(
             [
-                self.bands.synthesise(self.compressed(codes[channel :: self.channels]))
+                self.bands.synthesize(self.dequantize(codes[channel :: self.channels]))
                 for channel in range(self.channels)
             ]
         )
@@ -192,14 +192,14 @@ class SpectralCodec:
         """`decode` of each clip."""
         return [self.decode(codes) for codes in clips]
 
-    def compressed(self, codes: NDArray[np.integer[Any]]) -> Float:
+    def dequantize(self, codes: NDArray[np.integer[Any]]) -> Float:
         """The compressed band magnitudes [frames, mels] that codes [levels, frames] of one channel stand for."""
         total = np.zeros((codes.shape[1], self.settings.n_mels), np.float32)
         for centres, ids in zip(self._centres, codes, strict=True):
             total += centres[ids]
         return total * self._scale + self._mean
 
-    def _quantise(self, compressed: Float) -> NDArray[np.int16]:
+    def _quantize(self, compressed: Float) -> NDArray[np.int16]:
         """Codes int16 [levels, frames] of compressed band magnitudes [frames, mels]."""
         codes = np.empty((self.settings.num_quantizers, len(compressed)), np.int16)
         for start in range(0, len(compressed), PIECE_FRAMES):
@@ -224,7 +224,7 @@ class SpectralCodec:
         return np.take_along_axis(near, exact.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
-class Bands:
+class MelBands:
     """Sound [samples] to compressed mel magnitudes [frames, mels], and back to sound."""
 
     def __init__(self, settings: SpectralSettings):
@@ -249,7 +249,7 @@ class Bands:
         """The filters' transpose, sparse [bins, mels]."""
         return self._filters.T.tocsr()
 
-    def analyse(self, audio: NDArray[np.float32]) -> Float:
+    def analyze(self, audio: NDArray[np.float32]) -> Float:
         """Compressed mel magnitudes [ceil(samples / hop), mels] of sound [samples]; around the clip is silence."""
         frames = -(-len(audio) // self.hop)
         padded = np.zeros((frames - 1) * self.hop + self.n_fft, np.float32)
@@ -262,7 +262,7 @@ class Bands:
             rows.append((self._filters @ magnitudes.T).T ** np.float32(self.settings.compression))
         return np.concatenate(rows)
 
-    def synthesise(self, compressed: Float) -> Float:
+    def synthesize(self, compressed: Float) -> Float:
         """Sound [frames * hop] of compressed mel magnitudes [frames, mels].
 
         Piece by piece. The frames that reach into a piece from the one before are held as they are, and those of the next
@@ -275,7 +275,7 @@ class Bands:
             end = min(frames, start + PIECE_FRAMES)
             if frames - end <= AHEAD_FRAMES:
                 end = frames
-            magnitudes = self.magnitudes(compressed[start : min(frames, end + AHEAD_FRAMES)])
+            magnitudes = self.spread_magnitudes(compressed[start : min(frames, end + AHEAD_FRAMES)])
             spectra = self._phases(magnitudes, held, last=end == frames)[: len(held) + end - start]
             self._add(audio[start * self.hop :], spectra[len(held) :])
             held = spectra[-(self.overlap - 1) :]
@@ -284,14 +284,14 @@ class Bands:
         audio /= self._weights(frames)
         return audio[self.margin : self.margin + frames * self.hop]
 
-    def magnitudes(self, compressed: Float) -> Float:
+    def spread_magnitudes(self, compressed: Float) -> Float:
         """Magnitudes [frames, bins] whose mel bands are nearest to `compressed` [frames, mels], none negative."""
         bands = np.maximum(compressed, 0).T ** np.float32(1 / self.settings.compression)  # [mels, frames]
         wanted = self._spread @ bands
         heights = np.maximum(self._spread.sum(axis=1), _TINY)[:, None]
         widths = np.maximum(self._filters.sum(axis=1), _TINY)[:, None]
         found = (self._spread @ (bands / widths)) / heights
-        for _ in range(_SPREADS):
+        for _ in range(_SPREAD_ROUNDS):
             found *= wanted / np.maximum(self._spread @ (self._filters @ found), _TINY)
         return np.ascontiguousarray(found.T, dtype=np.float32)
 
@@ -302,7 +302,7 @@ class Bands:
         the clip begins and (`last`) ends, what lies outside is silence.
         """
         known = len(held)
-        first = propagate(magnitudes, np.angle(held[-1]) if known else None, self.hop, self.n_fft)
+        first = propagate_phases(magnitudes, np.angle(held[-1]) if known else None, self.hop, self.n_fft)
         spectra = np.concatenate([held, magnitudes * np.exp(1j * first.astype(np.complex64))])
         frames = len(spectra)
         weights = self._weights(frames)
@@ -352,7 +352,7 @@ class Bands:
         return np.maximum(weights, 1e-3 * weights.max())
 
 
-def propagate(magnitudes: Float, before: Float | None, hop: int, n_fft: int) -> Float:
+def propagate_phases(magnitudes: Float, before: Float | None, hop: int, n_fft: int) -> Float:
     """Phases [frames, bins] that sinusoids at the magnitudes' peaks would have (Beauregard et al. 2015).
 
     From frame to frame a peak's phase moves on by its frequency, which a parabola through the logarithms of three bins

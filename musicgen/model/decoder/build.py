@@ -22,29 +22,29 @@ _FLAGS = (
 _DIGEST = 32  # bytes of a sha256
 
 
-def load(source: Path, compiler: Sequence[str]) -> ctypes.CDLL:
+def compile_kernels(source: Path, compiler: Sequence[str]) -> ctypes.CDLL:
     """The library of `source`/kernels.cpp, compiled by the command `compiler` unless it was before.
 
     Any number of processes may do this at once. Raises `OSError` or `subprocess.SubprocessError` if it cannot be had.
     """
-    name = _name(source, compiler)
+    name = _library_name(source, compiler)
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch, name)
-        for folder in _folders():
+        for folder in _cache_folders():
             with suppress(OSError):  # read-only, full, somebody else's, nothing may be run from it: try the next
-                _claim(folder)
+                _claim_folder(folder)
                 kept = folder / name
-                if _whole(kept):
+                if _is_intact(kept):
                     with suppress(
                         OSError
                     ):  # compiled beside another system's libraries, say, in a home that both share
                         return ctypes.CDLL(str(kept))
-                _keep(_compile(source, compiler, fresh), kept)
+                _store_library(_run_compiler(source, compiler, fresh), kept)
                 return ctypes.CDLL(str(kept))
-        return ctypes.CDLL(str(_compile(source, compiler, fresh)))  # it stays loaded when its file is gone
+        return ctypes.CDLL(str(_run_compiler(source, compiler, fresh)))  # it stays loaded when its file is gone
 
 
-def _name(source: Path, compiler: Sequence[str]) -> str:
+def _library_name(source: Path, compiler: Sequence[str]) -> str:
     macros = [
         *compiler,
         "-march=native",
@@ -60,41 +60,41 @@ def _name(source: Path, compiler: Sequence[str]) -> str:
     return f"kernels-{digest.hexdigest()[:20]}.so"
 
 
-def _folders() -> Iterator[Path]:
+def _cache_folders() -> Iterator[Path]:
     """The user's cache, else a folder of the user's among the temporary ones."""
     with suppress(RuntimeError):  # there is no home
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "musicgen-batch" / "kernels"
     yield Path(tempfile.gettempdir()) / f"musicgen-batch-{os.getuid()}"
 
 
-def _claim(folder: Path) -> None:
+def _claim_folder(folder: Path) -> None:
     """Make the folder if it is missing. Raises `PermissionError` for one that is another's, or that others may write to."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not stat.S_ISDIR(folder.lstat().st_mode) or not _own(folder):
+    if not stat.S_ISDIR(folder.lstat().st_mode) or not _is_private(folder):
         raise PermissionError(f"{folder} is not a folder that only its user can write to")
 
 
-def _own(path: Path) -> bool:
+def _is_private(path: Path) -> bool:
     found = path.lstat()
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _whole(library: Path) -> bool:
+def _is_intact(library: Path) -> bool:
     """Whether there is a library that only its user could write, as it was written."""
-    if not library.is_file() or library.is_symlink() or not _own(library):
+    if not library.is_file() or library.is_symlink() or not _is_private(library):
         return False
     content = library.read_bytes()
     return hashlib.sha256(content[:-_DIGEST]).digest() == content[-_DIGEST:]
 
 
-def _compile(source: Path, compiler: Sequence[str], fresh: Path) -> Path:
+def _run_compiler(source: Path, compiler: Sequence[str], fresh: Path) -> Path:
     if not fresh.exists():
         command = [*compiler, *_FLAGS, str(source / "kernels.cpp"), "-o", str(fresh)]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return fresh
 
 
-def _keep(fresh: Path, library: Path) -> None:
+def _store_library(fresh: Path, library: Path) -> None:
     content = fresh.read_bytes()
     handle, partial = tempfile.mkstemp(dir=library.parent, prefix=".")  # readable and writable by the user alone
     try:

@@ -62,7 +62,7 @@ def load_library() -> "ctypes.CDLL | str":
     if shutil.which(compiler[0]) is None:
         return "no g++"
     try:
-        library = build.load(_SOURCE, compiler)
+        library = build.compile_kernels(_SOURCE, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         log.warning("the CPU kernels could not be compiled, falling back to slower eager operations: %s", detail)
@@ -71,7 +71,7 @@ def load_library() -> "ctypes.CDLL | str":
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
-    wrong = _check(library)
+    wrong = _find_wrong_kernel(library)
     if wrong:
         log.warning(
             "the CPU kernels compute %s wrongly on this processor, falling back to slower eager operations", wrong
@@ -80,18 +80,18 @@ def load_library() -> "ctypes.CDLL | str":
     return library
 
 
-def _check(library: ctypes.CDLL) -> str | None:
+def _find_wrong_kernel(library: ctypes.CDLL) -> str | None:
     """Compare the kernels with torch once, on a small case: this processor's instructions may never have been tried before."""
     generator = torch.Generator().manual_seed(0)
     tokens, heads, dim, depth, columns = 15, 2, 18, 36, 70
     x, weight = (torch.randn(n, depth, generator=generator) for n in (tokens, columns))
     rows, lengths = torch.zeros(tokens, dtype=torch.int32), torch.arange(1, tokens + 1, dtype=torch.int32)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.3)):
-        ops = NativeOps(library, dtype, 2)
+        ops = CpuOps(library, dtype, 2)
         product = torch.nn.functional.gelu(x) @ weight.T
         if not torch.allclose(ops.linear(x, ops.pack(weight), activate=True), product, atol=tolerance):
             return f"{dtype} products"
-        cache = ops.cache(1, heads, tokens, dim)
+        cache = ops.allocate_cache(1, heads, tokens, dim)
         ops.append(x, x, rows, lengths, cache)
         split = x.view(tokens, heads, dim).transpose(0, 1)
         expected = (
@@ -104,7 +104,7 @@ def _check(library: ctypes.CDLL) -> str | None:
     return None
 
 
-def _zeros(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+def _zeros_in_huge_pages(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     """Zeros for what every step reads whole: with pages of 2 MB the processor finds them a sixth faster. Linux; else plain."""
     tensor = torch.empty(shape, dtype=dtype, device=device)
     page, madv_hugepage = 4096, 14
@@ -116,7 +116,7 @@ def _zeros(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class PackedWeight:
     """A weight matrix [columns, depth] in the kernels' own order, zeros up to whole panels of columns."""
 
     data: Tensor
@@ -124,7 +124,7 @@ class Packed:
     depth: int
 
 
-class NativeOps:
+class CpuOps:
     """The decoder's operations on a CPU. Tensors are float32 and contiguous; weights and cache are in `dtype`."""
 
     static_shapes = False  # a row's bits do not depend on how many rows run, so only the live ones do
@@ -140,18 +140,18 @@ class NativeOps:
         self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
         self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
 
-    def pack(self, weight: Tensor) -> Packed:
+    def pack(self, weight: Tensor) -> PackedWeight:
         """Lay out a weight [columns, depth] for `linear`."""
         columns, depth = weight.shape
         if depth % 2:
             raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
         panel = 2 * self.lanes
-        data = _zeros(-(-columns // panel) * panel * depth, dtype=self.dtype)
+        data = _zeros_in_huge_pages(-(-columns // panel) * panel * depth, dtype=self.dtype)
         plain = weight.float().contiguous()  # named: a temporary would be freed before the call
         self._pack(plain.data_ptr(), columns, depth, data.data_ptr(), self.threads)
-        return Packed(data, columns, depth)
+        return PackedWeight(data, columns, depth)
 
-    def linear(self, x: Tensor, weight: Packed, activate: bool = False) -> Tensor:
+    def linear(self, x: Tensor, weight: PackedWeight, activate: bool = False) -> Tensor:
         """x [rows, depth] (through the GELU if `activate`) times weight^T -> [rows, columns]."""
         rows, depth = x.shape
         y = torch.empty(rows, weight.columns)
@@ -171,13 +171,15 @@ class NativeOps:
         )  # fmt: skip
         return y
 
-    def cache(self, rows: int, heads: int, capacity: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    def allocate_cache(
+        self, rows: int, heads: int, capacity: int, dim: int, device: str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values for one layer, zeros. Keys are in truth [rows, heads, capacity / lanes, dim, lanes]; values are padded."""
         padded = -(-dim // self.lanes) * self.lanes
         capacity = self.round_capacity(capacity)
         return (
-            _zeros(rows, heads, capacity, dim, dtype=self.dtype, device=device),
-            _zeros(rows, heads, capacity, padded, dtype=self.dtype, device=device),
+            _zeros_in_huge_pages(rows, heads, capacity, dim, dtype=self.dtype, device=device),
+            _zeros_in_huge_pages(rows, heads, capacity, padded, dtype=self.dtype, device=device),
         )
 
     def round_capacity(self, capacity: int) -> int:

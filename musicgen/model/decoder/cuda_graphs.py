@@ -26,7 +26,7 @@ _ONE_AT_A_TIME = threading.Lock()  # captures, in a process
 _BROKEN: list[Any] = []  # graphs whose capture failed: never destroyed, for torch's allocator may go on asking them
 
 
-class Capture(Protocol):
+class GraphCapture(Protocol):
     """Turns work into something that does it again, in the same memory. The work must not read anything back."""
 
     def warm(self, work: Work) -> None:
@@ -39,14 +39,14 @@ class Capture(Protocol):
         """All that was captured is about to be dropped."""
 
 
-class Graphs:
+class StepGraphs:
     """The graphs of one function over the same buffers. It holds no buffers itself: their owner must outlive it.
 
     `on_failure` is called when a capture has failed and no step will be captured any more.
     """
 
-    def __init__(self, capture: Capture, on_failure: Callable[[], None]):
-        self._capture: Capture | None = capture
+    def __init__(self, capture: GraphCapture, on_failure: Callable[[], None]):
+        self._capture: GraphCapture | None = capture
         self._on_failure = on_failure
         self._warm: set[Hashable] = set()
         self._replays: dict[Hashable, Work] = {}
@@ -129,7 +129,7 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
 
-def capture_on(device: torch.device) -> Callable[[], Capture] | None:
+def find_graph_capture(device: torch.device) -> Callable[[], GraphCapture] | None:
     """What captures steps on a device, or None: there are graphs on CUDA alone, and none with `MUSICGEN_COMPILE=0`."""
     if device.type != "cuda" or os.environ.get("MUSICGEN_COMPILE", "1") == "0":
         return None

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from musicgen.model.decoder.cuda_graphs import Capture
+from musicgen.model.decoder.cuda_graphs import GraphCapture
 
 BLOCK = 128
 CPU_ROWS = 16  # with 6 rows and two threads, say, MKL gives a row other bits in another place; with a multiple of 16 it does not
 
 
-class EagerOps:
-    """Same operations as `NativeOps`. Weights, cache and products are in `dtype`; sums, norms and softmax in float32."""
+class TorchOps:
+    """Same operations as `CpuOps`. Weights, cache and products are in `dtype`; sums, norms and softmax in float32."""
 
     static_shapes = True
 
     def __init__(
-        self, device: torch.device, dtype: torch.dtype, name: str, capture: Callable[[], Capture] | None = None
+        self, device: torch.device, dtype: torch.dtype, name: str, capture: Callable[[], GraphCapture] | None = None
     ):
         self.device = device
         self.dtype = dtype
@@ -59,7 +59,9 @@ class EagerOps:
             x[: delta.shape[0]] += delta
         return functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
 
-    def cache(self, rows: int, heads: int, capacity: int, dim: int, device: str | None = None) -> tuple[Tensor, Tensor]:
+    def allocate_cache(
+        self, rows: int, heads: int, capacity: int, dim: int, device: str | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values for one layer, [rows, heads, capacity, dim] each."""
         shape, where = (rows, heads, self.round_capacity(capacity), dim), device or self.device
         return torch.zeros(shape, dtype=self.dtype, device=where), torch.zeros(shape, dtype=self.dtype, device=where)

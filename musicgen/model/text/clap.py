@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from musicgen.model.checkpoint.tensors import Tensors, fill
+from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.text.tokenizer import load_tokenizer
 
 MAX_TOKENS = 77
@@ -37,7 +37,7 @@ class ClapEmbedder:
         with no_init_weights():
             model = ClapTextModelWithProjection._from_config(text, attn_implementation="eager")
         found = tensors.read("text_encoder.text_", device, torch.float32)
-        fill(
+        load_parameters(
             model,
             {f"text_{name}": value for name, value in found.items()},
             f"{folder}: text_encoder",

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from musicgen.model.checkpoint.tensors import Tensors, fill
+from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.text.clap import quantize
 
 RATE_HZ = 48_000
@@ -44,7 +44,9 @@ class ClapAudioEmbedder:
             model = ClapAudioModelWithProjection._from_config(audio)
         found = tensors.read("text_encoder.audio_", device, torch.float32)
         optional = ("relative_position_index", "num_batches_tracked")  # counted, not learnt
-        fill(model, {f"audio_{name}": value for name, value in found.items()}, f"{folder}: text_encoder", optional)
+        load_parameters(
+            model, {f"audio_{name}": value for name, value in found.items()}, f"{folder}: text_encoder", optional
+        )
         return cls(model.to(device, torch.float32).eval(), codebooks, bool(audio.enable_fusion))
 
     @torch.inference_mode()

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from musicgen.model.checkpoint.linear import load_linear
-from musicgen.model.checkpoint.tensors import Tensors, fill
+from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.spec import ModelSpec
 from musicgen.model.text.tokenizer import load_tokenizer
 
 # T5 was trained on 512 tokens; longer prompts are cut there (a hundred words take about 130).
 MAX_TOKENS = 512
-_STEP = 16  # prompts are padded to a multiple of this: few shapes, little waste
-_REMEMBERED = 256
+_PAD_MULTIPLE = 16  # prompts are padded to a multiple of this: few shapes, little waste
+_MAX_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,25 +78,27 @@ class TextEncoder:
             found = self._known.get(prompt)
             if found is None:
                 found = self._known[prompt] = self._encode(prompt)
-                while len(self._known) > _REMEMBERED:
+                while len(self._known) > _MAX_REMEMBERED:
                     self._known.popitem(last=False)
             self._known.move_to_end(prompt)
             return found
 
     def _encode(self, prompt: str) -> TextStates:
         if not prompt.strip():
-            return TextStates(settled(torch.zeros(max(1, self.length), self.hidden, device=self._device())), empty=True)
+            return TextStates(
+                synchronized(torch.zeros(max(1, self.length), self.hidden, device=self._device())), empty=True
+            )
         states = self.embedder(prompt)  # [tokens, text_dim]
         states = states if self.projection is None else self.projection(states)
         if self.length and len(states) < self.length:
             states = torch.cat([states, states.new_zeros(self.length - len(states), states.shape[1])])
-        return TextStates(settled(states))
+        return TextStates(synchronized(states))
 
     def _device(self) -> torch.device | None:
         return None if self.projection is None else self.projection.weight.device
 
 
-def settled(states: Tensor) -> Tensor:
+def synchronized(states: Tensor) -> Tensor:
     """`states`, computed: what is remembered may be read by another thread's CUDA stream, which does not wait for this one's."""
     if states.is_cuda:
         torch.cuda.current_stream(states.device).synchronize()
@@ -124,13 +126,13 @@ class T5Embedder:
         table = found.get("shared.weight", found.get("encoder.embed_tokens.weight"))
         if table is not None:
             found |= {"shared.weight": table, "encoder.embed_tokens.weight": table}
-        fill(model, found, f"{folder}: text_encoder")
+        load_parameters(model, found, f"{folder}: text_encoder")
         return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config))
 
     def __call__(self, prompt: str) -> Tensor:
         """States [tokens, d_model]; the last token is the end of text."""
         ids = self.tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        padded = -(-len(ids) // _STEP) * _STEP
+        padded = -(-len(ids) // _PAD_MULTIPLE) * _PAD_MULTIPLE
         device = next(self.model.parameters()).device
         tokens = torch.zeros(1, padded, dtype=torch.long, device=device)
         tokens[0, : len(ids)] = torch.tensor(ids, device=device)

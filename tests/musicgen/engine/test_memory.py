@@ -38,7 +38,7 @@ def held(value: Any, seen: set[int]) -> int:
         return storage.nbytes()
     if isinstance(value, (list, tuple)):
         return sum(held(v, seen) for v in value)
-    if type(value).__name__ == "Cache":
+    if type(value).__name__ == "KVCache":
         return sum(held(getattr(value, name), seen) for name in type(value).__slots__)
     return 0
 
@@ -86,7 +86,7 @@ def test_a_step_takes_what_the_formula_says(load: Any, wide: Path, path: str, sl
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of resident memory can be reset on Linux alone")
 def test_an_engine_takes_what_was_planned(tmp_path: Path) -> None:
     """Whole engines in a process of their own: what it has resident at most, beyond what it had with the model loaded."""
-    command = [sys.executable, "-m", "tests.musicgen.engine.resident", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.musicgen.engine.measure_resident_memory", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -101,7 +101,7 @@ def test_memory_that_really_runs_out_halves_the_slots(tmp_path: Path) -> None:
     """A long clip comes when the slots' caches are short, and there is room for half of the longer ones alone."""
     if isinstance(load_library(), str):
         pytest.skip(f"no compiled kernels: {load_library()}; it would take a minute")
-    command = [sys.executable, "-m", "tests.musicgen.engine.scarce", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.musicgen.engine.run_out_of_memory", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "out of memory with 8 slots: going on with 4" in done.stderr
@@ -128,19 +128,19 @@ def test_slots_take_what_the_formula_says(
 
 def test_the_plan_takes_what_fits_and_no_more(load: Any, deeper_checkpoint: Path) -> None:
     decoder = load(deeper_checkpoint).decoder
-    sizes = [memory.plan(decoder, 2, 1504, free) for free in (1, 10**7, 10**8, 10**9, 10**12)]
+    sizes = [memory.plan_slots(decoder, 2, 1504, free) for free in (1, 10**7, 10**8, 10**9, 10**12)]
     assert [s.slots for s in sizes] == sorted(s.slots for s in sizes)
     assert sizes[0].slots == 1
     assert 1 < sizes[2].slots < sizes[4].slots == 32
     for plan in sizes[2:]:
         assert plan.nbytes <= plan.free / 2
-    assert memory.planned_bytes(decoder, sizes[2].slots + 1, 2, 1504) > 10**8 / 2
+    assert memory.engine_bytes(decoder, sizes[2].slots + 1, 2, 1504) > 10**8 / 2
 
 
 def test_bfloat16_and_shorter_clips_give_more_slots(load: Any, deeper_checkpoint: Path) -> None:
     full, half = load(deeper_checkpoint).decoder, load(deeper_checkpoint, "native-bfloat16").decoder
-    assert memory.plan(half, 2, 1504, 10**8).slots >= 1.6 * memory.plan(full, 2, 1504, 10**8).slots
-    assert memory.plan(full, 2, 300, 10**8).slots >= 2 * memory.plan(full, 2, 1504, 10**8).slots
+    assert memory.plan_slots(half, 2, 1504, 10**8).slots >= 1.6 * memory.plan_slots(full, 2, 1504, 10**8).slots
+    assert memory.plan_slots(full, 2, 300, 10**8).slots >= 2 * memory.plan_slots(full, 2, 1504, 10**8).slots
 
 
 def test_free_memory_is_bounded_by_the_machine() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from musicgen.engine.sampling import CHOICE, Choices, guide, kept, sample
-from musicgen.model.decoder.cpu_ops import NativeOps, load_library
+from musicgen.engine.sampling import SAMPLING_PARAMS_DTYPE, SamplingParams, apply_guidance, filter_logits, sample_codes
+from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 
 SIZE = 64
 SETTINGS = [
@@ -23,11 +23,11 @@ SETTINGS = [
 ]
 
 
-def choices(count: int, **values: Any) -> Choices:
-    table = np.zeros(count, CHOICE)
+def choices(count: int, **values: Any) -> SamplingParams:
+    table = np.zeros(count, SAMPLING_PARAMS_DTYPE)
     for name, value in {"scale": 1.0, "beta": 1.0, "temperature": 1.0, "seed": np.arange(count), **values}.items():
         table[name] = value
-    return Choices.of(table, torch.device("cpu"))
+    return SamplingParams.from_table(table, torch.device("cpu"))
 
 
 def processed(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
@@ -40,14 +40,14 @@ def processed(logits: torch.Tensor, temperature: float, top_k: int, top_p: float
     return scores.softmax(-1)[0]
 
 
-def draw(path: str, logits: torch.Tensor, what: Choices, steps: torch.Tensor) -> torch.Tensor:
+def draw(path: str, logits: torch.Tensor, what: SamplingParams, steps: torch.Tensor) -> torch.Tensor:
     if path == "torch":
-        return sample(logits, what, steps)
+        return sample_codes(logits, what, steps)
     library = load_library()
     if isinstance(library, str):
         pytest.skip(f"no compiled kernels: {library}")
     codes = torch.full((len(what.table), logits.shape[1]), -1, dtype=torch.int32)
-    NativeOps(library, torch.float32, 2).sample(logits.contiguous(), what.table, steps.int(), codes)
+    CpuOps(library, torch.float32, 2).sample(logits.contiguous(), what.table, steps.int(), codes)
     return codes.long()
 
 
@@ -83,7 +83,7 @@ def test_guidance_greed_and_parameters_are_each_rows_own(path: str) -> None:
         beta=[1.0, 1.0, 5.0, 1.0],
         temperature=0.0,
     )
-    mixed = guide(rows, what)
+    mixed = apply_guidance(rows, what)
     assert torch.equal(mixed[0], rows[4] + (rows[0] - rows[4]) * 3.0)
     assert torch.equal(mixed[2], rows[6] + ((rows[8] + (rows[2] - rows[8]) * 5.0) - rows[6]) * 3.0)
     assert torch.equal(mixed[3], rows[3])  # one branch: whatever the scale says
@@ -113,7 +113,7 @@ def test_kernel_and_torch_draw_the_same() -> None:
 
 def test_ties_at_the_threshold_are_all_kept() -> None:
     logits = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0]).expand(1, 1, 5)
-    assert (kept(logits, choices(1, top_k=2)) > -torch.inf).tolist() == [[[True, True, True, True, False]]]
+    assert (filter_logits(logits, choices(1, top_k=2)) > -torch.inf).tolist() == [[[True, True, True, True, False]]]
     assert (TopKLogitsWarper(2)(None, logits[0]) > -torch.inf).tolist() == [[True, True, True, True, False]]
 
 

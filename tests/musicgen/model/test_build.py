@@ -56,7 +56,7 @@ def test_it_is_compiled_once_and_by_a_command_with_arguments(
     counted.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo >> {tmp_path}/count;; esac\nexec "$@"\n')
     counted.chmod(0o755)
     for _ in range(2):
-        assert build.load(source, [str(counted), *COMPILER]).answer() == 42
+        assert build.compile_kernels(source, [str(counted), *COMPILER]).answer() == 42
     assert (tmp_path / "count").read_text() == "\n"
     (library,) = content(kept)
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
@@ -66,25 +66,25 @@ def test_it_is_compiled_once_and_by_a_command_with_arguments(
 
 @pytest.mark.parametrize("harm", ["empty", "cut", "one byte", "no library"])
 def test_a_damaged_library_is_built_again(source: Path, kept: Path, harm: str) -> None:
-    build.load(source, COMPILER)
+    build.compile_kernels(source, COMPILER)
     (library,) = content(kept)
     good = bytearray(library.read_bytes())
     good[len(good) // 2] ^= 1
     bad = {"empty": b"", "cut": good[: len(good) // 2], "one byte": good, "no library": b"#!/bin/sh\n" * 100}[harm]
     library.unlink()  # it is loaded: its bytes are not to be changed under this process's feet
     library.write_bytes(bad)
-    assert build.load(source, COMPILER).answer() == 42
-    assert build._whole(library)
+    assert build.compile_kernels(source, COMPILER).answer() == 42
+    assert build._is_intact(library)
     assert library.read_bytes() != bad
 
 
 def test_a_whole_file_that_cannot_be_loaded_is_built_again(source: Path, kept: Path) -> None:
     kept.mkdir(parents=True, mode=0o700)
-    library = kept / build._name(source, COMPILER)
+    library = kept / build._library_name(source, COMPILER)
     (kept.parent / "other").write_bytes(b"of another system")
-    build._keep(kept.parent / "other", library)
-    assert build._whole(library)
-    assert build.load(source, COMPILER).answer() == 42
+    build._store_library(kept.parent / "other", library)
+    assert build._is_intact(library)
+    assert build.compile_kernels(source, COMPILER).answer() == 42
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
@@ -92,21 +92,23 @@ def test_nothing_is_loaded_from_a_folder_that_others_can_write_to(
     source: Path, kept: Path, second: Path, mode: int
 ) -> None:
     kept.mkdir(parents=True)
-    planted = kept / build._name(source, COMPILER)
+    planted = kept / build._library_name(source, COMPILER)
     evil = kept.parent / "kernels.cpp"
     evil.write_text('extern "C" int answer() { return 13; }')
-    build._keep(build._compile(kept.parent, COMPILER, kept.parent / "evil.so"), planted)
+    build._store_library(build._run_compiler(kept.parent, COMPILER, kept.parent / "evil.so"), planted)
     kept.chmod(0o700)
-    assert build.load(source, COMPILER).answer() == 13, "planted well: it is loaded as long as the folder is private"
+    assert build.compile_kernels(source, COMPILER).answer() == 13, (
+        "planted well: it is loaded as long as the folder is private"
+    )
     kept.chmod(mode)
-    assert build.load(source, COMPILER).answer() == 42
+    assert build.compile_kernels(source, COMPILER).answer() == 42
     assert len(content(second)) == 1
     second.chmod(mode)  # nowhere at all: compiled for this process alone
-    assert build.load(source, COMPILER).answer() == 42
+    assert build.compile_kernels(source, COMPILER).answer() == 42
     kept.chmod(0o700)
     planted.chmod(0o666)
     before = planted.read_bytes()
-    build.load(source, COMPILER)
+    build.compile_kernels(source, COMPILER)
     assert planted.read_bytes() != before
 
 
@@ -114,7 +116,7 @@ def test_a_link_to_another_folder_is_not_followed(source: Path, kept: Path, seco
     kept.parent.mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     kept.symlink_to(tmp_path / "elsewhere")
-    assert build.load(source, COMPILER).answer() == 42
+    assert build.compile_kernels(source, COMPILER).answer() == 42
     assert content(tmp_path / "elsewhere") == []
     assert len(content(second)) == 1
 
@@ -123,7 +125,7 @@ def test_a_user_without_a_home(source: Path, second: Path, kept: Path, monkeypat
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("MUSICGEN_CACHE")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it answers for a uid that nobody knows
-    assert build.load(source, COMPILER).answer() == 42
+    assert build.compile_kernels(source, COMPILER).answer() == 42
     assert len(content(second)) == 1
     with pytest.raises(ModelError, match="MUSICGEN_CACHE"):
         cache_folder()
@@ -132,7 +134,7 @@ def test_a_user_without_a_home(source: Path, second: Path, kept: Path, monkeypat
 def test_processes_that_build_at_once_leave_one_library(source: Path, kept: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from musicgen.model.decoder import build; "
-        f"sys.exit(build.load(Path({str(source)!r}), {COMPILER!r}).answer() != 42)"
+        f"sys.exit(build.compile_kernels(Path({str(source)!r}), {COMPILER!r}).answer() != 42)"
     )
     racers = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(4)]
     for racer in racers:

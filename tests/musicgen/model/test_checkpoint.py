@@ -12,7 +12,7 @@ import pytest
 
 from musicgen.errors import ModelError
 from musicgen.model import resolve_checkpoint
-from musicgen.model.checkpoint.identity import cache_folder, identity
+from musicgen.model.checkpoint.identity import cache_folder, checkpoint_identity
 from musicgen.model.checkpoint.weights import read_headers, weight_files
 from musicgen.presets import find_preset
 from musicgen.storage import open_store
@@ -88,7 +88,7 @@ def test_a_preset_is_its_hub_model_at_a_commit(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     checkpoint = resolve_checkpoint("facebook/musicgen-small", "main")
     assert checkpoint.revision == commit
-    assert checkpoint.identity == identity(text_checkpoint)
+    assert checkpoint.identity == checkpoint_identity(text_checkpoint)
     assert resolve_checkpoint("facebook/musicgen-small", commit).folder == checkpoint.folder
     assert resolve_checkpoint("musicgen-small", "main").folder == checkpoint.folder
 
@@ -143,30 +143,30 @@ def test_sharded_weights(copied: Path) -> None:
 
 
 def test_identity_is_content(text_checkpoint: Path, copied: Path) -> None:
-    first = identity(text_checkpoint)
+    first = checkpoint_identity(text_checkpoint)
     (copied / "README.md").write_text("not part of the model")
-    assert identity(copied) == first
+    assert checkpoint_identity(copied) == first
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         path = copied / name
         original = path.read_bytes()
         path.write_bytes(original.replace(b"1", b"2", 1) if name != "model.safetensors" else original[:-1] + b"\x7f")
         os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
-        assert identity(copied) != first, name
+        assert checkpoint_identity(copied) != first, name
         path.write_bytes(original)
-    assert identity(copied) == first
+    assert checkpoint_identity(copied) == first
 
 
 def test_hashes_are_remembered_until_a_file_changes(
     copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path / "own"))
-    first = identity(copied)
+    first = checkpoint_identity(copied)
     notes = {path: path.stat().st_mtime_ns for path in (cache_folder() / "sha256").iterdir()}
     assert len(notes) == len([path for path in copied.iterdir() if path.name != "generation_config.json"])
-    assert identity(copied) == first
+    assert checkpoint_identity(copied) == first
     assert {path: path.stat().st_mtime_ns for path in (cache_folder() / "sha256").iterdir()} == notes
     monkeypatch.setenv("MUSICGEN_CACHE", "/proc/nowhere")  # a home that cannot be written
-    assert identity(copied) == first
+    assert checkpoint_identity(copied) == first
 
 
 def test_a_bucket_is_staged_once_per_node(
@@ -184,7 +184,7 @@ def test_a_bucket_is_staged_once_per_node(
         thread.join()
     assert len(found) == 4
     assert len({checkpoint.folder for checkpoint in found}) == 1
-    assert found[0].identity == identity(text_checkpoint)
+    assert found[0].identity == checkpoint_identity(text_checkpoint)
     assert not (found[0].folder / "pytorch_model.bin").exists()
     staged = [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
     assert staged == [found[0].folder]

@@ -14,7 +14,7 @@ from musicgen.errors import ModelError
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.codec import encodec as codec_module
 from musicgen.model.codec.encodec import EnCodec
-from musicgen.model.codec.seanet import stages
+from musicgen.model.codec.seanet import build_stages
 from musicgen.model.spec import read_spec
 
 
@@ -107,10 +107,10 @@ def check_together(codec: EnCodec) -> None:
 
 
 def test_kinds_that_the_matrices_do_not_know_run_as_modules(reference: EncodecModel) -> None:
-    assert stages(reference.decoder.layers) is not None
+    assert build_stages(reference.decoder.layers) is not None
     reference.decoder.layers[0].causal = True
     try:
-        assert stages(reference.decoder.layers) is None
+        assert build_stages(reference.decoder.layers) is None
     finally:
         reference.decoder.layers[0].causal = False
 

@@ -13,9 +13,9 @@ from musicgen.model.checkpoint.resolve import resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.decoder import cpu_ops as native
 from musicgen.model.decoder import decoder as decoder_module
-from musicgen.model.decoder.cpu_ops import NativeOps, load_library
-from musicgen.model.decoder.decoder import Decoder, Tokens, sinusoids
-from musicgen.model.decoder.torch_ops import EagerOps
+from musicgen.model.decoder.cpu_ops import CpuOps, load_library
+from musicgen.model.decoder.decoder import Decoder, TokenBatch, sinusoidal_positions
+from musicgen.model.decoder.torch_ops import TorchOps
 
 PATHS = ["native-float32", "native-bfloat16", "eager-float32", "eager-bfloat16"]
 TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
@@ -47,11 +47,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], Decoder]:
     return build
 
 
-def tokens(rows: list[int], lengths: list[int], crossed: list[int]) -> Tokens:
+def tokens(rows: list[int], lengths: list[int], crossed: list[int]) -> TokenBatch:
     def int32(values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32)
 
-    return Tokens(int32(rows), int32(lengths), len(crossed), int32(crossed), max(lengths))
+    return TokenBatch(int32(rows), int32(lengths), len(crossed), int32(crossed), max(lengths))
 
 
 def reference(decoder: Decoder, folder: Path, codes: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
@@ -77,13 +77,13 @@ def test_logits_equal_transformers_by_steps_by_prefill_and_beside_others(
     steps = 41
     codes = torch.randint(0, decoder.spec.codebook_size + 1, (steps, 4), generator=generator)
     text = torch.randn(7, decoder.spec.hidden, generator=generator)
-    decoder.reserve(64)
+    decoder.reserve_positions(64)
     for row, heard in ((0, text), (1, None)):
         expected = reference(decoder, deeper_checkpoint, codes, heard)
         found = {}
         for name, pieces in {"steps": [1] * steps, "whole": [steps], "halves": [20, 21]}.items():
-            cache = decoder.cache(2, 64, 1, 16)
-            decoder.hear(cache, 0, text)
+            cache = decoder.allocate_cache(2, 64, 1, 16)
+            decoder.write_text_cache(cache, 0, text)
             out, at = [], 0
             for piece in pieces:
                 lengths = list(range(at + 1, at + piece + 1))
@@ -108,7 +108,7 @@ def test_a_products_row_does_not_depend_on_the_others(dtype: torch.dtype, column
     weight, x = torch.randn(columns, depth, generator=generator), torch.randn(40, depth, generator=generator)
     alone = None
     for threads in (1, 3):
-        ops = NativeOps(kernels(), dtype, threads)
+        ops = CpuOps(kernels(), dtype, threads)
         packed = ops.pack(weight)
         if alone is None:
             alone = torch.cat([ops.linear(row[None], packed) for row in x])
@@ -125,14 +125,14 @@ def test_a_products_row_does_not_depend_on_the_others(dtype: torch.dtype, column
 def test_attention_does_not_depend_on_neighbours_or_on_what_lies_behind(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(2)
     heads, dim, rows, longest = 3, 20, 4, 50
-    ops = NativeOps(kernels(), dtype, 2)
+    ops = CpuOps(kernels(), dtype, 2)
     keys, values = (torch.randn(longest, heads * dim, generator=generator) for _ in range(2))
     q = torch.randn(rows, heads * dim, generator=generator)
     lengths = torch.tensor([1, 8, 33, 50], dtype=torch.int32)
     which = torch.arange(rows, dtype=torch.int32)
     found = []
     for capacity, stale in ((56, 0.0), (128, 1e30)):
-        cache = ops.cache(rows, heads, capacity, dim)
+        cache = ops.allocate_cache(rows, heads, capacity, dim)
         for part in cache:
             part.fill_(stale)  # what an earlier clip has left
         for row in range(rows):
@@ -147,7 +147,7 @@ def test_attention_does_not_depend_on_neighbours_or_on_what_lies_behind(dtype: t
 
 
 def test_positions_are_cosines_then_sines() -> None:
-    table = sinusoids(5, 8)
+    table = sinusoidal_positions(5, 8)
     assert torch.equal(table[0], torch.tensor([1.0] * 4 + [0.0] * 4))
     assert table[3, 4] == torch.sin(torch.tensor(3.0))
 
@@ -169,9 +169,9 @@ def test_kernels_that_are_wrong_or_cannot_be_had_are_left_aside(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     library = kernels()
-    assert native._check(library) is None
-    monkeypatch.setattr(NativeOps, "attend", lambda self, q, *rest: q * 0)
-    assert native._check(library) == "torch.float32 attention"
+    assert native._find_wrong_kernel(library) is None
+    monkeypatch.setattr(CpuOps, "attend", lambda self, q, *rest: q * 0)
+    assert native._find_wrong_kernel(library) == "torch.float32 attention"
     for name, value, reason in (
         ("MUSICGEN_COMPILE", "0", "MUSICGEN_COMPILE=0"),
         ("CXX", str(tmp_path / "none"), "no g++"),
@@ -188,7 +188,7 @@ def test_kernels_that_are_wrong_or_cannot_be_had_are_left_aside(
 
 
 def test_an_eager_products_row_does_not_depend_on_its_place_with_two_threads() -> None:
-    ops = EagerOps(torch.device("cpu"), torch.float32, "eager")
+    ops = TorchOps(torch.device("cpu"), torch.float32, "eager")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -208,8 +208,8 @@ def test_threads_share_loops_without_losing_or_repeating_a_piece() -> None:
     rows, lengths = torch.arange(30, dtype=torch.int32), torch.arange(31, 61, dtype=torch.int32)
 
     def compute(threads: int) -> list[torch.Tensor]:
-        ops = NativeOps(kernels(), torch.float32, threads)
-        cache = ops.cache(30, 8, 64, 32)
+        ops = CpuOps(kernels(), torch.float32, threads)
+        cache = ops.allocate_cache(30, 8, 64, 32)
         for length in range(31, 61, 7):
             ops.append(qkv[:, 256:512], qkv[:, 512:], rows, torch.full((30,), length, dtype=torch.int32), cache)
         residual = x.repeat(1, 16)

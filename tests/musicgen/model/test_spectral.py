@@ -18,7 +18,7 @@ from musicgen.errors import ModelError
 from musicgen.model import load_codec
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.codec import spectral as spectral_module
-from musicgen.model.codec.spectral import Bands, SpectralCodec, SpectralSettings
+from musicgen.model.codec.spectral import MelBands, SpectralCodec, SpectralSettings
 from musicgen.training.fit_codec import FittedCodec, fit_codec
 
 RATE = 16_000
@@ -61,7 +61,7 @@ def folder(fitted: FittedCodec, text_checkpoint: Path, tmp_path_factory: pytest.
     }
     tensors |= {f"audio_encoder.{name}": value.astype(np.float16) for name, value in fitted.tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    change(folder, audio_encoder=fitted.settings.section(), max_position_embeddings=104)
+    change(folder, audio_encoder=fitted.settings.to_section(), max_position_embeddings=104)
     return folder
 
 
@@ -73,7 +73,7 @@ def change(folder: Path, audio_encoder: dict[str, Any], **decoder: Any) -> None:
 
 
 def spectrum(audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    return Bands(SETTINGS).analyse(audio)
+    return MelBands(SETTINGS).analyze(audio)
 
 
 def distance(audio: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -94,8 +94,8 @@ def test_music_comes_back(codec: SpectralCodec) -> None:
 
 
 def test_phases_are_found_without_quantising() -> None:
-    bands, audio = Bands(SETTINGS), music(100)
-    heard = bands.synthesise(bands.analyse(audio))
+    bands, audio = MelBands(SETTINGS), music(100)
+    heard = bands.synthesize(bands.analyze(audio))
     assert distance(audio, heard) < 0.13  # 0.16 without a round of refinement
     onsets = (
         np.abs(np.diff(np.abs(audio.reshape(-1, 320)).max(axis=1))),
@@ -127,10 +127,10 @@ def test_pieces_join_without_a_seam(codec: SpectralCodec, monkeypatch: pytest.Mo
     whole = spectrum(audio)
     assert len(whole) == 300 > spectral_module.PIECE_FRAMES + spectral_module.AHEAD_FRAMES
     monkeypatch.setattr(spectral_module, "PIECE_FRAMES", 40)
-    np.testing.assert_allclose(bands.analyse(audio), whole, atol=1e-6)
-    heard = bands.synthesise(whole)
+    np.testing.assert_allclose(bands.analyze(audio), whole, atol=1e-6)
+    heard = bands.synthesize(whole)
     monkeypatch.setattr(spectral_module, "PIECE_FRAMES", 300)
-    assert distance(audio, heard) < 1.05 * distance(audio, bands.synthesise(whole))
+    assert distance(audio, heard) < 1.05 * distance(audio, bands.synthesize(whole))
     error = np.square(spectrum(heard) - whole).sum(axis=1)
     seams = np.zeros(300, bool)
     seams[[frame for join in range(40, 300, 40) for frame in range(join - 2, join + 2)]] = True
@@ -139,13 +139,13 @@ def test_pieces_join_without_a_seam(codec: SpectralCodec, monkeypatch: pytest.Mo
 
 def test_memory_does_not_grow_with_the_clip(codec: SpectralCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    transform = Bands._transform
+    transform = MelBands._transform
 
-    def watched(self: Bands, audio: NDArray[np.float32], frames: int) -> NDArray[np.complex64]:
+    def watched(self: MelBands, audio: NDArray[np.float32], frames: int) -> NDArray[np.complex64]:
         seen.append(frames)
         return transform(self, audio, frames)
 
-    monkeypatch.setattr(Bands, "_transform", watched)
+    monkeypatch.setattr(MelBands, "_transform", watched)
     monkeypatch.setattr(spectral_module, "ROUNDS", 2)
     codes = np.random.default_rng(0).integers(0, 64, (4, 3000))
     assert codec.encode(codec.decode(codes)).shape == (4, 3000)
@@ -249,7 +249,7 @@ def test_clips_of_one_window_and_of_several(folder: Path) -> None:
 
 def test_wrong_tensors_and_settings(folder: Path, fitted: FittedCodec, tmp_path: Path) -> None:
     bad = Path(shutil.copytree(folder, tmp_path / "bad"))
-    section = SETTINGS.section()
+    section = SETTINGS.to_section()
     for key, value, message in [
         ("n_mels", 80, "shape"),
         ("n_mels", "many", "n_mels is 'many'"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from musicgen import patterns
 from musicgen.conditioning.windows import window_starts
-from musicgen.engine.sequence import GENERATE, Track, pattern_of
+from musicgen.engine.sequence import GENERATE, Sequence, full_pattern_name
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
@@ -33,7 +33,7 @@ def test_windows_cover_the_clip_and_keep_what_is_known(frames: int, stride: int,
     request = Request(duration_s=frames / 50, stride_s=stride / 50, seed=0)
     prompt = min(prompt, frames - 1)
     forced = np.full((4, prompt), 63, np.int16)
-    track = Track(request, prepared(forced if prompt else None), spec)
+    track = Sequence(request, prepared(forced if prompt else None), spec)
     drawn, last = 0, -1
     while (window := track.next_window()) is not None:
         assert window.index > last
@@ -48,12 +48,12 @@ def test_windows_cover_the_clip_and_keep_what_is_known(frames: int, stride: int,
         new = sequence == GENERATE
         sequence[new] = np.arange(drawn, drawn + new.sum()) % 50
         drawn += int(new.sum())
-        track.fill(window, sequence)
+        track.fill_window(window, sequence)
     assert track.known == frames
     assert drawn == 4 * (frames - prompt), "every code that was not given is generated once"
-    assert (track.result() >= 0).all()
-    assert (track.result()[:, :prompt] == 63).all()
-    assert track.result().shape == (4, frames)
+    assert (track.final_codes() >= 0).all()
+    assert (track.final_codes()[:, :prompt] == 63).all()
+    assert track.final_codes().shape == (4, frames)
 
 
 def test_five_minutes_by_the_default_stride() -> None:
@@ -75,17 +75,17 @@ def test_a_stride_that_does_not_fit_becomes_the_same_part_of_the_window() -> Non
 
 def test_the_prompt_can_be_left_out() -> None:
     forced = np.full((4, 10), 3, np.int16)
-    track = Track(Request(duration_s=0.5, keep_continuation=False, seed=0), prepared(forced), SPEC)
+    track = Sequence(Request(duration_s=0.5, keep_continuation=False, seed=0), prepared(forced), SPEC)
     window = track.next_window()
     assert window is not None
     assert window.steps == 25 + 4 - 11
-    track.fill(window, np.where(window.sequence == GENERATE, 7, window.sequence))
-    assert track.result().shape == (4, 15)
-    assert (track.result() == 7).all()
+    track.fill_window(window, np.where(window.sequence == GENERATE, 7, window.sequence))
+    assert track.final_codes().shape == (4, 15)
+    assert (track.final_codes() == 7).all()
 
 
 @pytest.mark.parametrize(
     ("channels", "pattern", "full"), [(1, "delay", "delay"), (2, "delay", "stereo_delay"), (2, "parallel", "parallel")]
 )
 def test_stereo_delays_count_pairs(channels: int, pattern: str, full: str) -> None:
-    assert pattern_of(replace(SPEC, channels=channels, pattern=pattern)) == full
+    assert full_pattern_name(replace(SPEC, channels=channels, pattern=pattern)) == full

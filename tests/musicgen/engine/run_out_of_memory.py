@@ -1,6 +1,6 @@
 """An engine whose memory really runs out: the process may not have more addresses. A program, since there is no way back.
 
-`python -m tests.musicgen.engine.scarce FOLDER` prints as JSON what came of the requests.
+`python -m tests.musicgen.engine.run_out_of_memory FOLDER` prints as JSON what came of the requests.
 """
 
 import json
@@ -17,7 +17,7 @@ from musicgen.model import load_model
 from musicgen.request import Request
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, run
-from tests.musicgen.engine.resident import Long, resident
+from tests.musicgen.engine.measure_resident_memory import Long, resident
 
 SLOTS = 8
 

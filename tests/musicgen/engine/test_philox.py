@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from musicgen.engine.philox import philox, uniforms
+from musicgen.engine.philox import draw_uniforms, philox_4x32
 
 # kat_vectors of Random123 (philox4x32, 10 rounds): counter, key, answer.
 KNOWN = [
@@ -20,15 +20,15 @@ KNOWN = [
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
 def test_published_answers(counter: tuple[int, ...], key: int, answer: tuple[int, ...]) -> None:
     signed = key - (1 << 64) if key >> 63 else key
-    words = philox(tuple(torch.tensor(c) for c in counter), torch.tensor(signed))  # type: ignore[arg-type]
+    words = philox_4x32(tuple(torch.tensor(c) for c in counter), torch.tensor(signed))  # type: ignore[arg-type]
     assert tuple(words.tolist()) == answer
 
 
 def test_a_number_depends_on_its_own_counter_alone() -> None:
     seeds, windows, steps = torch.tensor([5, 2**62 + 11, 5]), torch.tensor([0, 3, 0]), torch.tensor([7, 7, 8])
-    together = uniforms(seeds, windows, steps, 4, 50)
+    together = draw_uniforms(seeds, windows, steps, 4, 50)
     for i in range(3):
-        alone = uniforms(seeds[i : i + 1], windows[i : i + 1], steps[i : i + 1], 2, 30)
+        alone = draw_uniforms(seeds[i : i + 1], windows[i : i + 1], steps[i : i + 1], 2, 30)
         assert torch.equal(alone[0], together[i, :2, :30])
     assert not torch.equal(together[0], together[2])
     assert together.unique().numel() == together.numel()
@@ -37,7 +37,7 @@ def test_a_number_depends_on_its_own_counter_alone() -> None:
 
 def test_numbers_are_uniform() -> None:
     clips = 64
-    numbers = uniforms(
+    numbers = draw_uniforms(
         torch.arange(clips), torch.zeros(clips, dtype=torch.long), torch.arange(clips), 4, 2048
     ).flatten()
     counts = torch.histc(numbers, bins=100, min=0, max=1)

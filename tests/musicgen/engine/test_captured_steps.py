@@ -13,7 +13,7 @@ from musicgen.engine import Engine
 from musicgen.request import Request
 from tests.musicgen.engine.conftest import SilentCodec, codes, run
 from tests.musicgen.engine.test_reproducible import requests
-from tests.musicgen.model.recorder import Recorder
+from tests.musicgen.model.graph_recorder import Recorder
 
 
 class Made(list[Recorder]):
@@ -62,7 +62,7 @@ def test_graphs_are_captured_anew_after_a_lack_of_memory(model: Any, monkeypatch
     half = run(Engine(model, slots=2), wanted)
     model.decoder.ops.capture = made = Made()
     engine = Engine(model, slots=4)
-    step, calls = type(engine._stepper)._step, 0
+    step, calls = type(engine._stepper)._run_step, 0
 
     def tight(self: Any, *arguments: Any) -> None:
         nonlocal calls
@@ -71,7 +71,7 @@ def test_graphs_are_captured_anew_after_a_lack_of_memory(model: Any, monkeypatch
             raise MemoryError
         step(self, *arguments)
 
-    monkeypatch.setattr(type(engine._stepper), "_step", tight)
+    monkeypatch.setattr(type(engine._stepper), "_run_step", tight)
     outcomes = run(engine, wanted)
     assert engine.slots == 2
     assert [recorder.captured > 0 for recorder in made] == [False, True]

@@ -1,6 +1,6 @@
 """What an engine has resident at most, against its plan. A program: other tests' memory would drown it.
 
-`python -m tests.musicgen.engine.resident FOLDER` prints a JSON line for each kind of checkpoint and each path.
+`python -m tests.musicgen.engine.measure_resident_memory FOLDER` prints a JSON line for each kind of checkpoint and each path.
 """
 
 import ctypes
@@ -71,7 +71,7 @@ def measure(model: Any) -> dict[str, int]:
     run(engine, wanted)
     taken = resident("VmHWM") - before
     assert engine._stepper.cache.capacity <= model.decoder.ops.round_capacity(engine._capacity), "it had to grow"
-    planned = memory.planned_bytes(model.decoder, SLOTS, engine._width, engine._capacity)
+    planned = memory.engine_bytes(model.decoder, SLOTS, engine._width, engine._capacity)
     engine.close()
     return {"planned": planned, "taken": taken}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from musicgen.model.decoder import decoder as decoder_module
-from musicgen.model.decoder.cuda_graphs import Graphs, capture_on
-from musicgen.model.decoder.torch_ops import EagerOps
-from tests.musicgen.model.recorder import Recorder
+from musicgen.model.decoder.cuda_graphs import StepGraphs, find_graph_capture
+from musicgen.model.decoder.torch_ops import TorchOps
+from tests.musicgen.model.graph_recorder import Recorder
 
 
 class Counter:
@@ -26,13 +26,13 @@ class Counter:
         row += torch.full_like(row, by)
 
 
-def eager(capture: Any) -> EagerOps:
-    return EagerOps(torch.device("cpu"), torch.float32, "eager", capture)
+def eager(capture: Any) -> TorchOps:
+    return TorchOps(torch.device("cpu"), torch.float32, "eager", capture)
 
 
 def test_work_is_run_then_captured_then_replayed() -> None:
     counter, recorder = Counter(), Recorder()
-    graphs = Graphs(recorder, lambda: None)
+    graphs = StepGraphs(recorder, lambda: None)
     for times in range(1, 6):
         graphs.run("a", counter.add)
         assert counter.buffer.tolist() == [0, times, times], "once each time, and a capture does nothing"
@@ -46,7 +46,7 @@ def test_work_is_run_then_captured_then_replayed() -> None:
 
 def test_a_buffer_that_is_replaced_is_missed_unless_the_graphs_are_cleared() -> None:
     counter = Counter()
-    graphs = Graphs(Recorder(), lambda: None)
+    graphs = StepGraphs(Recorder(), lambda: None)
     graphs.run("a", counter.add)
     graphs.run("a", counter.add)
     counter.buffer = counter.buffer.clone()
@@ -74,7 +74,7 @@ def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
     counter = Counter()
     ops = eager(Recorder)
     assert ops.capture is not None
-    graphs = Graphs(ops.capture(), ops.disable_capture)
+    graphs = StepGraphs(ops.capture(), ops.disable_capture)
     assert ops.name == "eager-graphs"
     graphs.run("fine", counter.add)
     graphs.run("fine", counter.add)
@@ -98,7 +98,7 @@ def test_there_are_graphs_on_cuda_unless_they_are_turned_off(monkeypatch: pytest
     monkeypatch.delenv("MUSICGEN_COMPILE", raising=False)
     cuda = torch.device("cuda")
     assert decoder_module._choose_ops(cuda, torch.bfloat16).name == "eager-graphs"
-    assert capture_on(torch.device("cpu")) is None
+    assert find_graph_capture(torch.device("cpu")) is None
     monkeypatch.setenv("MUSICGEN_COMPILE", "0")
     assert decoder_module._choose_ops(cuda, torch.bfloat16).name == "eager"
 
