@@ -53,6 +53,7 @@ def load_engine(settings: Settings) -> Engine:
     """The planned checkpoint in an engine. Raises `ModelError` if what is found here is another one."""
     import torch
 
+    from musicgen.conditioning.conditioner import RequestConditioner
     from musicgen.engine import Engine as SlotEngine
     from musicgen.model import load_model
     from musicgen.model.checkpoint.resolve import resolve_checkpoint
@@ -67,7 +68,9 @@ def load_engine(settings: Settings) -> Engine:
         )
     longest = ceil(settings.plan.longest_s * planned.frame_rate)
     model = load_model(checkpoint, settings.device, settings.dtype)
-    return SlotEngine(model, slots=settings.slots, threads=settings.threads, max_frames=longest)
+    return SlotEngine(
+        model, RequestConditioner(model), slots=settings.slots, threads=settings.threads, max_frames=longest
+    )
 
 
 class Generator:

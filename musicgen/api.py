@@ -133,9 +133,10 @@ class MusicGen:
 
     def _start(self) -> "Engine":
         if self._engine is None:
+            from musicgen.conditioning.conditioner import RequestConditioner
             from musicgen.engine import Engine
 
-            self._engine = Engine(self.model, slots=self._slots)
+            self._engine = Engine(self.model, RequestConditioner(self.model), slots=self._slots)
         return self._engine
 
 

@@ -45,3 +45,8 @@ class RowError(MusicGenError):
 
     def __reduce__(self):  # exceptions with arguments of their own do not unpickle by default; Ray pickles them
         return type(self), (self.error_class, str(self))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its `repr` if it has none: for messages that quote a library's error."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -65,10 +65,17 @@ class Prepared(Protocol):
 
 
 class Conditioner(Protocol):
-    """Prepares requests, on threads beside the engine's.
+    """Prepares requests, on threads beside the engine's."""
 
-    It may also have `expect(request)` (one was queued), `close()`, and `sound_positions` (the longest prefix without its text).
-    """
+    @property
+    def sound_positions(self) -> int:
+        """The longest prefix of a melody or style in positions, without its text."""
+
+    def expect(self, request: Request) -> None:
+        """Start slow work on a request that was queued and will be prepared later; it may do nothing. Returns at once."""
 
     def prepare(self, requests: list[Request]) -> list["Prepared | Exception"]:
         """One result per request, in order. A RowError in a place fails that row alone."""
+
+    def close(self) -> None:
+        """Stop the threads; unfinished work is dropped."""

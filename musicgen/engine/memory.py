@@ -9,17 +9,16 @@ import torch
 
 from musicgen.engine.stepper import PREFILL_TOKENS, TEXT_CAPACITY
 from musicgen.model.decoder.decoder import Decoder
-from musicgen.model.decoder.torch_ops import TorchOps
 
-# The share of what is free that slots may take. The rest is for the codec, prompts, writers, and what else runs.
+# The share of the free memory that slots may take. The rest is for the codec, prompts, writers, and other programs.
 _FREE_MEMORY_SHARE = {"cuda": 0.85, "cpu": 0.5}
 # More slots than this gain nothing: the products have reached their best rate. A static shape pays for idle slots too.
 _MAX_SLOTS = {"cuda": 128, "cpu": 32, "cpu-static": 8}
 _RESIDENT_STEP_FACTOR = (
-    2.5  # allocators keep what is freed in pieces: so much of what a step needs stays resident, measured on CPUs
+    2.5  # allocators keep freed pieces: so much of what a step needs stays resident, measured on CPUs
 )
-_GRAPH_POOL_FACTOR = 1  # graphs have a pool of their own: the step's tensors stand in it for good
-_SAMPLING_BYTES_PER_LOGIT = 40  # bytes for each logit of a clip while torch draws: words of int64, numbers of float64
+_GRAPH_POOL_FACTOR = 1  # graphs have a memory pool of their own, in which the step's tensors stay
+_SAMPLING_BYTES_PER_LOGIT = 40  # while torch samples a clip: random words of int64, numbers of float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,43 +32,41 @@ class MemoryPlan:
 
 
 def slot_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
-    """What `Stepper(decoder, slots, width, capacity)` allocates and keeps, in bytes."""
+    """The bytes that `Stepper(decoder, slots, width, capacity)` allocates and keeps."""
     spec = decoder.spec
-    kept = decoder.cache_bytes(slots * width, capacity, slots, TEXT_CAPACITY)
-    return kept + slots * (spec.codebooks * (capacity + 1) * 8 + 8) + slots * 4  # sequences, positions, text lengths
+    cache = decoder.cache_bytes(slots * width, capacity, slots, TEXT_CAPACITY)
+    return cache + slots * (spec.codebooks * (capacity + 1) * 8 + 8) + slots * 4  # sequences, positions, text lengths
 
 
 def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
-    """What placing a window or making a step allocates for a moment, in bytes: the largest of what never stands together."""
+    """The bytes that placing a window or running a step allocates for a moment: the maximum over parts that never coexist."""
     spec, ops, rows = decoder.spec, decoder.ops, slots * width
     embedding = (
         capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)
     )  # a whole context, by codebook
     placing = capacity * spec.hidden * 2 * 4 + ops.work_bytes(PREFILL_TOKENS, spec.heads, spec.hidden, spec.ffn)
     stepping = ops.work_bytes(rows, spec.heads, spec.hidden, spec.ffn)
-    clip = 4 * rows / slots + (
-        _SAMPLING_BYTES_PER_LOGIT if ops.static_shapes else 0
-    )  # bytes for each of a clip's logits
-    drawing = 3 * 4 * rows * spec.hidden + round(slots * spec.codebooks * spec.codebook_size * clip)
+    sampling = _SAMPLING_BYTES_PER_LOGIT if ops.sampling_kernel is None else 0
+    bytes_per_logit = 4 * rows / slots + sampling
+    drawing = 3 * 4 * rows * spec.hidden + round(slots * spec.codebooks * spec.codebook_size * bytes_per_logit)
     return max(embedding, placing, stepping, drawing)
 
 
 def engine_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
-    """What an engine with these slots takes at most, in bytes, beside weights and codec."""
-    ops = decoder.ops
-    kept = _RESIDENT_STEP_FACTOR + (_GRAPH_POOL_FACTOR if isinstance(ops, TorchOps) and ops.capture is not None else 0)
-    return slot_bytes(decoder, slots, width, capacity) + round(kept * step_bytes(decoder, slots, width, capacity))
+    """The most bytes that an engine with these slots takes, besides weights and codec."""
+    factor = _RESIDENT_STEP_FACTOR + (_GRAPH_POOL_FACTOR if decoder.ops.captures_graphs else 0)
+    return slot_bytes(decoder, slots, width, capacity) + round(factor * step_bytes(decoder, slots, width, capacity))
 
 
 def plan_slots(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:
-    """As many slots as fit into `free` bytes (None: this engine's part), at least one, at most what gains anything.
+    """Plan as many slots as fit into `free` bytes (None: this engine's share), at least one, at most as many as gain anything.
 
-    On a CPU an engine's part of the free memory is its part of the cores: others may be starting beside it.
+    On a CPU an engine's share of the free memory is its share of the cores, because other engines may start beside it.
     """
     device = decoder.device
     if free is None:
-        part = min(1.0, decoder.ops.threads / (os.cpu_count() or 1)) if device.type == "cpu" else 1.0
-        free = round(free_bytes(device) * part)
+        share = min(1.0, decoder.ops.threads / (os.cpu_count() or 1)) if device.type == "cpu" else 1.0
+        free = round(free_bytes(device) * share)
     kind = "cpu-static" if device.type == "cpu" and decoder.ops.static_shapes else device.type
     budget = free * _FREE_MEMORY_SHARE[device.type]
     for slots in range(_MAX_SLOTS[kind], 0, -1):
@@ -80,14 +77,14 @@ def plan_slots(decoder: Decoder, width: int, capacity: int, free: int | None = N
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a device: of the GPU, or of the machine within this process's control group."""
+    """Measure the free bytes of a device: of the GPU, or of the machine within this process's control group."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min([psutil.virtual_memory().available, *_control_group_free_bytes()])
 
 
 def _control_group_free_bytes() -> list[int]:
-    """What the control group (a container's limit) leaves, file cache that can be dropped included; empty where there is none."""
+    """The free bytes that the control group (a container's limit) leaves, droppable file cache included; empty without one."""
     for limit, used, stat in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),

@@ -1,21 +1,23 @@
-"""From logits to codes: guidance, temperature, top-p or else top-k, and a draw by the Gumbel-max trick.
+"""From logits to codes: guidance, temperature, top-p or else top-k, and a sample by the Gumbel-max trick.
 
-Order and meaning are audiocraft's (`LMModel._sample_next_token`); the kept set equals transformers' logits warpers'. Every
-parameter is a tensor with one value per clip: no loop over clips, nothing read back from the device.
+Order and meaning are audiocraft's (`LMModel._sample_next_token`); the set of codes that stays equals that of transformers'
+logits warpers. Every parameter is a tensor with one value per clip, so there is no loop over clips and nothing is read back
+from the device.
 
-Where a clip's mixed logits are not finite, its code is the special token (the id `size`), which is never drawn and which
-the decoder can embed: the step goes on for the others, and `Sequence.fill_window` finds it when the window is finished.
+Where a clip's guided logits are not finite, its code is the special token (the id `size`), which is never sampled and which
+the decoder can embed: the step goes on for the other clips, and `Sequence.fill_window` raises when the window is finished.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from musicgen.engine.philox import draw_uniforms
 
-# One clip's choices as the CPU kernel reads them (struct Choice of model/kernels/sampling.h).
+# One clip's parameters as the CPU kernel reads them (struct Choice of musicgen/model/decoder/kernels/sampling.h).
 SAMPLING_PARAMS_DTYPE = np.dtype(
     [
         ("cond", np.int32),
@@ -35,60 +37,62 @@ SAMPLING_PARAMS_DTYPE = np.dtype(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplingParams:
-    """What a step's clips sample by, [clips] each. `cond`, `other` and `null` are rows of the logits (see `Conditions`)."""
+    """The sampling parameters of a step's clips. `cond`, `other` and `null` are rows of the logits (see `Conditions`)."""
 
-    table: np.ndarray  # SAMPLING_PARAMS_DTYPE [clips]
-    columns: dict[str, Tensor]
-    any_top_p: bool  # so that the sort is skipped where nobody needs it
+    table: NDArray[np.void]  # SAMPLING_PARAMS_DTYPE [clips]
+    columns: dict[str, Tensor]  # the same by name, [clips] each, on the device
+    any_top_p: bool  # known on the host, so that the sort is skipped where no clip needs it
     any_top_k: bool
 
     @classmethod
-    def from_table(cls, table: np.ndarray, device: torch.device) -> "SamplingParams":
-        """From a table of SAMPLING_PARAMS_DTYPE."""
-        columns = {
-            name: torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
-            for name in SAMPLING_PARAMS_DTYPE.names or ()
-        }
-        top_p = table["top_p"] > 0
-        return cls(table, columns, bool(top_p.any()), bool(((table["top_k"] > 0) & ~top_p).any()))
+    def from_table(cls, table: NDArray[np.void], device: torch.device) -> "SamplingParams":
+        """Copy a table of SAMPLING_PARAMS_DTYPE to the device, column by column."""
+        names = SAMPLING_PARAMS_DTYPE.names or ()
+        columns = {name: torch.from_numpy(np.ascontiguousarray(table[name])).to(device) for name in names}
+        has_top_p = table["top_p"] > 0
+        return cls(table, columns, bool(has_top_p.any()), bool(((table["top_k"] > 0) & ~has_top_p).any()))
 
 
-def sample_codes(logits: Tensor, choices: SamplingParams, steps: Tensor) -> Tensor:
-    """Codes int64 [clips, codebooks] from logits float32 [rows, codebooks, size]; steps [clips] count within the window."""
-    guided = apply_guidance(logits, choices)
-    mixed = filter_logits(guided, choices)
-    column = choices.columns
-    noise = -torch.log(
-        -torch.log(draw_uniforms(column["seed"], column["window"].long(), steps.long(), *mixed.shape[1:]))
-    )
-    greedy = (column["temperature"] <= 0)[:, None, None]
-    drawn = torch.where(greedy, mixed.double(), mixed.double() + noise).argmax(-1)
-    return drawn.masked_fill(~guided.isfinite().all(-1), logits.shape[-1])
+def sample_codes(logits: Tensor, params: SamplingParams, steps: Tensor) -> Tensor:
+    """Sample codes int64 [clips, codebooks] from logits float32 [rows, codebooks, size]; steps [clips] count within the window."""
+    guided = apply_guidance(logits, params)
+    filtered = filter_logits(guided, params)
+    columns = params.columns
+    uniforms = draw_uniforms(columns["seed"], columns["window"].long(), steps.long(), *filtered.shape[1:])
+    gumbel = -torch.log(-torch.log(uniforms))
+    greedy = (columns["temperature"] <= 0)[:, None, None]
+    codes = torch.where(greedy, filtered.double(), filtered.double() + gumbel).argmax(-1)
+    return codes.masked_fill(~guided.isfinite().all(-1), logits.shape[-1])
 
 
-def apply_guidance(logits: Tensor, choices: SamplingParams) -> Tensor:
-    """Mix each clip's rows: float32 [clips, codebooks, size]. Without guidance all three rows are one, and stay as they are."""
-    column = choices.columns
-    cond, other, null = (logits[column[name].long()] for name in ("cond", "other", "null"))
-    scale, beta = column["scale"][:, None, None], column["beta"][:, None, None]
-    double = (column["other"] != column["cond"])[:, None, None]
-    guided = (column["null"] != column["cond"])[:, None, None]
-    mixed = torch.where(double, other + (cond - other) * beta, cond)
-    return torch.where(guided, null + (mixed - null) * scale, mixed)
+def apply_guidance(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Mix the rows of each clip: logits [rows, codebooks, size] -> float32 [clips, codebooks, size].
+
+    A clip without guidance names the same row three times, and that row stays as it is.
+    """
+    columns = params.columns
+    cond, other, null = (logits[columns[name].long()] for name in ("cond", "other", "null"))
+    scale, beta = columns["scale"][:, None, None], columns["beta"][:, None, None]
+    has_other = (columns["other"] != columns["cond"])[:, None, None]
+    has_null = (columns["null"] != columns["cond"])[:, None, None]
+    mixed = torch.where(has_other, other + (cond - other) * beta, cond)
+    return torch.where(has_null, null + (mixed - null) * scale, mixed)
 
 
-def filter_logits(logits: Tensor, choices: SamplingParams) -> Tensor:
-    """Logits over temperature, -inf where top-p (else top-k) drops them."""
-    column, size = choices.columns, logits.shape[-1]
-    temperature, top_p = column["temperature"][:, None, None], column["top_p"][:, None, None]
+def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Divide logits float32 [clips, codebooks, size] by the temperature, and put -inf where top-p (else top-k) drops a code."""
+    columns, size = params.columns, logits.shape[-1]
+    temperature, top_p = columns["temperature"][:, None, None], columns["top_p"][:, None, None]
     logits = logits / temperature.masked_fill(temperature <= 0, 1.0)
-    if not (choices.any_top_k or choices.any_top_p):
+    if not (params.any_top_k or params.any_top_p):
         return logits
-    ordered = logits.sort(dim=-1, descending=True).values
-    k = column["top_k"].masked_fill((column["top_k"] <= 0) | (column["top_k"] >= size), size)[:, None, None]
-    last = (k - 1).long().expand(-1, logits.shape[1], 1)
-    if choices.any_top_p:
-        p = torch.softmax(ordered.double(), dim=-1)
-        nucleus = ((p.cumsum(-1) - p) < top_p).sum(-1, keepdim=True).clamp_min(1) - 1
+    descending = logits.sort(dim=-1, descending=True).values
+    top_k = columns["top_k"]
+    k = top_k.masked_fill((top_k <= 0) | (top_k >= size), size)[:, None, None]
+    last = (k - 1).long().expand(-1, logits.shape[1], 1)  # rank of the least likely code that stays
+    if params.any_top_p:
+        probabilities = torch.softmax(descending.double(), dim=-1)
+        mass_before = probabilities.cumsum(-1) - probabilities
+        nucleus = (mass_before < top_p).sum(-1, keepdim=True).clamp_min(1) - 1
         last = torch.where(top_p > 0, nucleus, last)
-    return logits.masked_fill(logits < ordered.gather(-1, last), -torch.inf)
+    return logits.masked_fill(logits < descending.gather(-1, last), -torch.inf)

@@ -1,9 +1,9 @@
 """The slots on the device: sequences, positions and cache, and the step that moves every live slot by one.
 
-Slot s has `width` rows of the cache, s, slots + s, ...: one per branch. Which slots live changes only at events (a clip
-ends, another begins), and then the step's plan is made: which tokens it runs, in which order, and what each clip samples
-by. A step itself is a fixed run of device operations, without a loop over rows and without reading anything back: on CUDA
-it is captured whole, sampling included (`musicgen/model/graphs.py`).
+Slot s has `width` rows of the cache, s, slots + s, ...: one per guidance branch. Which slots are live changes only at events
+(a clip ends, another begins). Then the step's batch is built: which tokens it runs, in which order, and each clip's sampling
+parameters. A step itself is a fixed run of device operations, without a loop over rows and without reading anything back.
+On CUDA it is captured whole, sampling included (`musicgen/model/decoder/cuda_graphs.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -11,33 +11,33 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from musicgen.conditioning.conditions import Conditions
 from musicgen.engine.sampling import SAMPLING_PARAMS_DTYPE, SamplingParams, sample_codes
 from musicgen.engine.sequence import Window
-from musicgen.model.decoder.cpu_ops import CpuOps
 from musicgen.model.decoder.cuda_graphs import StepGraphs
 from musicgen.model.decoder.decoder import Decoder, KVCache, TokenBatch
-from musicgen.model.decoder.torch_ops import TorchOps
+from musicgen.model.decoder.ops import LayerCache
 from musicgen.request import Request
 
 PREFILL_TOKENS = 128  # tokens at a time of a prefix or a forced context
-TEXT_CAPACITY = 64  # text states to begin with
+TEXT_CAPACITY = 64  # text states that are allocated to begin with
 
 
 @dataclass(slots=True, eq=False)
 class StepBatch:
-    """What the coming steps run. Tokens with text come first, so that the others skip cross-attention as one block."""
+    """What the coming steps run. Tokens with text come first, so that all others skip cross-attention as one block."""
 
     slots: Tensor  # int64 [clips]
     clip: Tensor  # int64 [tokens]: which of the clips
-    tokens: TokenBatch  # lengths are moved along in place
-    choices: SamplingParams
-    moving: Tensor  # int64 [clips]: 1, or 0 for a slot that only fills a static shape
+    tokens: TokenBatch  # its lengths are advanced in place
+    params: SamplingParams
+    advance: Tensor  # int64 [clips]: 1, or 0 for an idle slot that only fills a static shape
 
     def tensors(self) -> list[Tensor]:
-        """All of them. With static shapes they have the same shapes in every plan of a stepper."""
+        """All tensors. With static shapes they have the same shapes in every batch of a stepper."""
         tokens = self.tokens
         return [
             self.slots,
@@ -45,35 +45,39 @@ class StepBatch:
             tokens.rows,
             tokens.lengths,
             tokens.text_lengths,
-            *self.choices.columns.values(),
-            self.moving,
+            *self.params.columns.values(),
+            self.advance,
         ]
 
-    def copy_into(self, before: "StepBatch") -> "StepBatch":
-        """The same plan in the tensors of another, which captured steps read."""
-        for theirs, mine in zip(before.tensors(), self.tensors(), strict=True):
-            theirs.copy_(mine)
-        tokens, choices = (
-            replace(before.tokens, longest=self.tokens.longest),
-            replace(self.choices, columns=before.choices.columns),
-        )
-        return replace(before, tokens=tokens, choices=choices)
+    def copy_into(self, buffers: "StepBatch") -> "StepBatch":
+        """Copy this batch into the tensors of another, which captured steps read, and return it with those tensors."""
+        for buffer, tensor in zip(buffers.tensors(), self.tensors(), strict=True):
+            buffer.copy_(tensor)
+        tokens = replace(buffers.tokens, longest=self.tokens.longest)
+        return replace(buffers, tokens=tokens, params=replace(self.params, columns=buffers.params.columns))
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
-    """What is the same for all steps of a window."""
+class _PlacedWindow:
+    """What a slot's batch entries are made of, for as long as the slot holds one window."""
 
     offset: int  # positions in front of the start token
-    step: int  # when it was placed
-    texts: list[int]  # text states by branch
-    choice: np.void  # of SAMPLING_PARAMS_DTYPE, rows filled in by the plan
+    step: int  # the step whose codes are read next
+    text_lengths: list[int]  # text states by branch
+    params: np.void  # of SAMPLING_PARAMS_DTYPE; its rows are filled in with the batch
+
+    def position_after(self) -> int:
+        """The next token's position + 1."""
+        return self.offset + self.step + 1
 
 
 class Stepper:
-    """The state of `slots` slots with up to `width` branches. Placing and clearing are events; `step` is the step."""
+    """The state of `slots` slots with up to `width` branches. Placing and clearing are events; `step` moves all of them.
 
-    def __init__(self, decoder: Decoder, slots: int, width: int, capacity: int):
+    `capture_steps`: whether steps are captured as graphs, where the decoder's operations can.
+    """
+
+    def __init__(self, decoder: Decoder, slots: int, width: int, capacity: int, capture_steps: bool = True):
         self.decoder, self.slots, self.width = decoder, slots, width
         spec = decoder.spec
         self.device = decoder.device
@@ -82,106 +86,98 @@ class Stepper:
         decoder.reserve_positions(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
-        self._placed: dict[int, _Slot] = {}
-        self._longest = 0
-        self._plan: StepBatch | None = None
-        self._buffers: StepBatch | None = None  # where captured steps find their plan
-        ops = decoder.ops
-        self._graphs = (
-            StepGraphs(ops.capture(), ops.disable_capture)
-            if isinstance(ops, TorchOps) and ops.capture is not None
-            else None
-        )
+        self._placed: dict[int, _PlacedWindow] = {}
+        self._batch: StepBatch | None = None
+        self._buffers: StepBatch | None = None  # the batch whose tensors captured steps read
+        capture = decoder.ops.new_graph_capture() if capture_steps else None
+        self._graphs = None if capture is None else StepGraphs(capture)
+
+    @property
+    def captures_steps(self) -> bool:
+        """Whether steps are captured as graphs; False from the first capture that failed."""
+        return self._graphs is not None and self._graphs.active
 
     # ------------------------------------------------------------ events
 
     @torch.inference_mode()
     def place(self, slot: int, window: Window, conditions: Conditions, request: Request) -> None:
-        """Put a window into a slot: text, prefix and known steps go into the cache, in as many tokens as they have."""
+        """Put a window into a slot: its text, prefix and known steps are written to the cache."""
         spec, offset, length = self.decoder.spec, conditions.prefix_length, window.sequence.shape[1]
-        texts = [0 if b.cross is None else b.cross.shape[0] for b in conditions.branches]
-        if any(texts[1:]):
+        text_lengths = [0 if branch.cross is None else branch.cross.shape[0] for branch in conditions.branches]
+        if any(text_lengths[1:]):
             raise ValueError("only a window's first branch attends to text")
-        self._ensure_capacity(offset + length, length, max(texts))
+        self._ensure_capacity(offset + length, length, max(text_lengths))
         self.sequence[slot].zero_()
         self.sequence[slot, :, :length] = torch.from_numpy(window.sequence).to(self.device)
-        known = self.sequence[slot, :, : window.known - 1].T  # the last known step is the first one that `step` runs
+        known = self.sequence[slot, :, : window.known - 1].T  # `step` begins with the last known step
         embedded = self.decoder.embed(known) if window.known > 1 else torch.empty(0, spec.hidden, device=self.device)
-        for branch, what in enumerate(conditions.branches):
-            row = branch * self.slots + slot
-            if branch == 0:
-                self.decoder.write_text_cache(self.cache, slot, what.cross)
-            prefix = [] if what.prefix is None else [what.prefix.to(self.device, torch.float32)]
-            self._prefill(torch.cat([*prefix, embedded]), row, texts[branch])
+        self.decoder.write_text_cache(self.cache, slot, conditions.branches[0].cross)
+        for index, branch in enumerate(conditions.branches):
+            prefix = [] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32)]
+            self._prefill(torch.cat([*prefix, embedded]), index * self.slots + slot, text_lengths[index])
         self.at[slot] = window.known - 1
-        self._placed[slot] = _Slot(offset, window.known - 1, texts, _sampling_params(request, conditions, window.index))
-        self._plan = None
+        params = _sampling_params(request, conditions, window.index)
+        self._placed[slot] = _PlacedWindow(offset, window.known - 1, text_lengths, params)
+        self._batch = None
 
-    def take(self, slot: int, steps: int) -> np.ndarray:
+    def take(self, slot: int, steps: int) -> NDArray[np.int32]:
         """The finished sequence int32 [codebooks, steps] of a slot."""
-        return self.sequence[slot, :, :steps].to(torch.int32).cpu().numpy()
+        sequence: NDArray[np.int32] = self.sequence[slot, :, :steps].to(torch.int32).cpu().numpy()
+        return sequence
 
     @torch.inference_mode()
     def clear(self, slot: int, wipe: bool = False) -> None:
-        """Empty a slot. `wipe`: its cache may hold numbers that are not finite, which even a weight of zero lets through."""
+        """Empty a slot. `wipe` zeros its cache, for numbers that are not finite: attention's weight of zero lets them through."""
         del self._placed[slot]
-        self._plan = None
+        self._batch = None
         if wipe:
             for keys, values in self.cache.layers:
                 keys[slot :: self.slots], values[slot :: self.slots] = 0, 0
             for keys, values in self.cache.text:
                 keys[slot], values[slot] = 0, 0
 
-    def _prefill(self, x: Tensor, row: int, text: int) -> None:
-        """Run embeddings x [tokens, hidden] as the first positions of a row, for the sake of the cache alone."""
+    def _prefill(self, x: Tensor, row: int, text_length: int) -> None:
+        """Write embeddings x [tokens, hidden] to the cache as the first positions of a row."""
         for start in range(0, x.shape[0], PREFILL_TOKENS):
-            part = x[start : start + PREFILL_TOKENS]
-            lengths = torch.arange(start + 1, start + part.shape[0] + 1, dtype=torch.int32, device=self.device)
-            if (
-                self.static and part.shape[0] < PREFILL_TOKENS
-            ):  # the last token again and again: it writes the same to the same place
-                fill = PREFILL_TOKENS - part.shape[0]
-                part, lengths = (
-                    torch.cat([part, part[-1:].expand(fill, -1)]),
-                    torch.cat([lengths, lengths[-1:].expand(fill)]),
-                )
-            count = part.shape[0]
+            chunk = x[start : start + PREFILL_TOKENS]
+            lengths = torch.arange(start + 1, start + chunk.shape[0] + 1, dtype=torch.int32, device=self.device)
+            if self.static and chunk.shape[0] < PREFILL_TOKENS:
+                # The last token is repeated: it writes the same numbers to the same place again.
+                missing = PREFILL_TOKENS - chunk.shape[0]
+                chunk = torch.cat([chunk, chunk[-1:].expand(missing, -1)])
+                lengths = torch.cat([lengths, lengths[-1:].expand(missing)])
+            count = chunk.shape[0]
             rows = torch.full((count,), row, dtype=torch.int32, device=self.device)
-            crossed = count if text else 0
-            tokens = TokenBatch(
-                rows,
-                lengths,
-                crossed,
-                torch.full((crossed,), text, dtype=torch.int32, device=self.device),
-                start + count,
-            )
-            self.decoder.forward(part, tokens, self.cache)
+            num_with_text = count if text_length else 0
+            text_lengths = torch.full((num_with_text,), text_length, dtype=torch.int32, device=self.device)
+            tokens = TokenBatch(rows, lengths, num_with_text, text_lengths, longest=start + count)
+            self.decoder.forward(chunk, tokens, self.cache)
 
-    def _ensure_capacity(self, positions: int, steps: int, texts: int) -> None:
-        """Make room for longer windows or prompts than any before; what is in the cache stays."""
+    def _ensure_capacity(self, positions: int, steps: int, text_states: int) -> None:
+        """Extend cache and sequences for a longer window or prompt than any before, keeping their content."""
         if positions > self.cache.capacity:
             self._extend_cache(self.cache.layers, self.slots * self.width, self.decoder.ops.round_capacity(positions))
             self.decoder.reserve_positions(self.cache.capacity)
-        if self.cache.text and texts > self.cache.text[0][0].shape[2]:
-            self._extend_cache(self.cache.text, self.slots, -(-texts // TEXT_CAPACITY) * TEXT_CAPACITY)
+        if self.cache.text and text_states > self.cache.text[0][0].shape[2]:
+            self._extend_cache(self.cache.text, self.slots, -(-text_states // TEXT_CAPACITY) * TEXT_CAPACITY)
         if steps >= self.sequence.shape[2]:
-            self._forget_graphs()
+            self._drop_graphs()
             wider = torch.zeros(*self.sequence.shape[:2], steps + 1, dtype=torch.int64, device=self.device)
             wider[..., : self.sequence.shape[2]] = self.sequence
             self.sequence = wider
 
-    def _extend_cache(self, layers: list[tuple[Tensor, Tensor]], rows: int, capacity: int) -> None:
-        """Longer caches with the same content: one layer after the other, so that hardly more than the new ones is held."""
+    def _extend_cache(self, layers: list[LayerCache], rows: int, capacity: int) -> None:
+        """Replace caches by longer ones with the same content, layer by layer, so that little memory is held twice."""
         spec = self.decoder.spec
-        self._forget_graphs()
-        for i, before in enumerate(layers):
-            after = self.decoder.ops.allocate_cache(rows, spec.heads, capacity, spec.head_dim)
-            for a, b in zip(before, after, strict=True):
-                b.flatten(2)[..., : a[0, 0].numel()] = a.flatten(2)
-            layers[i] = after
+        self._drop_graphs()
+        for index, shorter in enumerate(layers):
+            longer = self.decoder.ops.allocate_cache(rows, spec.heads, capacity, spec.head_dim)
+            for source, target in zip(shorter, longer, strict=True):
+                target.flatten(2)[..., : source[0, 0].numel()] = source.flatten(2)
+            layers[index] = longer
 
-    def _forget_graphs(self) -> None:
-        """Before a tensor that the step works on is replaced."""
+    def _drop_graphs(self) -> None:
+        """Drop captured steps before a tensor that they work on is replaced."""
         if self._graphs is not None:
             self._graphs.clear()
 
@@ -189,98 +185,114 @@ class Stepper:
 
     @torch.inference_mode()
     def step(self, count: int = 1) -> None:
-        """Move every placed slot by `count` steps. None may be beyond its last."""
-        plan = self._plan = self._plan or self._next_batch()
-        tokens, choices = plan.tokens, plan.choices
+        """Move every placed slot by `count` steps. No slot may be moved beyond its last step."""
+        batch = self._batch = self._batch or self._next_batch()
+        tokens, params = batch.tokens, batch.params
         for _ in range(count):
             if self._graphs is None:
-                self._run_step(plan, tokens.longest)
-            else:  # whole blocks of the cache, which is what an eager step reads
-                blocks = self.decoder.ops.round_capacity(tokens.longest)
-                self._graphs.run((blocks, choices.any_top_p, choices.any_top_k), partial(self._run_step, plan, blocks))
+                self._run_step(batch, tokens.longest)
+            else:  # attention reads whole blocks of the cache, so a graph serves all lengths of the same number of blocks
+                longest = self.decoder.ops.round_capacity(tokens.longest)
+                key = (longest, params.any_top_p, params.any_top_k)
+                self._graphs.run(key, partial(self._run_step, batch, longest))
             tokens.longest += 1
-            for slot in self._placed.values():
-                slot.step += 1
+            for placed in self._placed.values():
+                placed.step += 1
 
-    def _run_step(self, plan: StepBatch, longest: int) -> None:
-        """What is captured: it changes nothing of the host's, and reads nothing of it that is not in the graph's key."""
-        decoder, at = self.decoder, self.at[plan.slots]
-        codes = self.sequence[plan.slots, :, at]  # [clips, codebooks]
-        states = decoder.forward(decoder.embed(codes)[plan.clip], replace(plan.tokens, longest=longest), self.cache)
-        self._sample_step(decoder.logits(states), plan, at + 1)
-        self.at[plan.slots] += plan.moving
-        plan.tokens.lengths.add_(plan.moving.to(torch.int32)[plan.clip])
+    def _run_step(self, batch: StepBatch, longest: int) -> None:
+        """The part of a step that is captured: it changes nothing on the host, and reads only what is in the graph's key."""
+        decoder, at = self.decoder, self.at[batch.slots]
+        codes = self.sequence[batch.slots, :, at]  # [clips, codebooks]
+        states = decoder.forward(decoder.embed(codes)[batch.clip], replace(batch.tokens, longest=longest), self.cache)
+        self._sample_step(decoder.logits(states), batch, at + 1)
+        self.at[batch.slots] += batch.advance
+        batch.tokens.lengths.add_(batch.advance.to(torch.int32)[batch.clip])
 
-    def _sample_step(self, logits: Tensor, plan: StepBatch, at: Tensor) -> None:
-        """Fill the codes of step `at` [clips] that are to be drawn."""
-        given = self.sequence[plan.slots, :, at]
-        if isinstance(self.decoder.ops, CpuOps):
-            drawn = given.to(torch.int32)
-            self.decoder.ops.sample(logits, plan.choices.table, at.to(torch.int32), drawn)
-            self.sequence[plan.slots, :, at] = drawn.long()
+    def _sample_step(self, logits: Tensor, batch: StepBatch, at: Tensor) -> None:
+        """Sample the codes of step `at` [clips] that are not given."""
+        given = self.sequence[batch.slots, :, at]
+        kernel = self.decoder.ops.sampling_kernel
+        if kernel is not None:
+            codes = given.to(torch.int32)
+            kernel(logits, batch.params.table, at.to(torch.int32), codes)
+            self.sequence[batch.slots, :, at] = codes.long()
         else:
-            drawn = sample_codes(logits, plan.choices, at)
-            self.sequence[plan.slots, :, at] = torch.where(given < 0, drawn, given)
+            sampled = sample_codes(logits, batch.params, at)
+            self.sequence[batch.slots, :, at] = torch.where(given < 0, sampled, given)
 
     def _next_batch(self) -> StepBatch:
-        plan = self._build_batch()
+        batch = self._build_batch()
         if self._graphs is None:
-            return plan
-        self._buffers = plan if self._buffers is None else plan.copy_into(self._buffers)
+            return batch
+        self._buffers = batch if self._buffers is None else batch.copy_into(self._buffers)
         return self._buffers
 
     def _build_batch(self) -> StepBatch:
-        """Native: the live slots' branches alone. Static shapes: every row of every slot, idle ones with nothing to say."""
-        placed = (
-            {s: self._placed.get(s) for s in range(self.slots)} if self.static else dict(sorted(self._placed.items()))
+        """Build the batch of the placed windows; with static shapes, of every row of every slot, idle ones included."""
+        placed: dict[int, _PlacedWindow | None] = (
+            {slot: self._placed.get(slot) for slot in range(self.slots)}
+            if self.static
+            else dict(sorted(self._placed.items()))
         )
-        slots = list(placed)
-        clip, rows, lengths, texts = [], [], [], []
+        clips: list[int] = []
+        rows: list[int] = []
+        lengths: list[int] = []
+        text_lengths: list[int] = []
         for branch in range(self.width):
-            for i, (slot, what) in enumerate(placed.items()):
-                there = what is not None and branch < len(what.texts)
-                if there or self.static:
-                    clip.append(i)
-                    rows.append(branch * self.slots + slot)
-                    lengths.append(what.offset + what.step + 1 if what is not None and there else 1)
-                    texts.append(what.texts[branch] if what is not None and there else 0)
+            for clip_index, (slot, window) in enumerate(placed.items()):
+                if window is not None and branch < len(window.text_lengths):
+                    length, text_length = window.position_after(), window.text_lengths[branch]
+                elif self.static:
+                    length, text_length = 1, 0
+                else:
+                    continue
+                clips.append(clip_index)
+                rows.append(branch * self.slots + slot)
+                lengths.append(length)
+                text_lengths.append(text_length)
+        order = list(range(len(rows)))
         if self.static:
-            crossed, order = (self.slots if self.cache.text else 0), list(range(len(rows)))
+            num_with_text = self.slots if self.cache.text else 0
         else:
-            crossed = sum(text > 0 for text in texts)
-            order = sorted(range(len(rows)), key=lambda token: texts[token] == 0)
-        place = {rows[token]: position for position, token in enumerate(order)}
-
-        table = np.zeros(len(slots), SAMPLING_PARAMS_DTYPE)
-        for i, (slot, what) in enumerate(placed.items()):
-            if what is not None:
-                table[i] = what.choice
-                first, last = place[slot], place[(len(what.texts) - 1) * self.slots + slot]
-                middle = place[self.slots + slot] if len(what.texts) == 3 else first
-                table[i]["cond"], table[i]["other"], table[i]["null"] = first, middle, last
-
-        def tensor(values: list[int], kind: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=kind, device=self.device)
-
-        return StepBatch(
-            slots=tensor(slots, torch.int64),
-            clip=tensor([clip[token] for token in order], torch.int64),
-            tokens=TokenBatch(
-                tensor([rows[token] for token in order], torch.int32),
-                tensor([lengths[token] for token in order], torch.int32),
-                crossed,
-                tensor([texts[token] for token in order[:crossed]], torch.int32),
-                max(lengths, default=0),
-            ),
-            choices=SamplingParams.from_table(table, self.device),
-            moving=tensor([int(what is not None) for what in placed.values()], torch.int64),
+            num_with_text = sum(text_length > 0 for text_length in text_lengths)
+            order.sort(key=lambda token: text_lengths[token] == 0)
+        tokens = TokenBatch(
+            rows=self._tensor([rows[token] for token in order], torch.int32),
+            lengths=self._tensor([lengths[token] for token in order], torch.int32),
+            num_with_text=num_with_text,
+            text_lengths=self._tensor([text_lengths[token] for token in order[:num_with_text]], torch.int32),
+            longest=max(lengths, default=0),
         )
+        token_of_row = {rows[token]: position for position, token in enumerate(order)}
+        return StepBatch(
+            slots=self._tensor(list(placed), torch.int64),
+            clip=self._tensor([clips[token] for token in order], torch.int64),
+            tokens=tokens,
+            params=SamplingParams.from_table(self._params_table(placed, token_of_row), self.device),
+            advance=self._tensor([int(window is not None) for window in placed.values()], torch.int64),
+        )
+
+    def _params_table(self, placed: dict[int, _PlacedWindow | None], token_of_row: dict[int, int]) -> NDArray[np.void]:
+        """The sampling parameters of each clip, with the rows of the logits that its branches have; zeros for an idle slot."""
+        table = np.zeros(len(placed), SAMPLING_PARAMS_DTYPE)
+        for clip_index, (slot, window) in enumerate(placed.items()):
+            if window is not None:
+                branches = len(window.text_lengths)
+                cond, null = token_of_row[slot], token_of_row[(branches - 1) * self.slots + slot]
+                other = token_of_row[self.slots + slot] if branches == 3 else cond
+                table[clip_index] = window.params
+                table[clip_index]["cond"], table[clip_index]["other"], table[clip_index]["null"] = cond, other, null
+        return table
+
+    def _tensor(self, values: list[int], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self.device)
 
 
 def _sampling_params(request: Request, conditions: Conditions, window: int) -> np.void:
-    choice = np.zeros(1, SAMPLING_PARAMS_DTYPE)
+    params = np.zeros(1, SAMPLING_PARAMS_DTYPE)
     assert request.seed is not None
-    choice["scale"], choice["beta"] = conditions.scale, conditions.beta
-    choice["temperature"], choice["top_p"], choice["top_k"] = request.temperature, request.top_p, request.top_k
-    choice["window"], choice["seed"] = window, request.seed
-    return choice[0]
+    params["scale"], params["beta"] = conditions.scale, conditions.beta
+    params["temperature"], params["top_p"], params["top_k"] = request.temperature, request.top_p, request.top_k
+    params["window"], params["seed"] = window, request.seed
+    row: np.void = params[0]
+    return row

@@ -13,11 +13,12 @@ class Ours:
     """The engine with one checkpoint, so many slots, and room for clips of `max_frames`."""
 
     def __init__(self, folder: Path, slots: int, max_frames: int, dtype: str = "auto", device: str = "auto"):
+        from musicgen.conditioning.conditioner import RequestConditioner
         from musicgen.engine import Engine
         from musicgen.model import load_model, resolve_checkpoint
 
         self.model = load_model(resolve_checkpoint(str(folder)), device, dtype)
-        self.engine: Any = Engine(self.model, slots=slots, max_frames=max_frames)
+        self.engine: Any = Engine(self.model, RequestConditioner(self.model), slots=slots, max_frames=max_frames)
 
     def __enter__(self) -> "Ours":
         return self

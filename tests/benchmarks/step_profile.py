@@ -80,14 +80,11 @@ class OperationTimes:
         self.kernels_s = 0.0
         self._weights = {id(decoder.heads): "heads"}
         for layer in decoder.layers:
-            named = {
-                "qkv": layer.qkv,
-                "self_out": layer.out,
-                "cross_query": layer.cross_q,
-                "cross_out": layer.cross_out,
-            }
-            named |= {"ffn_up": layer.up, "ffn_down": layer.down, "text_to_cache": layer.cross_kv}
-            self._weights |= {id(weight): name for name, weight in named.items() if weight is not None}
+            named = {"qkv": layer.qkv, "self_out": layer.out, "ffn_up": layer.up, "ffn_down": layer.down}
+            if layer.cross is not None:
+                cross = layer.cross
+                named |= {"cross_query": cross.q, "cross_out": cross.out, "text_to_cache": cross.kv}
+            self._weights |= {id(weight): name for name, weight in named.items()}
         self._texts: set[int] = set()
 
     @contextmanager

@@ -1,9 +1,10 @@
-"""The CPU kernels of `kernels/`: compiled once by g++ for this processor (`build.py`), and called through ctypes.
+"""The decoder's operations by the CPU kernels of `kernels/`, which g++ compiles once for this processor (`build.py`).
 
-ctypes lets go of the interpreter lock during a call, and one call costs about 3 us. The library has a few threads of its
-own (`kernels/crew.h`).
+They are called through ctypes, which releases the interpreter lock during a call; one call costs about 3 us. The library
+has a thread pool of its own.
 """
 
+import copy
 import ctypes
 import logging
 import os
@@ -11,15 +12,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from musicgen.model.decoder import build
+from musicgen.model.decoder.cuda_graphs import GraphCapture
+from musicgen.model.decoder.ops import LayerCache, PackedWeight, SamplingKernel
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ _SIGNATURES = {
 
 @lru_cache(maxsize=1)
 def load_library() -> "ctypes.CDLL | str":
-    """The compiled kernels, or in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
+    """Load the compiled kernels, or return in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
     if os.environ.get("MUSICGEN_COMPILE", "1") == "0":
         return "MUSICGEN_COMPILE=0"
     compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # it may be `ccache g++`
@@ -81,7 +84,10 @@ def load_library() -> "ctypes.CDLL | str":
 
 
 def _find_wrong_kernel(library: ctypes.CDLL) -> str | None:
-    """Compare the kernels with torch once, on a small case: this processor's instructions may never have been tried before."""
+    """Compare the kernels with torch on a small case; the name of the first that differs, or None.
+
+    Compiled for an instruction set that was never tested, a kernel may compute something wrong.
+    """
     generator = torch.Generator().manual_seed(0)
     tokens, heads, dim, depth, columns = 15, 2, 18, 36, 70
     x, weight = (torch.randn(n, depth, generator=generator) for n in (tokens, columns))
@@ -105,7 +111,7 @@ def _find_wrong_kernel(library: ctypes.CDLL) -> str | None:
 
 
 def _zeros_in_huge_pages(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Zeros for what every step reads whole: with pages of 2 MB the processor finds them a sixth faster. Linux; else plain."""
+    """Allocate zeros in pages of 2 MB where Linux offers them: a step reads weights and cache whole, and is a sixth faster so."""
     tensor = torch.empty(shape, dtype=dtype, device=device)
     page, madv_hugepage = 4096, 14
     start = -(-tensor.data_ptr() // page) * page
@@ -115,19 +121,11 @@ def _zeros_in_huge_pages(*shape: int, dtype: torch.dtype, device: str = "cpu") -
     return tensor.zero_()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedWeight:
-    """A weight matrix [columns, depth] in the kernels' own order, zeros up to whole panels of columns."""
-
-    data: Tensor
-    columns: int
-    depth: int
-
-
 class CpuOps:
-    """The decoder's operations on a CPU. Tensors are float32 and contiguous; weights and cache are in `dtype`."""
+    """`DecoderOps` by compiled CPU kernels. Tensors are float32 and contiguous; weights and cache are in `dtype`."""
 
-    static_shapes = False  # a row's bits do not depend on how many rows run, so only the live ones do
+    static_shapes = False  # a row's bits do not depend on how many rows run, so only live rows are run
+    captures_graphs = False
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, threads: int):
         self.library = library
@@ -140,8 +138,23 @@ class CpuOps:
         self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
         self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
 
+    def new_graph_capture(self) -> GraphCapture | None:
+        """None: there are no graphs on a CPU."""
+        return None
+
+    def with_threads(self, threads: int) -> "CpuOps":
+        """The same operations on another number of threads."""
+        other = copy.copy(self)
+        other.threads = threads
+        return other
+
+    @property
+    def sampling_kernel(self) -> SamplingKernel | None:
+        """The kernel that samples codes."""
+        return self.sample
+
     def pack(self, weight: Tensor) -> PackedWeight:
-        """Lay out a weight [columns, depth] for `linear`."""
+        """Lay out a weight [columns, depth] for `linear`: in panels of columns, zeros up to whole panels."""
         columns, depth = weight.shape
         if depth % 2:
             raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
@@ -152,7 +165,7 @@ class CpuOps:
         return PackedWeight(data, columns, depth)
 
     def linear(self, x: Tensor, weight: PackedWeight, activate: bool = False) -> Tensor:
-        """x [rows, depth] (through the GELU if `activate`) times weight^T -> [rows, columns]."""
+        """Multiply x [rows, depth] (first through the GELU if `activate`) with weight^T -> [rows, columns]."""
         rows, depth = x.shape
         y = torch.empty(rows, weight.columns)
         scratch = torch.empty((rows + self._tile_rows) * depth)
@@ -163,7 +176,7 @@ class CpuOps:
         return y
 
     def norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-        """x[: len(delta)] += delta, in place; returns the layer norm of x [rows, hidden]."""
+        """Add delta to the first rows of x [rows, hidden] in place, and return the layer norm of x."""
         y = torch.empty_like(x)
         change, added = (0, 0) if delta is None else (delta.data_ptr(), delta.shape[0])
         self.library.norm_fp32(
@@ -171,15 +184,16 @@ class CpuOps:
         )  # fmt: skip
         return y
 
-    def allocate_cache(
-        self, rows: int, heads: int, capacity: int, dim: int, device: str = "cpu"
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values for one layer, zeros. Keys are in truth [rows, heads, capacity / lanes, dim, lanes]; values are padded."""
+    def allocate_cache(self, rows: int, heads: int, capacity: int, dim: int, device: str | None = None) -> LayerCache:
+        """Allocate keys and values of one layer, zeros.
+
+        Whatever their shape says, keys lie in memory as [rows, heads, capacity / lanes, dim, lanes]; `dim` of the values is padded.
+        """
         padded = -(-dim // self.lanes) * self.lanes
         capacity = self.round_capacity(capacity)
         return (
-            _zeros_in_huge_pages(rows, heads, capacity, dim, dtype=self.dtype, device=device),
-            _zeros_in_huge_pages(rows, heads, capacity, padded, dtype=self.dtype, device=device),
+            _zeros_in_huge_pages(rows, heads, capacity, dim, dtype=self.dtype, device=device or "cpu"),
+            _zeros_in_huge_pages(rows, heads, capacity, padded, dtype=self.dtype, device=device or "cpu"),
         )
 
     def round_capacity(self, capacity: int) -> int:
@@ -187,11 +201,11 @@ class CpuOps:
         return -(-capacity // self.lanes) * self.lanes
 
     def work_bytes(self, tokens: int, heads: int, hidden: int, ffn: int) -> int:
-        """What one layer holds at most, beside the cache: the states, and the feed-forward's with their packed copy."""
+        """The most bytes that one layer holds besides the cache: its states, and the feed-forward states with their packed copy."""
         return 4 * (tokens * (9 * hidden + ffn) + (tokens + self._tile_rows) * ffn)
 
-    def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor]) -> None:
-        """Token i's key and value (views [tokens, hidden] of one matrix) become position lengths[i] - 1 of row rows[i]."""
+    def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache) -> None:
+        """Write token i's key and value (views [tokens, hidden] of one matrix) to position lengths[i] - 1 of row rows[i]."""
         keys, values = cache
         _, heads, capacity, dim = keys.shape
         self._append(
@@ -199,8 +213,8 @@ class CpuOps:
             heads, dim, capacity, self.threads,
         )  # fmt: skip
 
-    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: tuple[Tensor, Tensor], longest: int) -> Tensor:
-        """Token i's query against the first lengths[i] positions of row rows[i] -> [tokens, hidden]."""
+    def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
+        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens, hidden]."""
         keys, values = cache
         _, heads, capacity, dim = keys.shape
         out = torch.empty(q.shape[0], heads * dim)
@@ -210,8 +224,11 @@ class CpuOps:
         )  # fmt: skip
         return out
 
-    def sample(self, logits: Tensor, choices: np.ndarray, steps: Tensor, codes: Tensor) -> None:
-        """Where codes int32 [clips, codebooks] are negative, draw them from logits [rows, codebooks, size] (see engine/sampling.py)."""
+    def sample(self, logits: Tensor, params: NDArray[np.void], steps: Tensor, codes: Tensor) -> None:
+        """Sample the codes int32 [clips, codebooks] that are negative, in place, from logits [rows, codebooks, size].
+
+        `params` is a table of `SAMPLING_PARAMS_DTYPE` (musicgen/engine/sampling.py), one row a clip; steps int32 [clips].
+        """
         self.library.sample_fp32(
-            logits.data_ptr(), choices.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:], codes.data_ptr(), self.threads,
+            logits.data_ptr(), params.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:], codes.data_ptr(), self.threads,
         )  # fmt: skip

@@ -1,12 +1,12 @@
-"""CUDA graphs of the decode step: its thousands of small kernels are launched as one, so the host keeps no GPU waiting.
+"""CUDA graphs of the decode step: one launch for its thousands of small kernels, which the host could not launch fast enough.
 
-A captured step reads and writes the very memory that it was captured with. So what changes from step to step lies in
-buffers that are filled in place, and what the host decides (how many blocks of the cache are read, whether anybody needs a
-sort) is the graph's key: one graph per key, captured when it is needed, all in one pool of memory, since never two run at
-once. The kernels are those of the eager step, and so are the bits.
+A captured step reads and writes exactly the memory that it was captured with. So whatever changes from step to step lies in
+buffers that are filled in place, and whatever the host decides (how many blocks of the cache are read, whether a clip needs
+a sort) is part of the graph's key. There is one graph per key, captured when it is first needed; all share one pool of
+memory, since no two run at once. The kernels are those of the eager step, and so are the bits.
 
-`CudaCapture` follows torch's notes on CUDA graphs and was never run: no GPU was at hand. All else is tested on a CPU, with a
-recorder in its place.
+`CudaCapture` follows torch's notes on CUDA graphs and was never run: no GPU was at hand. The rest is tested on a CPU, with
+a recorder in its place.
 """
 
 import logging
@@ -14,48 +14,52 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+
+from musicgen.errors import first_line
 
 log = logging.getLogger(__name__)
 
 Work = Callable[[], None]
 
-_ONE_AT_A_TIME = threading.Lock()  # captures, in a process
-_BROKEN: list[Any] = []  # graphs whose capture failed: never destroyed, for torch's allocator may go on asking them
+_CAPTURE_LOCK = threading.Lock()  # one capture at a time in a process
+_FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []  # kept forever, because torch's allocator may still ask them
 
 
 class GraphCapture(Protocol):
-    """Turns work into something that does it again, in the same memory. The work must not read anything back."""
+    """Turns work into a callable that repeats it in the same memory. The work must not read anything back to the host."""
 
     def warm(self, work: Work) -> None:
-        """Do the work as it would be done in a capture."""
+        """Run the work as a capture would run it."""
 
     def capture(self, work: Work) -> Work:
-        """What does the work when it is called; now nothing is done. Raises whatever goes wrong."""
+        """Record the work without running it, and return a callable that runs it. Raises whatever goes wrong."""
 
     def forget(self) -> None:
-        """All that was captured is about to be dropped."""
+        """Prepare for all captured work to be dropped."""
 
 
 class StepGraphs:
-    """The graphs of one function over the same buffers. It holds no buffers itself: their owner must outlive it.
+    """The graphs of one function over the same buffers. It holds no buffers itself: their owner must outlive it."""
 
-    `on_failure` is called when a capture has failed and no step will be captured any more.
-    """
-
-    def __init__(self, capture: GraphCapture, on_failure: Callable[[], None]):
+    def __init__(self, capture: GraphCapture):
         self._capture: GraphCapture | None = capture
-        self._on_failure = on_failure
         self._warm: set[Hashable] = set()
         self._replays: dict[Hashable, Work] = {}
 
-    def run(self, key: Hashable, work: Work) -> None:
-        """Do `work`, which is the same for the same key.
+    @property
+    def active(self) -> bool:
+        """Whether steps are captured: no longer once a capture has failed."""
+        return self._capture is not None
 
-        The first time it is run as it is, for a kernel has to have run once before it can be captured. The second time it is
-        captured, and from then on replayed. If a capture fails, one warning says so, and everything is run as it is.
+    def run(self, key: Hashable, work: Work) -> None:
+        """Do `work`, which must be the same for the same key.
+
+        The first call runs it as it is, because a kernel must have run once before it can be captured. The second call
+        captures it, and later calls replay the graph. If a capture fails, one warning is logged, and from then on all work
+        runs as it is.
         """
         if key in self._replays:
             self._replays[key]()
@@ -68,19 +72,19 @@ class StepGraphs:
             try:
                 self._replays[key] = self._capture.capture(work)
             except Exception as error:  # whatever it is, the eager step does not need it
-                first_line = (str(error).splitlines() or [""])[0]
                 log.warning(
-                    "the decode step could not be captured, going on without: %s: %s", type(error).__name__, first_line
+                    "the decode step could not be captured, going on without: %s: %s",
+                    type(error).__name__,
+                    first_line(error),
                 )
                 self._capture = None
-                self._on_failure()
                 self._replays.clear()
                 work()
             else:
                 self._replays[key]()
 
     def clear(self) -> None:
-        """Forget what was captured: some of its buffers are to be replaced."""
+        """Drop all graphs, because some of their buffers are about to be replaced."""
         if self._capture is not None:
             self._capture.forget()
         self._replays.clear()
@@ -88,14 +92,14 @@ class StepGraphs:
 
 
 class CudaCapture:
-    """CUDA graphs that share a pool. Warm-up and capture use one stream of their own, so that cuBLAS finds its workspace there."""
+    """CUDA graphs that share a pool. Warm-up and capture run on one stream of their own, for which cuBLAS has a workspace."""
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm(self, work: Work) -> None:
-        """Do the work on the capture's stream, between what the caller's stream has done and will do."""
+        """Run the work on the capture's stream, ordered after the caller's earlier work and before its later work."""
         callers = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(callers)
         try:
@@ -105,32 +109,32 @@ class CudaCapture:
             callers.wait_stream(self._stream)
 
     def capture(self, work: Work) -> Work:
-        """The work as a graph, to be launched on the caller's stream."""
+        """Record the work as a graph, which is launched on the stream of whoever calls the result."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # The outer `stream` puts the caller's stream back, which `graph` leaves undone if it cannot end the capture.
-            # thread_local: codec and text encoder go on allocating in their threads.
+            # The outer `stream` restores the caller's stream, which `graph` does not if it cannot end the capture.
+            # thread_local: the codec and the text encoder allocate in their own threads meanwhile.
             with (
-                _ONE_AT_A_TIME,
+                _CAPTURE_LOCK,
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 work()
-        except torch.OutOfMemoryError:  # the capture was ended properly: its memory can be had back
+        except torch.OutOfMemoryError:  # the capture was ended properly, so its memory can be freed
             raise
         except BaseException:
-            _BROKEN.append(graph)
+            _FAILED_GRAPHS.append(graph)
             raise
         return graph.replay
 
     def forget(self) -> None:
-        """Wait for the launched graphs, and take another pool: torch refuses one that no graph holds any more."""
+        """Wait for launched graphs, and take a new pool: torch refuses a pool that no graph holds any more."""
         torch.cuda.current_stream(self._stream.device).synchronize()
         self._pool = torch.cuda.graph_pool_handle()
 
 
 def find_graph_capture(device: torch.device) -> Callable[[], GraphCapture] | None:
-    """What captures steps on a device, or None: there are graphs on CUDA alone, and none with `MUSICGEN_COMPILE=0`."""
+    """A factory of captures for a device, or None: graphs exist on CUDA alone, and `MUSICGEN_COMPILE=0` turns them off."""
     if device.type != "cuda" or os.environ.get("MUSICGEN_COMPILE", "1") == "0":
         return None
     return partial(CudaCapture, device)

@@ -1,14 +1,14 @@
 """MusicGen's decoder: a transformer over sums of codebook embeddings (Copet et al. 2023, sections 3.1 and 3.4).
 
-It runs *tokens*: (embedding, row of the cache, position). A decode step is one token for each live row; a prefix or a
-forced context is many tokens of one row. Both are the same function, so it does not matter to the result how a row's
-past got into the cache.
+It computes on *tokens*: (embedding, row of the cache, position). A decode step has one token for each live row; a prefix or
+a forced context has many tokens of one row. Both go through the same function, so a row's result does not depend on how
+its earlier positions got into the cache.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from musicgen.errors import ModelError
 from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 from musicgen.model.decoder.cuda_graphs import find_graph_capture
+from musicgen.model.decoder.ops import DecoderOps, LayerCache, PackedWeight
 from musicgen.model.decoder.torch_ops import TorchOps
 from musicgen.model.spec import ModelSpec
 
@@ -29,33 +30,35 @@ class NormWeights:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerWeights:
-    """One layer's weights as the operations want them. Melody and style models have no cross-attention."""
+class CrossAttentionWeights:
+    """The weights of one layer's attention to the text."""
 
     norm: NormWeights
-    qkv: Any  # [3 hidden, hidden]
-    out: Any
+    q: PackedWeight  # [hidden, hidden]
+    kv: PackedWeight  # [2 hidden, hidden]
+    out: PackedWeight  # [hidden, hidden]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerWeights:
+    """The weights of one layer, packed for the operations. Melody and style models have no cross-attention."""
+
+    norm: NormWeights
+    qkv: PackedWeight  # [3 hidden, hidden]
+    out: PackedWeight  # [hidden, hidden]
     ffn_norm: NormWeights
-    up: Any  # [ffn, hidden]
-    down: Any
-    cross_norm: NormWeights | None = None
-    cross_q: Any = None
-    cross_kv: Any = None  # [2 hidden, hidden]
-    cross_out: Any = None
+    up: PackedWeight  # [ffn, hidden]
+    down: PackedWeight  # [hidden, ffn]
+    cross: CrossAttentionWeights | None = None
 
 
 @dataclass(slots=True, eq=False)
 class KVCache:
-    """Keys and values, (keys, values) per layer: of the rows' own past, and of the text that the first rows attend to."""
+    """Keys and values by layer: of the rows' own earlier positions, and of the text that the first rows attend to."""
 
-    layers: list[tuple[Tensor, Tensor]]
-    text: list[tuple[Tensor, Tensor]]
-    text_lengths: Tensor  # int32 [rows with text]; 0: nothing to attend to
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated."""
-        return sum(t.numel() * t.element_size() for pair in self.layers + self.text for t in pair)
+    layers: list[LayerCache]
+    text: list[LayerCache]  # empty in a model without cross-attention
+    text_lengths: Tensor  # int32 [rows with text]; 0: no text to attend to
 
     @property
     def capacity(self) -> int:
@@ -65,36 +68,38 @@ class KVCache:
 
 @dataclass(slots=True, eq=False)
 class TokenBatch:
-    """Where a step's tokens go. The first `crossed` tokens have text to attend to, and their row is its row."""
+    """Where a step's tokens belong. The first `num_with_text` tokens attend to the text of their row."""
 
-    rows: Tensor  # int32 [tokens]
+    rows: Tensor  # int32 [tokens]: row of the cache
     lengths: Tensor  # int32 [tokens]: position + 1
     num_with_text: int
-    text_lengths: Tensor  # int32 [crossed]: text states to attend to
-    longest: int  # of the lengths, known without asking the device
+    text_lengths: Tensor  # int32 [num_with_text]: text states to attend to
+    longest: int  # an upper bound of `lengths`, known on the host
 
 
 class Decoder:
-    """The weights, and the step over them."""
+    """The decoder's weights and its forward pass, on one device and in one dtype."""
 
-    def __init__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype, ops: "CpuOps | TorchOps"):
+    def __init__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype, ops: DecoderOps):
         self.spec = spec
         self.device = device
         self.dtype = dtype
         self.ops = ops
         self.layers: list[LayerWeights] = []
         self.final_norm: NormWeights
-        self.heads: Any
+        self.heads: PackedWeight
         self.embeddings: Tensor  # float32 or dtype [codebooks * (size + 1), hidden]
-        self._offsets = torch.arange(spec.codebooks, device=device) * (spec.codebook_size + 1)
+        self._codebook_offsets = torch.arange(spec.codebooks, device=device) * (spec.codebook_size + 1)
         self._positions = torch.empty(0, spec.hidden, device=device)
-        self._outgrown: list[Tensor] = []  # shorter tables: another engine's captured steps may still read them
+        self._outgrown_positions: list[
+            Tensor
+        ] = []  # shorter tables, which another engine's captured steps may still read
 
     @classmethod
     def from_state_dict(
         cls, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
     ) -> "Decoder":
-        """Build from a checkpoint's `decoder.*` tensors (prefix stripped; published format). Raises `ModelError`.
+        """Build a decoder from a checkpoint's `decoder.*` tensors (prefix stripped, published format). Raises `ModelError`.
 
         On a CPU the weights are repacked one by one; the given tensors are not kept.
         """
@@ -102,54 +107,40 @@ class Decoder:
             raise ModelError(f"decoder.activation_function {spec.activation!r} is not supported; it must be gelu")
         device = torch.device(device)
         decoder = cls(spec, device, dtype, _choose_ops(device, dtype))
-        read = _WeightReader(spec, tensors, device, decoder.ops)
-        for i in range(spec.layers):
-            at = f"model.decoder.layers.{i}"
-            crossed = f"{at}.encoder_attn.q_proj.weight" in tensors
-            if crossed != (spec.kind == "text"):
-                raise ModelError(
-                    f"the decoder {'has' if crossed else 'lacks'} cross-attention, which is wrong for a {spec.kind} model"
-                )
-            own, text = f"{at}.self_attn", f"{at}.encoder_attn"
-            decoder.layers.append(
-                LayerWeights(
-                    norm=read.norm(f"{own}_layer_norm"),
-                    qkv=read.weight(f"{own}.q_proj", f"{own}.k_proj", f"{own}.v_proj"),
-                    out=read.weight(f"{own}.out_proj"),
-                    ffn_norm=read.norm(f"{at}.final_layer_norm"),
-                    up=read.weight(f"{at}.fc1", rows=spec.ffn),
-                    down=read.weight(f"{at}.fc2", columns=spec.ffn),
-                    cross_norm=read.norm(f"{text}_layer_norm") if crossed else None,
-                    cross_q=read.weight(f"{text}.q_proj") if crossed else None,
-                    cross_kv=read.weight(f"{text}.k_proj", f"{text}.v_proj") if crossed else None,
-                    cross_out=read.weight(f"{text}.out_proj") if crossed else None,
-                )
-            )
-        decoder.final_norm = read.norm("model.decoder.layer_norm")
-        decoder.heads = read.weight(*(f"lm_heads.{k}" for k in range(spec.codebooks)), rows=spec.codebook_size)
-        table = (spec.codebook_size + 1, spec.hidden)
-        tables = [read.tensor(f"model.decoder.embed_tokens.{k}.weight", table) for k in range(spec.codebooks)]
+        reader = _WeightReader(spec, tensors, device, decoder.ops)
+        decoder.layers = [reader.layer(index) for index in range(spec.layers)]
+        decoder.final_norm = reader.norm("model.decoder.layer_norm")
+        decoder.heads = reader.weight(*(f"lm_heads.{k}" for k in range(spec.codebooks)), rows=spec.codebook_size)
+        shape = (spec.codebook_size + 1, spec.hidden)
+        tables = [reader.tensor(f"model.decoder.embed_tokens.{k}.weight", shape) for k in range(spec.codebooks)]
         decoder.embeddings = torch.cat(tables).to(device, dtype)
         return decoder
 
+    def with_threads(self, threads: int) -> "Decoder":
+        """A decoder over the same weights whose operations use so many CPU threads; this one if it does already."""
+        if threads == self.ops.threads:
+            return self
+        other = copy.copy(self)
+        other.ops = self.ops.with_threads(threads)
+        return other
+
     def allocate_cache(self, rows: int, capacity: int, text_rows: int, text_capacity: int) -> KVCache:
-        """An empty cache: `capacity` positions for each of `rows`, `text_capacity` text states for the first `text_rows`."""
-        heads, dim = self.spec.heads, self.spec.head_dim
-        crossed = self.spec.kind == "text"
+        """Allocate an empty cache: `capacity` positions for each of `rows`, `text_capacity` text states for the first `text_rows`."""
+        heads, dim, has_text = self.spec.heads, self.spec.head_dim, self.spec.kind == "text"
         return KVCache(
             layers=[self.ops.allocate_cache(rows, heads, capacity, dim) for _ in self.layers],
-            text=[self.ops.allocate_cache(text_rows, heads, text_capacity, dim) for _ in self.layers if crossed],
+            text=[self.ops.allocate_cache(text_rows, heads, text_capacity, dim) for _ in self.layers if has_text],
             text_lengths=torch.zeros(text_rows, dtype=torch.int32, device=self.device),
         )
 
     def cache_bytes(self, rows: int, capacity: int, text_rows: int, text_capacity: int) -> int:
-        """What `cache` of the same arguments allocates."""
+        """The bytes that `allocate_cache` allocates for the same arguments."""
         sizes = [(rows, capacity)] + ([(text_rows, text_capacity)] if self.spec.kind == "text" else [])
         pairs = [self.ops.allocate_cache(r, self.spec.heads, c, self.spec.head_dim, device="meta") for r, c in sizes]
-        return self.spec.layers * sum(t.numel() * t.element_size() for pair in pairs for t in pair)
+        return self.spec.layers * sum(tensor.numel() * tensor.element_size() for pair in pairs for tensor in pair)
 
     def write_text_cache(self, cache: KVCache, row: int, text: Tensor | None) -> None:
-        """Give a row its text [states, hidden]: keys and values of every layer, once per request. None: nothing to attend to."""
+        """Compute the keys and values of a row's text [states, hidden] in every layer, once per request; None: it has no text."""
         length = 0 if text is None else text.shape[0]
         cache.text_lengths[row] = length
         if text is None or not length or not cache.text:
@@ -157,64 +148,64 @@ class Decoder:
         rows = torch.full((length,), row, dtype=torch.int32, device=self.device)
         lengths = torch.arange(1, length + 1, dtype=torch.int32, device=self.device)
         states = text.to(self.device, torch.float32).contiguous()
-        for layer, store in zip(self.layers, cache.text, strict=True):
-            kv = self.ops.linear(states, layer.cross_kv)
-            self.ops.append(kv[:, : self.spec.hidden], kv[:, self.spec.hidden :], rows, lengths, store)
+        for layer, text_cache in zip(self.layers, cache.text, strict=True):
+            assert layer.cross is not None
+            kv = self.ops.linear(states, layer.cross.kv)
+            self.ops.append(kv[:, : self.spec.hidden], kv[:, self.spec.hidden :], rows, lengths, text_cache)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Sum of the codebooks' embeddings: codes [tokens, codebooks] -> float32 [tokens, hidden]."""
-        rows = torch.nn.functional.embedding(codes + self._offsets, self.embeddings)  # [tokens, codebooks, hidden]
+        """Sum the codebooks' embeddings: codes [tokens, codebooks] -> float32 [tokens, hidden]."""
+        rows = torch.nn.functional.embedding(
+            codes + self._codebook_offsets, self.embeddings
+        )  # [tokens, codebooks, hidden]
         x = rows[:, 0].float()
-        for k in range(1, self.spec.codebooks):  # in order: a sum whose order does not depend on the number of tokens
+        for k in range(
+            1, self.spec.codebooks
+        ):  # one by one, so that the order of the sum does not depend on the number of tokens
             x = x + rows[:, k]
         return x if self.spec.embed_scale == 1.0 else x * self.spec.embed_scale
 
     def forward(self, x: Tensor, tokens: TokenBatch, cache: KVCache) -> Tensor:
-        """Run embeddings x [tokens, hidden] (not yet with positions) through the layers -> normed states [tokens, hidden]."""
-        ops, hidden, crossed = self.ops, self.spec.hidden, tokens.num_with_text
+        """Run embeddings x [tokens, hidden], positions not yet added, through the layers -> normed states [tokens, hidden]."""
+        ops, hidden, num_with_text = self.ops, self.spec.hidden, tokens.num_with_text
         x = x + self.positions(tokens.lengths)
         delta = None
-        for i, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             h = ops.norm(x, delta, layer.norm.weight, layer.norm.bias)
             qkv = ops.linear(h, layer.qkv)
-            ops.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], tokens.rows, tokens.lengths, cache.layers[i])
-            delta = ops.linear(
-                ops.attend(qkv[:, :hidden], tokens.rows, tokens.lengths, cache.layers[i], tokens.longest), layer.out
-            )
-            if (
-                layer.cross_norm is not None and crossed
-            ):  # null rows attend to zeros, which adds exactly nothing: skipped
-                h = ops.norm(x, delta, layer.cross_norm.weight, layer.cross_norm.bias)
-                q = ops.linear(h[:crossed], layer.cross_q)
-                text = cache.text[i]
-                heard = ops.attend(q, tokens.rows[:crossed], tokens.text_lengths, text, text[0].shape[2])
-                delta = ops.linear(heard, layer.cross_out)
+            layer_cache = cache.layers[index]
+            ops.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], tokens.rows, tokens.lengths, layer_cache)
+            attended = ops.attend(qkv[:, :hidden], tokens.rows, tokens.lengths, layer_cache, tokens.longest)
+            delta = ops.linear(attended, layer.out)
+            if layer.cross is not None and num_with_text:
+                # Null rows would attend to zeros, which adds exactly nothing, so they are skipped.
+                h = ops.norm(x, delta, layer.cross.norm.weight, layer.cross.norm.bias)
+                q = ops.linear(h[:num_with_text], layer.cross.q)
+                text_cache = cache.text[index]
+                rows, capacity = tokens.rows[:num_with_text], text_cache[0].shape[2]
+                delta = ops.linear(ops.attend(q, rows, tokens.text_lengths, text_cache, capacity), layer.cross.out)
             h = ops.norm(x, delta, layer.ffn_norm.weight, layer.ffn_norm.bias)
             delta = ops.linear(ops.linear(h, layer.up), layer.down, activate=True)
         return ops.norm(x, delta, self.final_norm.weight, self.final_norm.bias)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Normed states [tokens, hidden] -> float32 [tokens, codebooks, codebook_size]."""
+        """Multiply normed states [tokens, hidden] with the heads -> float32 [tokens, codebooks, codebook_size]."""
         return self.ops.linear(states, self.heads).view(-1, self.spec.codebooks, self.spec.codebook_size)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Sinusoids cat[cos, sin] of positions lengths - 1, float32 [tokens, hidden], from a table of `reserve`'s length."""
+        """Look up the sinusoids of positions lengths - 1, float32 [tokens, hidden], in the table that `reserve_positions` made."""
         return self._positions[lengths.long() - 1]
 
     def reserve_positions(self, capacity: int) -> None:
         """Make the table of sinusoids long enough for positions below `capacity`."""
         if self._positions.shape[0] < capacity:
-            self._outgrown.append(self._positions)
-            self._positions = (
-                sinusoidal_positions(max(capacity, self.spec.max_positions), self.spec.hidden)
-                .to(self.dtype)
-                .float()
-                .to(self.device)
-            )
+            self._outgrown_positions.append(self._positions)
+            table = sinusoidal_positions(max(capacity, self.spec.max_positions), self.spec.hidden)
+            self._positions = table.to(self.dtype).float().to(self.device)
 
 
 def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
-    """Sinusoidal embeddings float32 [positions, hidden] as in tensor2tensor: cosines first (transformers' MusicGen)."""
+    """Compute sinusoidal embeddings float32 [positions, hidden] as in tensor2tensor: cosines first (transformers' MusicGen)."""
     half = hidden // 2
     rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
     angles = torch.arange(positions).float()[:, None] * rates[None]
@@ -222,12 +213,41 @@ def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
 
 
 class _WeightReader:
-    """Takes tensors out of a state dict, checked, in the layout of the operations."""
+    """Takes tensors out of a state dict, checks their shapes, and packs them for the operations."""
 
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device, ops: "CpuOps | TorchOps"):
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device, ops: DecoderOps):
         self.spec, self.tensors, self.device, self.ops = spec, tensors, device, ops
 
+    def layer(self, index: int) -> LayerWeights:
+        """One layer. Raises `ModelError` for cross-attention that the kind of model should lack, or lacks."""
+        name = f"model.decoder.layers.{index}"
+        has_cross = f"{name}.encoder_attn.q_proj.weight" in self.tensors
+        if has_cross != (self.spec.kind == "text"):
+            raise ModelError(
+                f"the decoder {'has' if has_cross else 'lacks'} cross-attention, which is wrong for a {self.spec.kind} model"
+            )
+        attention = f"{name}.self_attn"
+        return LayerWeights(
+            norm=self.norm(f"{attention}_layer_norm"),
+            qkv=self.weight(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
+            out=self.weight(f"{attention}.out_proj"),
+            ffn_norm=self.norm(f"{name}.final_layer_norm"),
+            up=self.weight(f"{name}.fc1", rows=self.spec.ffn),
+            down=self.weight(f"{name}.fc2", columns=self.spec.ffn),
+            cross=self.cross_attention(f"{name}.encoder_attn") if has_cross else None,
+        )
+
+    def cross_attention(self, name: str) -> CrossAttentionWeights:
+        """The attention to the text whose tensors begin with `name`."""
+        return CrossAttentionWeights(
+            norm=self.norm(f"{name}_layer_norm"),
+            q=self.weight(f"{name}.q_proj"),
+            kv=self.weight(f"{name}.k_proj", f"{name}.v_proj"),
+            out=self.weight(f"{name}.out_proj"),
+        )
+
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One tensor of the expected shape. Raises `ModelError`."""
         if name not in self.tensors:
             raise ModelError(f"the decoder lacks the tensor {name}; the checkpoint is incomplete")
         if self.tensors[name].shape != shape:
@@ -236,17 +256,19 @@ class _WeightReader:
             )
         return self.tensors[name]
 
-    def weight(self, *names: str, rows: int | None = None, columns: int | None = None) -> Any:
+    def weight(self, *names: str, rows: int | None = None, columns: int | None = None) -> PackedWeight:
+        """The weights of linear layers, one below the other, packed as one matrix."""
         shape = (rows or self.spec.hidden, columns or self.spec.hidden)
         return self.ops.pack(torch.cat([self.tensor(f"{name}.weight", shape) for name in names]))
 
     def norm(self, name: str) -> NormWeights:
+        """A layer norm, float32."""
         parts = (self.tensor(f"{name}.{part}", (self.spec.hidden,)) for part in ("weight", "bias"))
         return NormWeights(*(part.to(self.device, torch.float32).contiguous() for part in parts))
 
 
-def _choose_ops(device: torch.device, dtype: torch.dtype) -> "CpuOps | TorchOps":
-    """Compiled kernels on a CPU that has a compiler, torch's own operations elsewhere."""
+def _choose_ops(device: torch.device, dtype: torch.dtype) -> DecoderOps:
+    """Choose compiled kernels on a CPU that has a compiler, and torch's own operations elsewhere."""
     if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
         library = load_library()
         if not isinstance(library, str):

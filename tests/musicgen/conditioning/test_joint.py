@@ -13,12 +13,12 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 from musicgen.clip import Failed
 from musicgen.conditioning.clap_sound import JointEncoder
 from musicgen.conditioning.conditioner import RequestConditioner
-from musicgen.engine.engine import Engine
 from musicgen.errors import RowError
 from musicgen.model import load_model
 from musicgen.model.text.clap import quantize
 from musicgen.request import Request
 from tests.fixtures.checkpoints import TEXT, write_checkpoint
+from tests.fixtures.engines import make_engine
 from tests.musicgen.conditioning.music import heard, tune, write
 from tests.musicgen.conditioning.test_melody_generation import codes, run
 
@@ -148,7 +148,7 @@ def test_what_such_a_model_cannot_hear(clap_model, text_checkpoint: Path, tmp_pa
     assert "not both" in str(both.error)
     t5 = load_model(text_checkpoint, "cpu", "float32")
     assert not t5.spec.supports("style")
-    engine = Engine(t5, slots=1)
+    engine = make_engine(t5, slots=1)
     with pytest.raises(RowError, match="takes no melody"):
         engine.add(Request("", melody=path).resolve(0, 50))
     engine.close()

@@ -10,10 +10,10 @@ import torch
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning import chroma
-from musicgen.engine import Engine
 from musicgen.model import load_model
 from musicgen.request import Request
 from tests.fixtures.checkpoints import MELODY, write_checkpoint
+from tests.fixtures.engines import make_engine
 from tests.musicgen.conditioning.music import heard, tune, write
 
 GREEDY = Request("warm piano", duration_s=1.0, temperature=0.0)
@@ -21,7 +21,7 @@ GREEDY = Request("warm piano", duration_s=1.0, temperature=0.0)
 
 def run(model, requests: Sequence[Request], slots: int = 3) -> list[Clip | Failed]:
     """The outcomes of unresolved requests, in order; no two may be equal."""
-    engine = Engine(model, slots=slots)
+    engine = make_engine(model, slots=slots)
     resolved = [request.resolve(0, model.spec.frame_rate) for request in requests]
     waiting, outcomes = list(resolved), {}
     try:

@@ -14,11 +14,11 @@ from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditioner import PreparedRequest, RequestConditioner
 from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.conditioning.style import StyleEncoder, StyleNetwork, StyleSettings
-from musicgen.engine import Engine
 from musicgen.engine.stepper import TEXT_CAPACITY
 from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.musicgen.conditioning.music import heard, tune, write
 from tests.musicgen.conditioning.style_checkpoint import SETTINGS, write_style_checkpoint
 from tests.musicgen.conditioning.test_melody_generation import codes, run
@@ -197,7 +197,7 @@ def test_the_engine_plans_room_for_excerpt_and_prompt(style_model, tmp_path: Pat
     while style_model.text.encode(prompt).states.shape[0] < TEXT_CAPACITY:
         prompt += "warm "
     row = Request(prompt, melody=str(write(tmp_path / "a.wav", tune(4.0))), duration_s=4.0).resolve(0, 50)
-    engine = Engine(style_model, slots=1)
+    engine = make_engine(style_model, slots=1)
     planned = engine._stepper.cache.capacity
     engine.add(row)
     while engine.busy:

@@ -16,11 +16,12 @@ from unittest import mock
 import torch
 
 from musicgen.conditioning.conditions import Branch, Conditions
-from musicgen.engine import Engine, memory
+from musicgen.engine import memory
 from musicgen.model import load_model
 from musicgen.model.decoder import decoder as decoder_module
 from musicgen.model.decoder.cpu_ops import load_library
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, run
 
@@ -33,6 +34,12 @@ class Long:
 
     model: Any
     sound_positions: int
+
+    def expect(self, request: Request) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def prepare(self, requests: list[Request]) -> list[Any]:
         return [self._prepare(request) for request in requests]
@@ -62,12 +69,14 @@ def measure(model: Any) -> dict[str, int]:
         Request(prompt="long", duration_s=long_s, seed=0),
         *(Request(prompt=f"{i}", duration_s=0.1, seed=0) for i in range(SLOTS)),
     ]
-    run(Engine(model, slots=1, conditioner=conditioner, max_frames=10), wanted[1:2])  # what a first run loads and keeps
+    run(
+        make_engine(model, slots=1, conditioner=conditioner, max_frames=10), wanted[1:2]
+    )  # what a first run loads and keeps
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
-    engine = Engine(model, slots=SLOTS, conditioner=conditioner)
+    engine = make_engine(model, slots=SLOTS, conditioner=conditioner)
     run(engine, wanted)
     taken = resident("VmHWM") - before
     assert engine._stepper.cache.capacity <= model.decoder.ops.round_capacity(engine._capacity), "it had to grow"

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from musicgen.clip import Clip
-from musicgen.engine import Engine, memory
+from musicgen.engine import memory
 from musicgen.model import load_model
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, run
 from tests.musicgen.engine.measure_resident_memory import Long, resident
@@ -26,7 +27,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = write_checkpoint(Path(sys.argv[1]), Sizes(hidden=256, layers=6, heads=4, ffn=512), seed=1)
     model = replace(load_model(folder, "cpu", "float32"), codec=SilentCodec())
-    engine = Engine(model, slots=SLOTS, conditioner=Long(model, 0), max_frames=20)
+    engine = make_engine(model, slots=SLOTS, conditioner=Long(model, 0), max_frames=20)
     wanted = [Request(prompt=f"{i}", duration_s=0.1 + 0.02 * i, seed=0) for i in range(12)]
     run(engine, wanted[:1])  # threads and libraries are there: what is missing from now on is room for caches
     room = memory.slot_bytes(model.decoder, SLOTS, 2, 1504) * 0.7 + memory.step_bytes(model.decoder, SLOTS, 2, 1504)

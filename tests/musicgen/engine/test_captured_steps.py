@@ -1,7 +1,7 @@
 """Captured steps give the codes of eager ones, bit for bit: over lengths, mixes, longer windows, and a lack of memory."""
 
+import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from musicgen.engine import Engine
+from musicgen.model.decoder.torch_ops import TorchOps
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.musicgen.engine.conftest import SilentCodec, codes, run
 from tests.musicgen.engine.test_reproducible import requests
 from tests.musicgen.model.graph_recorder import Recorder
@@ -25,19 +27,23 @@ class Made(list[Recorder]):
 
 
 @pytest.fixture(params=["eager-float32", "eager-bfloat16"])
-def model(load: Any, text_checkpoint: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    model = replace(load(text_checkpoint, request.param), codec=SilentCodec())
-    yield model
-    model.decoder.ops.capture = None  # it is loaded once for all tests
+def model(load: Any, text_checkpoint: Path, request: pytest.FixtureRequest) -> Any:
+    return replace(load(text_checkpoint, request.param), codec=SilentCodec())
+
+
+def with_capture(model: Any, make_capture: Any) -> Any:
+    """The same model, over the same weights, with steps that are captured."""
+    decoder = copy.copy(model.decoder)
+    decoder.ops = TorchOps(decoder.device, decoder.dtype, decoder.ops.name, make_capture)
+    return replace(model, decoder=decoder)
 
 
 def compare(model: Any, make: Any, mixes: list[list[Request]]) -> tuple[Made, Engine]:
     """The same mixes through an engine with graphs and one without."""
-    calm, made = make(), Made()
+    calm, made = make(model), Made()
     assert json.loads(calm.fingerprint)["path"] == "eager (a test)"
     expected = [run(calm, mix) for mix in mixes]
-    model.decoder.ops.capture = made
-    engine = make()
+    engine = make(with_capture(model, made))
     for mix, wanted in zip(mixes, expected, strict=True):
         for request, outcome in run(engine, mix).items():
             assert np.array_equal(codes(outcome), codes(wanted[request])), request
@@ -50,7 +56,7 @@ def test_captured_steps_make_the_same_codes(model: Any) -> None:
     long = [Request(prompt="slow piano", duration_s=s, top_k=k, seed=4) for s, k in ((2.9, 250), (0.4, 0), (1.1, 250))]
     wordy = Request(prompt="piano " * 90, duration_s=0.3, seed=5)
     made, engine = compare(
-        model, lambda: Engine(model, slots=3, max_frames=30), [pool[:7], long, [wordy, *pool[7:], long[0]]]
+        model, lambda model: make_engine(model, slots=3, max_frames=30), [pool[:7], long, [wordy, *pool[7:], long[0]]]
     )
     (recorder,) = made
     assert recorder.captured >= 5, "two lengths, top-k and top-p and neither, and again after growing"
@@ -59,9 +65,9 @@ def test_captured_steps_make_the_same_codes(model: Any) -> None:
 
 def test_graphs_are_captured_anew_after_a_lack_of_memory(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = [Request(prompt=f"piano {i}", duration_s=0.3 + 0.04 * i, seed=1) for i in range(5)]
-    half = run(Engine(model, slots=2), wanted)
-    model.decoder.ops.capture = made = Made()
-    engine = Engine(model, slots=4)
+    half = run(make_engine(model, slots=2), wanted)
+    made = Made()
+    engine = make_engine(with_capture(model, made), slots=4)
     step, calls = type(engine._stepper)._run_step, 0
 
     def tight(self: Any, *arguments: Any) -> None:

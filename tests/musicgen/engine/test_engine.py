@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Branch, Conditions
-from musicgen.engine import Engine
 from musicgen.errors import RowError
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
 
@@ -28,6 +28,16 @@ class Spoken:
     model: Any
     forced: dict[str, Any] = field(default_factory=dict)
     windows: list[tuple[str, int, int]] = field(default_factory=list)
+
+    @property
+    def sound_positions(self) -> int:
+        return self.model.spec.chroma_length
+
+    def expect(self, request: Request) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def prepare(self, requests: list[Request]) -> list[Any]:
         return [self._prepare(request) for request in requests]
@@ -54,7 +64,7 @@ def ask(prompt: str, seconds: float, **more: Any) -> Request:
 
 
 def test_what_goes_in_comes_out_once(model: Any) -> None:
-    engine = Engine(model, slots=3)
+    engine = make_engine(model, slots=3)
     assert not engine.busy
     assert engine.step() == []
     wanted = [ask(f"piano {i}", 0.02 + 0.02 * i) for i in range(11)]
@@ -69,7 +79,7 @@ def test_what_goes_in_comes_out_once(model: Any) -> None:
 
 
 def test_equal_requests_are_two_rows(model: Any) -> None:
-    engine = Engine(model, slots=2)
+    engine = make_engine(model, slots=2)
     engine.add(ask("piano", 0.1))
     engine.add(ask("piano", 0.1))
     found: list[Any] = []
@@ -80,7 +90,7 @@ def test_equal_requests_are_two_rows(model: Any) -> None:
 
 
 def test_a_row_that_cannot_be_prepared_fails_alone(model: Any) -> None:
-    engine = Engine(model, slots=2, conditioner=Spoken(model))
+    engine = make_engine(model, slots=2, conditioner=Spoken(model))
     outcomes = run(engine, [ask(p, 0.1) for p in ("a", "broken 1", "b", "broken 2", "c")])
     failed = {
         request.prompt: outcome.error.error_class
@@ -92,14 +102,14 @@ def test_a_row_that_cannot_be_prepared_fails_alone(model: Any) -> None:
 
 
 def test_what_the_model_cannot_do_is_refused_at_once(model: Any) -> None:
-    engine = Engine(model, slots=1)
+    engine = make_engine(model, slots=1)
     with pytest.raises(RowError, match="musicgen-melody"):
         engine.add(ask("a", 1.0, melody="x.wav"))
     with pytest.raises(ValueError, match="resolve"):
         engine.add(Request(prompt="a"))
     assert not engine.busy
     with pytest.raises(ValueError, match="slots"):
-        Engine(model, slots=0)
+        make_engine(model, slots=0)
 
 
 def test_a_codec_that_fails_on_one_clip_fails_one_clip(model: Any) -> None:
@@ -111,7 +121,7 @@ def test_a_codec_that_fails_on_one_clip_fails_one_clip(model: Any) -> None:
                 return np.full((1, 8), np.nan, np.float32)
             return super().decode(codes)
 
-    engine = Engine(replace(model, codec=Fragile()), slots=2)
+    engine = make_engine(replace(model, codec=Fragile()), slots=2)
     outcomes = run(engine, [ask("a", 0.02 * frames) for frames in (6, 7, 8, 9)])
     assert [isinstance(o, Clip) for o in sorted(outcomes.values(), key=lambda o: o.request.duration_s)] == [
         True,
@@ -126,13 +136,13 @@ def test_a_clip_longer_than_the_window_is_made_of_windows(model: Any) -> None:
     short = replace(model, checkpoint=replace(model.checkpoint, spec=replace(model.spec, max_frames=50)))
     conditioner = Spoken(short)
     long = ask("long", 3.0, stride_s=0.6)
-    engine = Engine(short, slots=2, conditioner=conditioner)
+    engine = make_engine(short, slots=2, conditioner=conditioner)
     outcomes = run(engine, [long, ask("beside", 0.3), replace(long, duration_s=1.0), ask("after", 0.5)])
     assert codes(outcomes[long]).shape == (4, 150)
     assert [w[1:] for w in conditioner.windows if w[0] == "long" and w[1]] == [(30, 50), (60, 50), (90, 50), (120, 30)]
     first = codes(outcomes[replace(long, duration_s=1.0)])
     assert np.array_equal(codes(outcomes[long])[:, :50], first)
-    alone = run(Engine(short, slots=3, conditioner=Spoken(short)), [long])
+    alone = run(make_engine(short, slots=3, conditioner=Spoken(short)), [long])
     assert np.array_equal(codes(alone[long]), codes(outcomes[long]))
     whole = codes(outcomes[long])
     assert not np.array_equal(whole[:, 50:80], whole[:, 80:110]), "windows draw their own numbers"
@@ -141,7 +151,7 @@ def test_a_clip_longer_than_the_window_is_made_of_windows(model: Any) -> None:
 def test_a_continuation_begins_with_its_prompt_and_listens_to_it(model: Any) -> None:
     generator = torch.Generator().manual_seed(2)
     prompts = {name: torch.randint(0, 64, (4, 20), generator=generator, dtype=torch.int16) for name in ("one", "two")}
-    engine = Engine(model, slots=2, conditioner=Spoken(model, prompts))
+    engine = make_engine(model, slots=2, conditioner=Spoken(model, prompts))
     greedy: dict[str, Any] = {"temperature": 0.0}
     outcomes = run(
         engine,
@@ -152,9 +162,11 @@ def test_a_continuation_begins_with_its_prompt_and_listens_to_it(model: Any) -> 
     assert np.array_equal(by_shape["one", 30], by_shape["one", 50][:, 20:])
     # Forcing what a clip has made so far changes nothing in what follows: prefill and steps are one computation.
     again = Spoken(model, {"one": torch.from_numpy(by_shape["one", 50][:, :35].copy())})
-    longer = codes(next(iter(run(Engine(model, slots=1, conditioner=again), [ask("one", 1.0, **greedy)]).values())))
+    longer = codes(
+        next(iter(run(make_engine(model, slots=1, conditioner=again), [ask("one", 1.0, **greedy)]).values()))
+    )
     assert np.array_equal(longer, by_shape["one", 50])
-    full = Engine(model, slots=1, conditioner=Spoken(model, prompts))
+    full = make_engine(model, slots=1, conditioner=Spoken(model, prompts))
     (failed,) = run(full, [ask("one", 0.4)]).values()
     assert isinstance(failed, Failed)
     assert "larger duration_s" in str(failed.error)
@@ -181,8 +193,8 @@ def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(
     wanted = [
         ask(f"{'poison' if i in (1, 2, 6) else 'piano'} {i}", 0.1 + 0.06 * i, top_p=0.9 * (i % 2)) for i in range(9)
     ]
-    outcomes = run(Engine(model, slots=3, conditioner=Poisoned(model)), wanted)
-    calm = Engine(model, slots=3, conditioner=Spoken(model))
+    outcomes = run(make_engine(model, slots=3, conditioner=Poisoned(model)), wanted)
+    calm = make_engine(model, slots=3, conditioner=Spoken(model))
     for request, outcome in outcomes.items():
         if request.prompt.startswith("poison"):
             assert isinstance(outcome, Failed)
@@ -201,7 +213,7 @@ def test_a_checkpoint_with_a_broken_weight_fails_its_rows(
     tensors = load_file(folder / "model.safetensors")
     tensors[f"decoder.{tensor}"][3, 7] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    engine = Engine(load(folder, path), slots=2)
+    engine = make_engine(load(folder, path), slots=2)
     for outcome in run(
         engine, [ask("a", 0.2), ask("b", 0.3, temperature=0.0), ask("c", 0.1, top_k=0, top_p=0.5)]
     ).values():
@@ -216,8 +228,8 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(
 ) -> None:
     model = replace(load(text_checkpoint, path), codec=SilentCodec())
     wanted = [ask(f"piano {i}", 0.1 + 0.04 * i) for i in range(9)]
-    calm = run(Engine(model, slots=4), wanted)
-    engine = Engine(model, slots=4)
+    calm = run(make_engine(model, slots=4), wanted)
+    engine = make_engine(model, slots=4)
     before = json.loads(engine.fingerprint)
     forward, calls = type(model.decoder).forward, 0
 
@@ -242,7 +254,7 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(
 
 
 def test_out_of_memory_with_one_slot_fails_the_row_and_goes_on(model: Any, monkeypatch: Any) -> None:
-    engine = Engine(model, slots=1)
+    engine = make_engine(model, slots=1)
     step = type(engine._stepper).step
     calls = 0
 
@@ -260,7 +272,7 @@ def test_out_of_memory_with_one_slot_fails_the_row_and_goes_on(model: Any, monke
 
 
 def test_other_errors_are_not_taken_for_memory(model: Any, monkeypatch: Any) -> None:
-    engine = Engine(model, slots=1)
+    engine = make_engine(model, slots=1)
     monkeypatch.setattr(
         type(engine._stepper), "step", lambda self, count=1: (_ for _ in ()).throw(RuntimeError("a bug"))
     )
@@ -270,14 +282,14 @@ def test_other_errors_are_not_taken_for_memory(model: Any, monkeypatch: Any) -> 
 
 def test_a_longer_prompt_or_clip_than_any_before_makes_room(model: Any) -> None:
     """The hint `max_frames` saves memory; it is no limit, and growing in the middle changes nothing."""
-    small, ample = Engine(model, slots=2, max_frames=10), Engine(model, slots=2)
+    small, ample = make_engine(model, slots=2, max_frames=10), make_engine(model, slots=2)
     wanted = [ask("piano " * n, seconds) for n, seconds in ((1, 0.2), (3, 0.4), (90, 0.3), (2, 4.0), (4, 0.2))]
     grown, calm = run(small, wanted), run(ample, wanted)
     assert all(np.array_equal(codes(grown[r]), codes(calm[r])) for r in wanted)
 
 
 def test_the_fingerprint_names_what_bits_may_depend_on(model: Any) -> None:
-    found = json.loads(Engine(model, slots=2, threads=1).fingerprint)
+    found = json.loads(make_engine(model, slots=2, threads=1).fingerprint)
     assert found["torch"] == torch.__version__
     assert (found["device"], found["dtype"], found["slots"], found["threads"]) == ("cpu", "float32", 2, 1)
     assert found["path"].startswith("native")

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from musicgen import MusicGen, Request
-from musicgen.engine import Engine
 from musicgen.errors import ModelError
 from musicgen.patterns import layout
 from tests.fixtures.checkpoints import STEREO, TEXT, write_checkpoint
+from tests.fixtures.engines import make_engine
 from tests.musicgen.conditioning.music import encoded, tune
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
@@ -179,11 +179,11 @@ def test_every_path_of_the_engine_runs_them(load: Any, checkpoints: dict[int, Pa
     model = replace(load(checkpoints[1], path), codec=SilentCodec())
     model = replace(model, checkpoint=replace(model.checkpoint, spec=replace(model.spec, pattern=name)))
     rows = [replace(GREEDY, prompt=f"song {i}", duration_s=0.1 + 0.2 * i) for i in range(4)]
-    together = run(Engine(model, slots=3), rows)
+    together = run(make_engine(model, slots=3), rows)
     for row in rows:
-        assert np.array_equal(codes(run(Engine(model, slots=3), [row])[row]), codes(together[row]))
+        assert np.array_equal(codes(run(make_engine(model, slots=3), [row])[row]), codes(together[row]))
     if path == "eager-float32":
-        native = run(Engine(replace(model, decoder=load(checkpoints[1], "native-float32").decoder), slots=3), rows)
+        native = run(make_engine(replace(model, decoder=load(checkpoints[1], "native-float32").decoder), slots=3), rows)
         assert all(np.array_equal(codes(native[row]), codes(together[row])) for row in rows)
 
 

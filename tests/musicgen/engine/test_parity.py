@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from musicgen.engine import Engine
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import SilentCodec, codes, run
 
@@ -59,7 +59,7 @@ def compare(model: Any, folder: Path, prompts: list[tuple[str, float, float]], s
     from dataclasses import replace
 
     requests = [Request(prompt=p, duration_s=d, guidance_scale=g, temperature=0.0, seed=0) for p, d, g in prompts]
-    engine = Engine(replace(model, codec=SilentCodec()), slots=slots)
+    engine = make_engine(replace(model, codec=SilentCodec()), slots=slots)
     outcomes = run(engine, requests)
     engine.close()
     oracle = reference(folder)

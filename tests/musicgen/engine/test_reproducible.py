@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicgen.engine import Engine
 from musicgen.request import Request
+from tests.fixtures.engines import make_engine
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
 WORDS = ["slow", "fast", "warm", "cold", "piano", "drums", "guitar", "city", "night", "dream", "loud", "soft"]
@@ -58,7 +58,7 @@ def check_mixes(load: Any, checkpoint: Path, path: str, mixes: int) -> None:
     pool = requests(24, seed=3)
     alone: dict[Request, np.ndarray] = {}
     slots = 5
-    engine = Engine(model, slots=slots)
+    engine = make_engine(model, slots=slots)
     for request in pool:
         alone[request] = codes(run(engine, [request])[request])
     dice = random.Random(11)
@@ -83,7 +83,7 @@ def test_kernels_do_not_care_how_many_slots_and_threads_there_are(
     pool = requests(14, seed=5)
     found = []
     for slots, threads in [(1, 1), (3, 2), (7, 1), (14, 3)]:
-        engine = Engine(model, slots=slots, threads=threads)
+        engine = make_engine(model, slots=slots, threads=threads)
         found.append({request: codes(outcome).tobytes() for request, outcome in run(engine, pool).items()})
         engine.close()
     assert all(f == found[0] for f in found)
@@ -93,18 +93,18 @@ def test_kernels_do_not_care_how_many_slots_and_threads_there_are(
 def test_a_clip_is_the_same_after_a_restart_in_the_middle(load: Any, text_checkpoint: Path, path: str) -> None:
     model = silent(load(text_checkpoint, path))
     pool = requests(6, seed=8)
-    engine = Engine(model, slots=2)
+    engine = make_engine(model, slots=2)
     for request in pool:
         engine.add(request)
     engine.step()
     engine.close()
-    second, third = Engine(model, slots=2), Engine(model, slots=2)
+    second, third = make_engine(model, slots=2), make_engine(model, slots=2)
     again, reverse = run(second, pool), run(third, pool[::-1])
     assert all(np.array_equal(codes(again[r]), codes(reverse[r])) for r in pool)
 
 
 def test_seed_and_sample_change_the_codes(load: Any, text_checkpoint: Path) -> None:
-    engine = Engine(silent(load(text_checkpoint)), slots=3)
+    engine = make_engine(silent(load(text_checkpoint)), slots=3)
     one = Request(prompt="slow piano", duration_s=0.5, seed=1)
     outcomes = run(engine, [one, replace(one, seed=2), replace(one, sample=1).resolve(0, 50)])
     assert len({codes(o).tobytes() for o in outcomes.values()}) == 3
@@ -113,7 +113,7 @@ def test_seed_and_sample_change_the_codes(load: Any, text_checkpoint: Path) -> N
 def test_sound_is_the_same_in_any_mix(load: Any, stereo_checkpoint: Path) -> None:
     model = load(stereo_checkpoint)
     pool = [replace(r, duration_s=d) for r, d in zip(requests(5, seed=2), (0.1, 0.3, 0.3, 0.7, 1.1), strict=True)]
-    engine = Engine(model, slots=3)
+    engine = make_engine(model, slots=3)
     alone = {r: run(engine, [r])[r] for r in pool}
     for mix in (pool, pool[::-1], [pool[3], pool[1]]):
         for request, outcome in run(engine, mix).items():

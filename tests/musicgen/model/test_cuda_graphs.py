@@ -9,7 +9,6 @@ import torch
 
 from musicgen.model.decoder import decoder as decoder_module
 from musicgen.model.decoder.cuda_graphs import StepGraphs, find_graph_capture
-from musicgen.model.decoder.torch_ops import TorchOps
 from tests.musicgen.model.graph_recorder import Recorder
 
 
@@ -26,13 +25,9 @@ class Counter:
         row += torch.full_like(row, by)
 
 
-def eager(capture: Any) -> TorchOps:
-    return TorchOps(torch.device("cpu"), torch.float32, "eager", capture)
-
-
 def test_work_is_run_then_captured_then_replayed() -> None:
     counter, recorder = Counter(), Recorder()
-    graphs = StepGraphs(recorder, lambda: None)
+    graphs = StepGraphs(recorder)
     for times in range(1, 6):
         graphs.run("a", counter.add)
         assert counter.buffer.tolist() == [0, times, times], "once each time, and a capture does nothing"
@@ -46,7 +41,7 @@ def test_work_is_run_then_captured_then_replayed() -> None:
 
 def test_a_buffer_that_is_replaced_is_missed_unless_the_graphs_are_cleared() -> None:
     counter = Counter()
-    graphs = StepGraphs(Recorder(), lambda: None)
+    graphs = StepGraphs(Recorder())
     graphs.run("a", counter.add)
     graphs.run("a", counter.add)
     counter.buffer = counter.buffer.clone()
@@ -72,10 +67,8 @@ def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
     broken: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     counter = Counter()
-    ops = eager(Recorder)
-    assert ops.capture is not None
-    graphs = StepGraphs(ops.capture(), ops.disable_capture)
-    assert ops.name == "eager-graphs"
+    graphs = StepGraphs(Recorder())
+    assert graphs.active
     graphs.run("fine", counter.add)
     graphs.run("fine", counter.add)
 
@@ -90,17 +83,21 @@ def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
     assert counter.buffer.tolist() == [0, 406, 406], "what a failed capture had begun is not done twice"
     (record,) = caplog.records
     assert "not permitted when stream is capturing" in record.getMessage()
-    assert ops.capture is None
-    assert ops.name == "eager"
+    assert not graphs.active
 
 
 def test_there_are_graphs_on_cuda_unless_they_are_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUSICGEN_COMPILE", raising=False)
     cuda = torch.device("cuda")
-    assert decoder_module._choose_ops(cuda, torch.bfloat16).name == "eager-graphs"
+    ops = decoder_module._choose_ops(cuda, torch.bfloat16)
+    assert ops.name == "eager"
+    assert ops.captures_graphs
     assert find_graph_capture(torch.device("cpu")) is None
     monkeypatch.setenv("MUSICGEN_COMPILE", "0")
-    assert decoder_module._choose_ops(cuda, torch.bfloat16).name == "eager"
+    ops = decoder_module._choose_ops(cuda, torch.bfloat16)
+    assert ops.name == "eager"
+    assert not ops.captures_graphs
+    assert ops.new_graph_capture() is None
 
 
 def test_torch_still_takes_what_is_said_to_it() -> None:

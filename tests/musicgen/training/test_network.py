@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from musicgen import MusicGen, Request
-from musicgen.engine import Engine
 from musicgen.model import load_model, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.batch import Clip, Dropout, assemble
 from musicgen.training.export import export
 from musicgen.training.network import Network
+from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.engine.conftest import run
 
@@ -80,7 +80,7 @@ def test_greedy_generation_is_the_networks_argmax(
     start = resolve_checkpoint(folder)
     export(network, start, tmp_path / "export", pattern)
     model = load_model(tmp_path / "export", "cpu", "float32")
-    engine = Engine(model, slots=2)
+    engine = make_engine(model, slots=2)
     melodies = [None, str(melody_file)] if start.spec.kind == "melody" else [None]
     requests = [
         Request(prompt=prompt, melody=melody, duration_s=0.5, guidance_scale=scale, temperature=0.0, seed=0)
