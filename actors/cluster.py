@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.environment import package_folders
-from musicgen.errors import JobError
+from musicgen.errors import JobError, first_line
 from musicgen.job import ClusterSettings
 
 # Where the store is, so that workers look for it in the same place. Never who we are: secrets given to Ray would lie in
@@ -128,7 +128,7 @@ def _connect(address: str, verbose: bool) -> None:
     try:
         ray.init(address=address, runtime_env=environment, **_quiet(verbose))
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise JobError(
             f"the Ray cluster at {address} cannot be joined: {reason}; check cluster.address and RAY_ADDRESS, and if it demands a "
             "token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"

@@ -48,5 +48,9 @@ class RowError(MusicGenError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its `repr` if it has none: for messages that quote a library's error."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
+    """Return the first line of an error's text, at most 300 characters, or its type's name if it has none.
+
+    For messages that quote an error of another library.
+    """
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

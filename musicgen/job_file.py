@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from musicgen.errors import JobError
+from musicgen.errors import JobError, first_line
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -62,7 +62,7 @@ class JobDocument:
             at = f":{mark.line + 1}" if mark else ""
             raise JobError(f"{name}{at}: not valid YAML: {error.problem or error.context}") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise JobError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+            raise JobError(f"{name}: not valid YAML: {first_line(error)}") from None
         if node is None:
             return cls(name=name)
         if not isinstance(values, dict):

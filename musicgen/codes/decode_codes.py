@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from musicgen.audio.encode import encode as encode_file
 from musicgen.codes.codes_file import FILES_SCHEMA, Done, Progress, TableWriter, check_codec
-from musicgen.errors import ManifestError, RowError
+from musicgen.errors import ManifestError, RowError, first_line
 from musicgen.storage import expand, open_store
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
             try:
                 parquet = pq.ParquetFile(raw)
             except pa.ArrowInvalid as error:
-                raise ManifestError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+                raise ManifestError(f"{path}: cannot be read as Parquet: {first_line(error)}") from None
             schema = parquet.schema_arrow
             if "codes" not in schema.names:
                 raise ManifestError(

@@ -8,8 +8,8 @@ import torch
 from musicgen.audio.fetch import fetch, shown
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning.chroma import CHUNK_S
-from musicgen.conditioning.memo import Once
 from musicgen.errors import RowError
+from musicgen.memo import Memo
 from musicgen.model.load import Model
 from musicgen.model.text.clap import ClapEmbedder
 from musicgen.model.text.clap_audio import RATE_HZ, ClapAudioEmbedder
@@ -29,7 +29,7 @@ class JointEncoder:
         self._model = model
         self._embedder: ClapAudioEmbedder | None = None
         self._loading = Lock()
-        self._known: Once[str, TextStates] = Once(_REMEMBERED)
+        self._known: Memo[str, TextStates] = Memo(_REMEMBERED)
 
     def encode(self, request: Request) -> TextStates:
         """The states [1, hidden] of the file in `request.melody`.

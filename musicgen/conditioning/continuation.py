@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from musicgen.audio.fetch import fetch, shown
 from musicgen.audio.read import decode_excerpt
-from musicgen.conditioning.memo import Once
 from musicgen.errors import RowError
+from musicgen.memo import Memo
 from musicgen.model.codec.codec import Codec
 from musicgen.request import Request
 
@@ -20,7 +20,7 @@ class Continuations:
 
     def __init__(self, codec: Codec):
         self.codec = codec
-        self._codes: Once[tuple[str, int], NDArray[np.int16]] = Once(_REMEMBERED)
+        self._codes: Memo[tuple[str, int], NDArray[np.int16]] = Memo(_REMEMBERED)
 
     def codes(self, request: Request) -> NDArray[np.int16]:
         """The codes of the request's audio prompt, int16 [codebooks, frames], fewer frames than the clip has.

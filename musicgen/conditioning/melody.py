@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from musicgen.audio.fetch import fetch, shown
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning import chroma
-from musicgen.conditioning.memo import Once
 from musicgen.conditioning.stems import Separate, separator
 from musicgen.errors import ModelError, RowError
+from musicgen.memo import Memo
 from musicgen.request import Request
 
 _Key = tuple[str, tuple[float, ...] | None, bool]  # content, windows, stems
@@ -38,7 +38,7 @@ class Melodies:
         self.n_chroma = n_chroma
         self._separate = separate
         self._loading = Lock()
-        self._bins: Once[_Key, tuple[NDArray[np.int8], ...]] = Once(_REMEMBERED)
+        self._bins: Memo[_Key, tuple[NDArray[np.int8], ...]] = Memo(_REMEMBERED)
 
     @property
     def analysed(self) -> int:

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 from musicgen.audio.fetch import fetch, shown
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning.chroma import CHUNK_S
-from musicgen.conditioning.memo import Once
 from musicgen.errors import ModelError
+from musicgen.memo import Memo
 from musicgen.model.checkpoint.tensors import load_parameters
 from musicgen.model.load import Model
 from musicgen.model.text.encoder import synchronized
@@ -137,7 +137,7 @@ class StyleEncoder:
         self.device = device
         self.positions = network.positions
         self.beta = network.settings.guidance_beta
-        self._known: Once[str, Tensor] = Once(_REMEMBERED)
+        self._known: Memo[str, Tensor] = Memo(_REMEMBERED)
 
     @classmethod
     def load(cls, model: Model) -> "StyleEncoder":

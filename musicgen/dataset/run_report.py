@@ -9,10 +9,10 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from musicgen.dataset import paths
+from musicgen.model.processor import processor_name
 from musicgen.storage import Store
 
 PACKAGES = (
@@ -146,10 +146,4 @@ def hardware() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return processor_name() or platform.processor() or platform.machine()

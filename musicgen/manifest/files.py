@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
-from musicgen.errors import ManifestError, StoreError
+from musicgen.errors import ManifestError, StoreError, first_line
 from musicgen.storage import expand, open_store
 
 Format = Literal["parquet", "jsonl", "csv"]
@@ -84,7 +84,7 @@ def open_file(file: ManifestFile) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise ManifestError(f"{file.uri}: the manifest file has gone") from None
     except (StoreError, OSError) as error:
-        raise ManifestError(f"{file.uri}: the manifest cannot be read: {_line(error)}") from error
+        raise ManifestError(f"{file.uri}: the manifest cannot be read: {first_line(error)}") from error
 
 
 @contextmanager
@@ -104,8 +104,4 @@ def open_text(file: ManifestFile) -> Iterator[BinaryIO]:
                 text.read(3)
             yield cast(BinaryIO, text)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ManifestError(f"{file.uri}: the gzip data is damaged or cut off ({_line(error)})") from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+            raise ManifestError(f"{file.uri}: the gzip data is damaged or cut off ({first_line(error)})") from None

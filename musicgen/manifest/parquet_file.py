@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musicgen.errors import ManifestError
+from musicgen.errors import ManifestError, first_line
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_file
 from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
@@ -29,7 +29,7 @@ def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch
                 yield _batch(file, columns, batch, number)
                 number += len(batch)
         except pa.ArrowException as error:
-            reason = str(error).splitlines()[0][:300]
+            reason = first_line(error)
             raise ManifestError(f"{file.uri}: not a readable Parquet file: {reason}") from None
 
 

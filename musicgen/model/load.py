@@ -1,8 +1,6 @@
 """Loads a checkpoint onto a device: decoder, text encoder, codec."""
 
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from musicgen.model.codec.codec import Codec
 from musicgen.model.codec.encodec import EnCodec
 from musicgen.model.codec.spectral import SpectralCodec
 from musicgen.model.decoder.decoder import Decoder
+from musicgen.model.processor import processor_flags
 from musicgen.model.spec import ModelSpec
 from musicgen.model.text.encoder import TextEncoder
 
@@ -112,12 +111,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-@lru_cache(maxsize=1)
 def _cpu_multiplies_bfloat16() -> bool:
     """Whether the processor has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16); elsewhere bfloat16 is slower than float32."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return False
-    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return bool(flags and {"avx512_bf16", "amx_bf16", "bf16"} & set(flags.group(1).split()))
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & processor_flags())

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import parse_footer
-from musicgen.errors import StoreError
+from musicgen.errors import StoreError, first_line
 from musicgen.plan.plan import Plan
 from musicgen.plan.spill import halves
 from musicgen.storage import Store
@@ -149,7 +149,7 @@ class _open:
         except pa.ArrowException as error:
             self.file.close()
             raise StoreError(
-                f"{self.store.join(self.path)} is damaged ({str(error).splitlines()[0]}); run `musicgen verify`"
+                f"{self.store.join(self.path)} is damaged ({first_line(error)}); run `musicgen verify`"
             ) from None
 
     def __exit__(self, *exc: object) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
-from musicgen.errors import StoreError
+from musicgen.errors import StoreError, first_line
 from musicgen.plan.plan import Plan, PlanPart
 from musicgen.plan.row_schema import ROWS, requests
 from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, shard_tables
@@ -62,7 +62,7 @@ def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
     except FileNotFoundError:
         raise StoreError(f"{store.join(part.path)} is gone; run {plan.run} cannot go on without it") from None
     except pa.ArrowException as error:
-        raise StoreError(f"{store.join(part.path)} is damaged: {str(error).splitlines()[0]}") from None
+        raise StoreError(f"{store.join(part.path)} is damaged: {first_line(error)}") from None
     own = [name for name in table.column_names if name.startswith(_CARRIED)]
     carried = table.select(own).rename_columns([name.removeprefix(_CARRIED) for name in own])
     return ShardRows(

@@ -16,7 +16,7 @@ from botocore.exceptions import (
 )
 from fsspec.exceptions import FSTimeoutError
 
-from musicgen.errors import StoreError
+from musicgen.errors import StoreError, first_line
 from musicgen.storage.location import Location
 
 SIGNS = (OSError, BotoCoreError, ClientError, FSTimeoutError, ValueError)
@@ -68,9 +68,9 @@ def translate(error: BaseException, location: Location, path: str | None = None)
             f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run again"
         )
     if isinstance(error, ValueError):
-        return StoreError(f"{where}: {_first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
+        return StoreError(f"{where}: {first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
     return StoreError(
-        f"{where}: the store answered {code or type(error).__name__} ({_first_line(error)}); try again, or ask its operator"
+        f"{where}: the store answered {code or type(error).__name__} ({first_line(error)}); try again, or ask its operator"
     )
 
 
@@ -90,11 +90,6 @@ def _code(error: BaseException) -> str | None:
 def _status(error: BaseException) -> int | None:
     client_error = _client_error(error)
     return None if client_error is None else client_error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return text[:200] or type(error).__name__
 
 
 def _endpoint() -> str:

@@ -156,12 +156,10 @@ def _readers() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = {line.split(":", 1)[1].strip() for line in file if line.startswith("model name")}
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
+    from musicgen.model.processor import processor_flags, processor_name
+
+    name = processor_name()
+    if name is None:
         return "unknown"
-    kinds = [kind for kind in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {kind}" in flags]
-    return f"{', '.join(sorted(names))} ({' '.join(kinds)})"
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in processor_flags()]
+    return f"{name} ({' '.join(flags)})"

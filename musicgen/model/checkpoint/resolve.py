@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicgen.errors import ModelError
+from musicgen.errors import ModelError, first_line
 from musicgen.model.checkpoint.identity import CHECKPOINT_FILE_PATTERNS, cache_folder, checkpoint_identity
 from musicgen.model.checkpoint.weights import weight_files
 from musicgen.model.spec import ModelSpec, read_spec
@@ -123,7 +123,7 @@ def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
             "that holds the checkpoint"
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"the hub model {at} cannot be downloaded: {_first_line(error)}; try again") from None
+        raise ModelError(f"the hub model {at} cannot be downloaded: {first_line(error)}; try again") from None
     return folder, folder.name
 
 
@@ -156,7 +156,7 @@ def _stage_from_store(uri: str) -> Path:
                 _copy_files(store, wanted, target)
     except (OSError, StoreError) as error:
         raise ModelError(
-            f"the model {uri} cannot be copied to {target.parent}: {_first_line(error)}; set MUSICGEN_CACHE elsewhere"
+            f"the model {uri} cannot be copied to {target.parent}: {first_line(error)}; set MUSICGEN_CACHE elsewhere"
         ) from None
     return target
 
@@ -171,7 +171,3 @@ def _copy_files(store: "Store", files: "list[FileInfo]", target: Path) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from musicgen.errors import ModelError
+from musicgen.model.checkpoint.identity import cache_folder
+
 _FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-pthread", "-shared", "-fPIC"),
     # Pairs are written over the numbers they are made of (attention.h), and vectors read as integers.
@@ -62,8 +65,8 @@ def _library_name(source: Path, compiler: Sequence[str]) -> str:
 
 def _cache_folders() -> Iterator[Path]:
     """The user's cache, else a folder of the user's among the temporary ones."""
-    with suppress(RuntimeError):  # there is no home
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "musicgen-batch" / "kernels"
+    with suppress(ModelError):  # there is no home
+        yield cache_folder() / "kernels"
     yield Path(tempfile.gettempdir()) / f"musicgen-batch-{os.getuid()}"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from musicgen.memo import Memo
 from musicgen.model.checkpoint.linear import load_linear
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.spec import ModelSpec
@@ -52,7 +52,7 @@ class TextEncoder:
         self.projection = projection
         self.hidden = hidden
         self.length = length
-        self._known: OrderedDict[str, TextStates] = OrderedDict()
+        self._memo: Memo[str, TextStates] = Memo(_MAX_REMEMBERED)
         self._lock = threading.Lock()
 
     @classmethod
@@ -74,16 +74,13 @@ class TextEncoder:
     @torch.inference_mode()
     def encode(self, prompt: str) -> TextStates:
         """The states of one prompt, from memory if it was seen lately."""
-        with self._lock:
-            found = self._known.get(prompt)
-            if found is None:
-                found = self._known[prompt] = self._encode(prompt)
-                while len(self._known) > _MAX_REMEMBERED:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(prompt)
-            return found
+        return self._memo.get(prompt, lambda: self._encode(prompt))
 
     def _encode(self, prompt: str) -> TextStates:
+        with self._lock:  # a tokenizer is not safe to use from several threads
+            return self._encode_alone(prompt)
+
+    def _encode_alone(self, prompt: str) -> TextStates:
         if not prompt.strip():
             return TextStates(
                 synchronized(torch.zeros(max(1, self.length), self.hidden, device=self._device())), empty=True

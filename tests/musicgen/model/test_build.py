@@ -34,6 +34,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in the user's cache."""
+    monkeypatch.delenv("MUSICGEN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / "cache" / "musicgen-batch" / "kernels"
@@ -121,9 +122,17 @@ def test_a_link_to_another_folder_is_not_followed(source: Path, kept: Path, seco
     assert len(content(second)) == 1
 
 
+def test_the_cache_folder_of_the_environment_is_used(
+    source: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path / "elsewhere"))
+    assert build.compile_kernels(source, COMPILER).answer() == 42
+    assert len(content(tmp_path / "elsewhere" / "kernels")) == 1
+    assert content(kept) == []
+
+
 def test_a_user_without_a_home(source: Path, second: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.delenv("MUSICGEN_CACHE")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it answers for a uid that nobody knows
     assert build.compile_kernels(source, COMPILER).answer() == 42
     assert len(content(second)) == 1

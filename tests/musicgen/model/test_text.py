@@ -59,7 +59,7 @@ def test_a_prompt_is_encoded_once(text_checkpoint: Path) -> None:
     assert calls == ["piano"]
     for i in range(300):
         encoder.encode(f"piano {i}")
-    assert len(encoder._known) < 300  # memory is bounded
+    assert len(encoder._memo) < 300  # memory is bounded
     encoder.encode("piano")
     assert calls.count("piano") == 2
 
@@ -122,7 +122,7 @@ def test_states_on_a_gpu_are_computed_before_they_are_shared(monkeypatch: pytest
     known: list[bool] = []
     states = SimpleNamespace(is_cuda=True, device="cuda:0")
     encoder = TextEncoder(lambda prompt: states, None, 8)
-    stream = SimpleNamespace(synchronize=lambda: known.append("piano" in encoder._known))
+    stream = SimpleNamespace(synchronize=lambda: known.append("piano" in encoder._memo))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     assert encoder.encode("piano").states is states
     assert encoder.encode("piano").states is states

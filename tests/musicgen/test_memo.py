@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from musicgen.conditioning.memo import Once
+from musicgen.memo import Memo
 
 
 def test_threads_wait_for_the_one_who_computes() -> None:
-    once: Once[str, int] = Once(4)
+    once: Memo[str, int] = Memo(4)
     results: list[int] = []
 
     def slow() -> int:
@@ -26,14 +26,14 @@ def test_threads_wait_for_the_one_who_computes() -> None:
 
 
 def test_the_least_recently_used_is_forgotten() -> None:
-    once: Once[str, str] = Once(2)
+    once: Memo[str, str] = Memo(2)
     for key in ("a", "b", "a", "c", "a", "b"):  # c throws b out, the second b throws c out
         once.get(key, lambda key=key: key * 2)
     assert once.computed == 4
 
 
 def test_a_failure_is_not_remembered_and_wakes_those_who_wait() -> None:
-    once: Once[str, int] = Once(2)
+    once: Memo[str, int] = Memo(2)
     started = threading.Event()
     caught: list[BaseException] = []
 
