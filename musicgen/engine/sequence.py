@@ -13,6 +13,7 @@ from musicgen import patterns
 from musicgen.conditioning.conditions import Prepared
 from musicgen.conditioning.windows import window_starts
 from musicgen.errors import RowError
+from musicgen.model.codec.codec import Codes
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
@@ -72,7 +73,7 @@ class Sequence:
                 return Window(index, start, frames, sequence.astype(np.int32), known)
         return None
 
-    def fill_window(self, window: Window, sequence: NDArray[np.integer]) -> None:
+    def fill_window(self, window: Window, sequence: Codes) -> None:
         """Take a finished window's sequence [codebooks, steps].
 
         Raises RowError("generation") if some code is the special token, which stands for logits that were not finite.

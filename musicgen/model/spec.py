@@ -3,7 +3,7 @@
 The format is that of transformers' `MusicgenConfig` and `MusicgenMelodyConfig`: three nested configs, `text_encoder`
 (T5, or CLAP), `audio_encoder` (EnCodec) and `decoder`. Ours, and optional: `decoder.codebook_pattern` (a name of
 `musicgen.patterns`), `conditioner` (the settings of a style conditioner), and in `audio_encoder` the model type
-`spectral_rvq` (the settings of `musicgen.model.codec.spectral`).
+`spectral_rvq` (see `musicgen.model.codec.spectral_settings`).
 """
 
 import json
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NoReturn
 
 from musicgen.errors import ModelError
 from musicgen.patterns import proper
@@ -49,7 +49,7 @@ class ModelSpec:
     chroma_bins: int  # melody checkpoints; 0 elsewhere
     chroma_length: int  # positions of the chroma prefix; 0 elsewhere
     text_length: int = 0  # melody checkpoints: positions of the text prefix at least, zeros beyond the prompt; 0: as many as it has tokens
-    conditioner: Mapping[str, Any] = field(default_factory=dict, hash=False)  # style checkpoints
+    conditioner: Mapping[str, object] = field(default_factory=dict, hash=False)  # style checkpoints
     codec: str = "encodec"  # one of CODECS
 
     @property
@@ -99,15 +99,15 @@ def read_spec(folder: Path) -> ModelSpec:
     return parse_spec(config, str(path))
 
 
-def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSpec:
+def parse_spec(config: Mapping[str, object], where: str = "config.json") -> ModelSpec:
     """The spec in a parsed `config.json`; `where` names it in errors. Raises `ModelError`."""
     model_type = config.get("model_type")
-    if model_type not in KINDS:
+    if not isinstance(model_type, str) or model_type not in KINDS:
         raise ModelError(f"{where}: model_type {model_type!r} is not MusicGen; supported are {', '.join(KINDS)}")
     kind = KINDS[model_type]
     decoder, codec, text = (_read_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
     codec_type = codec.get("model_type", "encodec")
-    if codec_type not in CODECS:
+    if not isinstance(codec_type, str) or codec_type not in CODECS:
         raise ModelError(
             f"{where}: audio_encoder.model_type {codec_type!r} is not supported; it must be one of {', '.join(CODECS)}"
         )
@@ -170,29 +170,29 @@ def parse_spec(config: Mapping[str, Any], where: str = "config.json") -> ModelSp
         text_length=_read_integer(config, "text_length", where)
         if kind == "melody" and config.get("text_length")
         else 0,
-        conditioner=dict(config.get("conditioner") or {}),
+        conditioner=_read_optional_section(config, "conditioner"),
         codec=codec_type,
     )
 
 
-def _hop_length(codec: Mapping[str, Any], codec_type: str, where: str) -> int:
+def _hop_length(codec: Mapping[str, object], codec_type: str, where: str) -> int:
     """Samples per frame."""
     if codec_type == "spectral_rvq":
         return _read_integer(codec, "hop_length", where)
-    return math.prod(
-        int(ratio)
-        for ratio in codec.get("upsampling_ratios") or _raise_missing("audio_encoder.upsampling_ratios", where)
-    )
+    ratios = codec.get("upsampling_ratios") or _raise_missing("audio_encoder.upsampling_ratios", where)
+    if not isinstance(ratios, list) or not all(isinstance(ratio, int) for ratio in ratios):
+        raise ModelError(f"{where}: audio_encoder.upsampling_ratios is {ratios!r}; it must be a list of integers")
+    return math.prod(ratios)
 
 
-def _read_pattern(decoder: Mapping[str, Any], where: str) -> str:
+def _read_pattern(decoder: Mapping[str, object], where: str) -> str:
     try:
         return proper(str(decoder.get("codebook_pattern") or "delay"))
     except ValueError as error:
         raise ModelError(f"{where}: decoder.codebook_pattern: {error}") from None
 
 
-def _text_encoder(text: Mapping[str, Any], where: str) -> tuple[str, int]:
+def _text_encoder(text: Mapping[str, object], where: str) -> tuple[str, int]:
     kind = text.get("model_type", "t5")
     if kind == "t5":
         return "t5", _read_integer(text, "d_model", where)
@@ -203,7 +203,7 @@ def _text_encoder(text: Mapping[str, Any], where: str) -> tuple[str, int]:
     )
 
 
-def _read_section(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+def _read_section(config: Mapping[str, object], name: str, where: str) -> Mapping[str, object]:
     section = config.get(name)
     if not isinstance(section, Mapping):
         raise ModelError(
@@ -212,7 +212,12 @@ def _read_section(config: Mapping[str, Any], name: str, where: str) -> Mapping[s
     return section
 
 
-def _read_integer(section: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
+def _read_optional_section(config: Mapping[str, object], name: str) -> dict[str, object]:
+    section = config.get(name)
+    return dict(section) if isinstance(section, Mapping) else {}
+
+
+def _read_integer(section: Mapping[str, object], name: str, where: str, default: int | None = None) -> int:
     value = section.get(name)
     if value is None:
         value = default if default is not None else _raise_missing(name, where)
@@ -221,5 +226,5 @@ def _read_integer(section: Mapping[str, Any], name: str, where: str, default: in
     return value
 
 
-def _raise_missing(name: str, where: str) -> Any:
+def _raise_missing(name: str, where: str) -> NoReturn:
     raise ModelError(f"{where}: lacks the key {name!r}; download the checkpoint's config.json again")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.errors import UserError
-from musicgen.model.codec.spectral import MelBands, SpectralSettings
+from musicgen.model.codec.mel_bands import MelBands
+from musicgen.model.codec.spectral_settings import SpectralSettings
 
 MAX_FRAMES = 180_000  # an hour; of more, frames are drawn evenly: many clips say more than many frames of a few
 BATCH = 4096  # frames of a k-means step

@@ -240,7 +240,7 @@ def _codec(recipe: Recipe, data: "Store", say: Say) -> CodecParts:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from musicgen.model.codec.spectral import SpectralSettings
+    from musicgen.model.codec.spectral_settings import SpectralSettings
     from musicgen.training.data import rows
     from musicgen.training.fit_codec import fit_codec
 

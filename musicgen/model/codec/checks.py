@@ -1,13 +1,13 @@
-"""What goes into a codec is looked at first: the same errors from every codec."""
-
-from typing import Any
+"""Checks of the arrays that go into a codec, so that every codec raises the same errors."""
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from musicgen.model.codec.codec import Codes
 
 
-def check_audio(audio: NDArray[Any], channels: int) -> NDArray[np.float32]:
-    """Sound as float32 [channels, samples]. Raises ValueError for another shape, none, or samples that are not finite."""
+def check_audio(audio: ArrayLike, channels: int) -> NDArray[np.float32]:
+    """Return sound as float32 [channels, samples]. Raises ValueError for another shape, none, or samples that are not finite."""
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 2 or audio.shape[0] != channels or audio.shape[1] == 0:
         raise ValueError(f"audio is [{channels}, samples], not {list(audio.shape)}")
@@ -16,8 +16,8 @@ def check_audio(audio: NDArray[Any], channels: int) -> NDArray[np.float32]:
     return audio
 
 
-def check_codes(codes: NDArray[Any], codebooks: int, size: int) -> NDArray[np.integer[Any]]:
-    """Codes [codebooks, frames], each below `size`. Raises ValueError for another shape, none, or codes beyond the codebook."""
+def check_codes(codes: ArrayLike, codebooks: int, size: int) -> Codes:
+    """Return codes [codebooks, frames]. Raises ValueError for another shape, none, or codes not in 0 .. size - 1."""
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[0] != codebooks or codes.shape[1] == 0:
         raise ValueError(f"codes are [{codebooks}, frames], not {list(codes.shape)}")

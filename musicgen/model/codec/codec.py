@@ -1,14 +1,17 @@
-"""Sound to codes and back: the interface that every codec has."""
+"""Sound to codes and back: the interface of every codec."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Codes [codebooks, frames] of any integer type.
+Codes = NDArray[np.integer]
+
 
 class Codec(Protocol):
-    """Waveform <-> codes. `codebooks` counts those of all channels."""
+    """Converts sound to codes and back. `codebooks` counts those of all channels."""
 
     sample_rate: int  # Hz
     frame_rate: float  # frames per second
@@ -17,10 +20,10 @@ class Codec(Protocol):
     codebook_size: int
 
     def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Codes int16 [codebooks, frames] of float32 [channels, samples] at `sample_rate`; the last frame is padded."""
+        """Encode float32 [channels, samples] at `sample_rate` -> codes int16 [codebooks, frames]; the last frame is padded."""
 
-    def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Sound float32 [channels, samples] of codes [codebooks, frames]; nominally within [-1, 1]."""
+    def decode(self, codes: Codes) -> NDArray[np.float32]:
+        """Decode codes [codebooks, frames] -> sound float32 [channels, samples], nominally within [-1, 1]."""
 
-    def decode_all(self, clips: Sequence[NDArray[np.integer[Any]]]) -> list[NDArray[np.float32]]:
-        """`decode` of each clip, perhaps in less time. The same bits."""
+    def decode_all(self, clips: Sequence[Codes]) -> list[NDArray[np.float32]]:
+        """Decode each clip to the same bits as `decode`, perhaps in less time."""

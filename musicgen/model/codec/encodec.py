@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from musicgen.errors import ModelError
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.codec import checks
+from musicgen.model.codec.codec import Codes
 from musicgen.model.codec.seanet import Stage, build_stages
 from musicgen.model.spec import ModelSpec
 
@@ -72,7 +73,7 @@ class EnCodec:
                 nn.utils.parametrize.remove_parametrizations(module, "weight")
         return cls(model.to(device).eval().requires_grad_(False), spec)
 
-    def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def decode(self, codes: Codes) -> NDArray[np.float32]:
         """Sound float32 [channels, frames * hop] of codes [codebooks, frames].
 
         Raises ValueError for codes of another shape or beyond the codebook.
@@ -80,7 +81,7 @@ class EnCodec:
         return self.decode_all([codes])[0]
 
     @torch.inference_mode()
-    def decode_all(self, clips: Sequence[NDArray[np.integer[Any]]]) -> list[NDArray[np.float32]]:
+    def decode_all(self, clips: Sequence[Codes]) -> list[NDArray[np.float32]]:
         """`decode` of each clip, in less time: the LSTM's weights are read once for all of them. The same bits."""
         latents = [self._latents(codes) for codes in clips]  # [channels, dim, frames] each
         if self._stages is None:
@@ -108,7 +109,7 @@ class EnCodec:
         """Latents [channels, dim, frames] -> sound [channels, frames * hop], by transformers' modules."""
         return self._split(list(self.model.decoder.layers), latents, up=True)[:, 0].cpu().numpy()
 
-    def _latents(self, codes: NDArray[np.integer[Any]]) -> Tensor:
+    def _latents(self, codes: Codes) -> Tensor:
         """What the codes stand for: [channels, dim, frames]."""
         codes = checks.check_codes(codes, self.codebooks, self.codebook_size)
         ids = torch.from_numpy(codes.astype(np.int64)).to(self._device())

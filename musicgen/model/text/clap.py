@@ -28,7 +28,7 @@ class ClapEmbedder:
         self.codebooks = codebooks
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any], tensors: Tensors, device: torch.device) -> "ClapEmbedder":
+    def load(cls, folder: Path, config: dict[str, object], tensors: Tensors, device: torch.device) -> "ClapEmbedder":
         """The text tower under `text_encoder.*` and its quantizer. Raises `ModelError`."""
         from transformers import ClapConfig, ClapTextModelWithProjection
         from transformers.initialization import no_init_weights

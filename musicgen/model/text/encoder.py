@@ -110,7 +110,7 @@ class T5Embedder:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any], tensors: Tensors, device: torch.device) -> "T5Embedder":
+    def load(cls, folder: Path, config: dict[str, object], tensors: Tensors, device: torch.device) -> "T5Embedder":
         """The T5 encoder under `text_encoder.*`. Raises `ModelError`."""
         from transformers import T5Config, T5EncoderModel
         from transformers.initialization import no_init_weights

@@ -17,8 +17,10 @@ from musicgen import MusicGen, Request
 from musicgen.errors import ModelError
 from musicgen.model import load_codec
 from musicgen.model.checkpoint.tensors import Tensors
-from musicgen.model.codec import spectral as spectral_module
-from musicgen.model.codec.spectral import MelBands, SpectralCodec, SpectralSettings
+from musicgen.model.codec import mel_bands as mel_bands_module
+from musicgen.model.codec.mel_bands import MelBands
+from musicgen.model.codec.spectral import SpectralCodec
+from musicgen.model.codec.spectral_settings import SpectralSettings
 from musicgen.training.fit_codec import FittedCodec, fit_codec
 
 RATE = 16_000
@@ -125,11 +127,11 @@ def test_a_frame_stands_for_its_own_samples(codec: SpectralCodec) -> None:
 def test_pieces_join_without_a_seam(codec: SpectralCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     bands, audio = codec.bands, music(100)
     whole = spectrum(audio)
-    assert len(whole) == 300 > spectral_module.PIECE_FRAMES + spectral_module.AHEAD_FRAMES
-    monkeypatch.setattr(spectral_module, "PIECE_FRAMES", 40)
+    assert len(whole) == 300 > mel_bands_module.PIECE_FRAMES + mel_bands_module.AHEAD_FRAMES
+    monkeypatch.setattr(mel_bands_module, "PIECE_FRAMES", 40)
     np.testing.assert_allclose(bands.analyze(audio), whole, atol=1e-6)
     heard = bands.synthesize(whole)
-    monkeypatch.setattr(spectral_module, "PIECE_FRAMES", 300)
+    monkeypatch.setattr(mel_bands_module, "PIECE_FRAMES", 300)
     assert distance(audio, heard) < 1.05 * distance(audio, bands.synthesize(whole))
     error = np.square(spectrum(heard) - whole).sum(axis=1)
     seams = np.zeros(300, bool)
@@ -146,10 +148,10 @@ def test_memory_does_not_grow_with_the_clip(codec: SpectralCodec, monkeypatch: p
         return transform(self, audio, frames)
 
     monkeypatch.setattr(MelBands, "_transform", watched)
-    monkeypatch.setattr(spectral_module, "ROUNDS", 2)
+    monkeypatch.setattr(mel_bands_module, "REFINEMENT_ROUNDS", 2)
     codes = np.random.default_rng(0).integers(0, 64, (4, 3000))
     assert codec.encode(codec.decode(codes)).shape == (4, 3000)
-    assert max(seen) <= spectral_module.PIECE_FRAMES + spectral_module.AHEAD_FRAMES + codec.bands.overlap
+    assert max(seen) <= mel_bands_module.PIECE_FRAMES + mel_bands_module.AHEAD_FRAMES + codec.bands.overlap
     assert len(seen) > 20
 
 

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from musicgen.errors import UserError
-from musicgen.model.codec.spectral import SpectralCodec, SpectralSettings
+from musicgen.model.codec.spectral import SpectralCodec
+from musicgen.model.codec.spectral_settings import SpectralSettings
 from musicgen.training import fit_codec as codec_module
 from musicgen.training.fit_codec import fit_codec
 
