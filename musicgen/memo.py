@@ -10,7 +10,8 @@ Value = TypeVar("Value")
 
 
 class Memo(Generic[Key, Value]):
-    """The last `size` results by key; the least recently used is dropped first. Concurrent calls for one key compute once.
+    """The last `size` results by key; the least recently used is dropped first. Concurrent calls for one key compute
+    once.
 
     An exception is not remembered: it is raised where the computation ran, and the next call computes again.
     """

@@ -1,7 +1,8 @@
-"""The generation engine: a fixed number of slots over a decode step that costs what is live.
+"""The generation engine: a fixed number of slots that one decode step moves together.
 
-`scheduler` decides which request runs in which slot (plain Python), `stepper` runs the slots (tensors), `sequence` follows
-one clip through its windows, `decode_queue` turns finished codes into sound, and `engine` holds them together.
+`scheduler` decides which request runs in which slot (plain Python), `stepper` runs the slots (tensors), `sequence`
+holds the codes of one clip over its windows, `decode_queue` turns finished codes into sound, and `engine` connects
+them.
 """
 
 from typing import TYPE_CHECKING

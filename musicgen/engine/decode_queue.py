@@ -1,4 +1,5 @@
-"""A queue of finished codes that become sound, several clips at a time: the codec's LSTM reads its weights once per batch.
+"""A queue of finished codes that become sound, several clips at a time: the codec's LSTM reads its weights once per
+batch.
 
 Which clips share a batch depends on the clock; their sound does not (`Codec.decode_all`).
 """
@@ -26,7 +27,10 @@ _MAX_WAIT_S = 1.0
 
 
 class DecodeQueue(Generic[Ticket]):
-    """Decodes codes on background workers. `decode` is a codec's `decode_all`; a ticket identifies the clip of some codes."""
+    """Decodes codes on background workers.
+
+    `decode` is a codec's `decode_all`; a ticket identifies the clip of some codes.
+    """
 
     def __init__(self, decode: Decode, background: Beside, workers: int):
         self._decode = decode
@@ -44,9 +48,11 @@ class DecodeQueue(Generic[Ticket]):
         self._waiting.append((ticket, codes, time.monotonic()))
 
     def poll(self, last: bool, block: bool) -> list[tuple[Ticket, Audio | Exception]]:
-        """Start batches that are large or old enough, and return the clips that are finished: their sound, or the error.
+        """Start batches that are large or old enough, and return the clips that are finished: their sound, or the
+        error.
 
-        `last` says that no more codes will come soon, so that every clip is started; `block` waits for a batch to finish.
+        `last` says that no more codes will come soon, so that every clip is started; `block` waits for a batch to
+        finish.
         """
         self._start_batches(last)
         if block and self._running:

@@ -39,12 +39,13 @@ _MAX_STEPS_PER_RUN = 32  # between two looks at which conditions and sounds are 
 
 
 class Engine:
-    """Continuous generation over a fixed number of slots. One thread drives it; conditioning and codec run in the background.
+    """Continuous generation over a fixed number of slots. One thread drives it; conditioning and codec run in the
+    background.
 
     A request's codes and sound depend on the request and on the engine's `fingerprint` alone: not on its slot, its
-    neighbors or the order. `slots="auto"` plans them from free memory. `threads` (None: torch's number) are the CPU threads
-    of a step. `max_frames` is a hint, the frames of the longest request to come; it only saves memory. The engine closes
-    the conditioner.
+    neighbors or the order. `slots="auto"` plans them from free memory. `threads` (None: torch's number) are the CPU
+    threads of a step. `max_frames` is a hint, the frames of the longest request to come; it only saves memory. The
+    engine closes the conditioner.
     """
 
     def __init__(
@@ -139,7 +140,8 @@ class Engine:
             self._prepare(running)
 
     def step(self) -> list[Clip | Failed]:
-        """Run to the next event (a slot falls free, or `_MAX_STEPS_PER_RUN`) and return what is finished, perhaps nothing.
+        """Run to the next event (a slot falls free, or `_MAX_STEPS_PER_RUN`) and return what is finished, perhaps
+        nothing.
 
         It blocks only when nothing is left to run and conditions or sound are still being made.
         """
@@ -267,7 +269,10 @@ class Engine:
         return self._allocated_stepper
 
     def _shrink(self) -> None:
-        """Go on with half the slots after running out of memory. Requests that ran begin again, and come out the same."""
+        """Go on with half the slots after running out of memory.
+
+        Requests that ran begin again, and come out the same.
+        """
         if self.slots == 1:
             for slot in list(self._scheduler.running):
                 running = self._scheduler.release(slot)

@@ -39,7 +39,9 @@ def slot_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
 
 
 def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
-    """The bytes that placing a window or running a step allocates for a moment: the maximum over parts that never coexist."""
+    """The bytes that placing a window or running a step allocates for a moment: the maximum over parts that never
+    coexist.
+    """
     spec, ops, rows = decoder.spec, decoder.ops, slots * width
     embedding = (
         capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)
@@ -59,7 +61,8 @@ def engine_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int
 
 
 def plan_slots(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:
-    """Plan as many slots as fit into `free` bytes (None: this engine's share), at least one, at most as many as gain anything.
+    """Plan as many slots as fit into `free` bytes (None: this engine's share), at least one, at most as many as gain
+    anything.
 
     On a CPU an engine's share of the free memory is its share of the cores, because other engines may start beside it.
     """
@@ -84,7 +87,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _control_group_free_bytes() -> list[int]:
-    """The free bytes that the control group (a container's limit) leaves, droppable file cache included; empty without one."""
+    """The free bytes that the control group (a container's limit) leaves, droppable file cache included; empty without
+    one.
+    """
     for limit, used, stat in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),

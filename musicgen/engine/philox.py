@@ -1,8 +1,8 @@
 """Counter-based randomness: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
-A number is a function of (effective seed, window, step, codebook, token) and of nothing else, so it does not matter where,
-when or beside what a code is drawn. Integer operations only: the words are the same on every device, and in the CPU
-kernels (`model/kernels/sampling.h`), which compute them one by one.
+A number is a function of (effective seed, window, step, codebook, token) alone: neither the device, nor the time, nor
+the other clips of a step change it. Only integer operations are used, so the words are the same on every device and in
+the CPU kernels (`musicgen/model/decoder/kernels/sampling.h`), which compute them one by one.
 """
 
 import torch
@@ -14,11 +14,11 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> Tensor:
-    """Random words of 32 bits in int64, [..., 4], from four counters of 32 bits and a seed of 64 that broadcast together."""
+    """Compute random 32-bit words, int64 [..., 4], from four 32-bit counters and a 64-bit seed that broadcast together."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
-        # The products take 64 bits; int64 wraps, which leaves their bits right.
+        # The products need 64 unsigned bits; int64 overflows, which leaves the same bits.
         a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c2 = ((b >> 32) & _LOW) ^ c1 ^ k0, ((a >> 32) & _LOW) ^ c3 ^ k1
         c1, c3 = b & _LOW, a & _LOW
@@ -27,7 +27,7 @@ def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) ->
 
 
 def draw_uniforms(seed: Tensor, window: Tensor, step: Tensor, codebooks: int, size: int) -> Tensor:
-    """Numbers in (0, 1), float64 [clips, codebooks, size]; seed, window and step are int64 [clips]."""
+    """Draw uniform numbers in (0, 1), float64 [clips, codebooks, size]; seed, window and step are int64 [clips]."""
     device = seed.device
     group = torch.arange(-(-size // 4), device=device)
     codebook = torch.arange(codebooks, device=device)[:, None]

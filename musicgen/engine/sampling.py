@@ -1,11 +1,12 @@
 """From logits to codes: guidance, temperature, top-p or else top-k, and a sample by the Gumbel-max trick.
 
-Order and meaning are audiocraft's (`LMModel._sample_next_token`); the set of codes that stays equals that of transformers'
-logits warpers. Every parameter is a tensor with one value per clip, so there is no loop over clips and nothing is read back
-from the device.
+Order and meaning are audiocraft's (`LMModel._sample_next_token`); the set of codes that stays equals that of
+transformers' logits warpers. Every parameter is a tensor with one value per clip, so there is no loop over clips and
+nothing is read back from the device.
 
-Where a clip's guided logits are not finite, its code is the special token (the id `size`), which is never sampled and which
-the decoder can embed: the step goes on for the other clips, and `Sequence.fill_window` raises when the window is finished.
+Where a clip's guided logits are not finite, its code is the special token (the id `size`), which is never sampled and
+which the decoder can embed: the step goes on for the other clips, and `Sequence.fill_window` raises when the window is
+finished.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ SAMPLING_PARAMS_DTYPE = np.dtype(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplingParams:
-    """The sampling parameters of a step's clips. `cond`, `other` and `null` are rows of the logits (see `Conditions`)."""
+    """The sampling parameters of a step's clips.
+
+    `cond`, `other` and `null` are rows of the logits (see `Conditions`).
+    """
 
     table: NDArray[np.void]  # SAMPLING_PARAMS_DTYPE [clips]
     columns: dict[str, Tensor]  # the same by name, [clips] each, on the device
@@ -54,7 +58,9 @@ class SamplingParams:
 
 
 def sample_codes(logits: Tensor, params: SamplingParams, steps: Tensor) -> Tensor:
-    """Sample codes int64 [clips, codebooks] from logits float32 [rows, codebooks, size]; steps [clips] count within the window."""
+    """Sample codes int64 [clips, codebooks] from logits float32 [rows, codebooks, size]; steps [clips] count within the
+    window.
+    """
     guided = apply_guidance(logits, params)
     filtered = filter_logits(guided, params)
     columns = params.columns
@@ -80,7 +86,9 @@ def apply_guidance(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Divide logits float32 [clips, codebooks, size] by the temperature, and put -inf where top-p (else top-k) drops a code."""
+    """Divide logits float32 [clips, codebooks, size] by the temperature, and put -inf where top-p (else top-k) drops a
+    code.
+    """
     columns, size = params.columns, logits.shape[-1]
     temperature, top_p = columns["temperature"][:, None, None], columns["top_p"][:, None, None]
     logits = logits / temperature.masked_fill(temperature <= 0, 1.0)

@@ -1,7 +1,7 @@
-"""One clip on its way: its windows, its codes so far, and the sequence that a slot runs for a window.
+"""The codes of one clip while it is generated: its windows, and the sequence that a slot runs for each of them.
 
-A clip longer than the model's window is made by sliding windows (audiocraft's `MusicGen._generate_tokens`): each begins one
-stride after the last, its overlap with what is known is forced, and the rest is generated.
+A clip longer than the model's window is made by sliding windows (audiocraft's `MusicGen._generate_tokens`): each begins
+one stride after the one before, codes that are known already are forced, and the rest is generated.
 """
 
 from dataclasses import dataclass
@@ -17,28 +17,33 @@ from musicgen.model.codec.codec import Codes
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
-GENERATE = -1  # in a sequence: to be drawn
+GENERATE = -1  # in a sequence: a code that is to be sampled
 
 
 def full_pattern_name(spec: ModelSpec) -> str:
-    """The pattern's full name: in a stereo model a delay counts pairs of codebooks, left and right."""
+    """Return the pattern's name in `musicgen.patterns`: in a stereo model a delay counts pairs of codebooks, left and
+    right.
+    """
     name = spec.pattern
     return f"stereo_{name}" if spec.channels == 2 and name in ("delay", "partial_delay") else name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """What a slot runs. `sequence` holds the special token, forced codes, and GENERATE where a code is to be drawn."""
+    """What a slot runs.
+
+    `sequence` holds the special token, forced codes, and GENERATE where a code is to be sampled.
+    """
 
     index: int
     start: int  # frame of the clip
     frames: int
     sequence: NDArray[np.int32]  # [codebooks, steps]
-    known: int  # steps that are given: the step after them is the first to be drawn
+    known: int  # steps that are given; the step after them is the first to be sampled
 
     @property
     def steps(self) -> int:
-        """Steps of the decoder that it takes once what is known is in the cache; the last step of a pattern is only output."""
+        """Decode steps after the known steps are in the cache; the last step of a pattern is only output."""
         return self.sequence.shape[1] - self.known
 
 
@@ -57,13 +62,13 @@ class Sequence:
         if forced is not None:
             self.codes[:, : self.known] = np.asarray(forced)
         self._starts = window_starts(request, spec)
-        self._next = 0
+        self._next_index = 0
 
     def next_window(self) -> Window | None:
-        """The next window that has something to generate, or None: the clip is complete."""
-        while self._next < len(self._starts):
-            index, start = self._next, self._starts[self._next]
-            self._next += 1
+        """Return the next window that has something to generate, or None if the clip is complete."""
+        while self._next_index < len(self._starts):
+            index, start = self._next_index, self._starts[self._next_index]
+            self._next_index += 1
             frames = min(self.spec.max_frames, self.frames - start)
             if start + frames > self.known:
                 sequence = patterns.build(
@@ -74,24 +79,24 @@ class Sequence:
         return None
 
     def fill_window(self, window: Window, sequence: Codes) -> None:
-        """Take a finished window's sequence [codebooks, steps].
+        """Store the codes of a finished window's sequence [codebooks, steps].
 
-        Raises RowError("generation") if some code is the special token, which stands for logits that were not finite.
+        Raises RowError("generation") if a code is the special token, which marks logits that were not finite.
         """
         end = window.start + window.frames
-        made = patterns.revert(full_pattern_name(self.spec), sequence, window.frames)
-        bad = (made == self.spec.special_token).any(axis=0)
-        if bad.any():
-            at_s = (window.start + int(bad.argmax())) / self.spec.frame_rate
+        codes = patterns.revert(full_pattern_name(self.spec), sequence, window.frames)
+        is_bad = (codes == self.spec.special_token).any(axis=0)
+        if is_bad.any():
+            at_s = (window.start + int(is_bad.argmax())) / self.spec.frame_rate
             raise RowError(
                 "generation",
                 f"the model's logits were not finite {at_s:.2f} s into the clip; if other rows fail alike its weights are damaged: "
                 "fetch them again; else this row overflows: try model.dtype float32 or a smaller guidance_scale",
             )
-        self.codes[:, self.known : end] = made[:, self.known - window.start :]
+        self.codes[:, self.known : end] = codes[:, self.known - window.start :]
         self.known = end
 
     def final_codes(self) -> NDArray[np.int16]:
-        """The clip's codes int16 [codebooks, frames]; without the prompt if the request does not want it."""
+        """Return the clip's codes int16 [codebooks, frames], without the prompt if the request does not keep it."""
         start = 0 if self.request.keep_continuation else self.prompt_frames
         return self.codes[:, start:].astype(np.int16)

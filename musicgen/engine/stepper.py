@@ -1,9 +1,9 @@
 """The slots on the device: sequences, positions and cache, and the step that moves every live slot by one.
 
-Slot s has `width` rows of the cache, s, slots + s, ...: one per guidance branch. Which slots are live changes only at events
-(a clip ends, another begins). Then the step's batch is built: which tokens it runs, in which order, and each clip's sampling
-parameters. A step itself is a fixed run of device operations, without a loop over rows and without reading anything back.
-On CUDA it is captured whole, sampling included (`musicgen/model/decoder/cuda_graphs.py`).
+Slot s has `width` rows of the cache, s, slots + s, ...: one per guidance branch. Which slots are live changes only at
+events (a clip ends, another begins). Then the step's batch is built: which tokens it runs, in which order, and each
+clip's sampling parameters. A step itself is a fixed run of device operations, without a loop over rows and without
+reading anything back. On CUDA it is captured whole, sampling included (`musicgen/model/decoder/cuda_graphs.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -72,7 +72,8 @@ class _PlacedWindow:
 
 
 class Stepper:
-    """The state of `slots` slots with up to `width` branches. Placing and clearing are events; `step` moves all of them.
+    """The state of `slots` slots with up to `width` branches. Placing and clearing are events; `step` moves all of
+    them.
 
     `capture_steps`: whether steps are captured as graphs, where the decoder's operations can.
     """
@@ -127,7 +128,10 @@ class Stepper:
 
     @torch.inference_mode()
     def clear(self, slot: int, wipe: bool = False) -> None:
-        """Empty a slot. `wipe` zeros its cache, for numbers that are not finite: attention's weight of zero lets them through."""
+        """Empty a slot.
+
+        `wipe` zeros its cache, for numbers that are not finite: attention's weight of zero lets them through.
+        """
         del self._placed[slot]
         self._batch = None
         if wipe:
@@ -191,7 +195,8 @@ class Stepper:
         for _ in range(count):
             if self._graphs is None:
                 self._run_step(batch, tokens.longest)
-            else:  # attention reads whole blocks of the cache, so a graph serves all lengths of the same number of blocks
+            # attention reads whole blocks of the cache, so a graph serves all lengths of the same number of blocks
+            else:
                 longest = self.decoder.ops.round_capacity(tokens.longest)
                 key = (longest, params.any_top_p, params.any_top_k)
                 self._graphs.run(key, partial(self._run_step, batch, longest))
@@ -200,7 +205,9 @@ class Stepper:
                 placed.step += 1
 
     def _run_step(self, batch: StepBatch, longest: int) -> None:
-        """The part of a step that is captured: it changes nothing on the host, and reads only what is in the graph's key."""
+        """The part of a step that is captured: it changes nothing on the host, and reads only what is in the graph's
+        key.
+        """
         decoder, at = self.decoder, self.at[batch.slots]
         codes = self.sequence[batch.slots, :, at]  # [clips, codebooks]
         states = decoder.forward(decoder.embed(codes)[batch.clip], replace(batch.tokens, longest=longest), self.cache)
@@ -273,7 +280,9 @@ class Stepper:
         )
 
     def _params_table(self, placed: dict[int, _PlacedWindow | None], token_of_row: dict[int, int]) -> NDArray[np.void]:
-        """The sampling parameters of each clip, with the rows of the logits that its branches have; zeros for an idle slot."""
+        """The sampling parameters of each clip, with the rows of the logits that its branches have; zeros for an idle
+        slot.
+        """
         table = np.zeros(len(placed), SAMPLING_PARAMS_DTYPE)
         for clip_index, (slot, window) in enumerate(placed.items()):
             if window is not None:

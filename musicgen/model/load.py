@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded checkpoint. The decoder computes in `dtype`; text encoder and codec always in float32."""
+    """A loaded checkpoint. The decoder computes in `dtype`, text encoder and codec always in float32."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -31,7 +31,7 @@ class Model:
     decoder: Decoder
     text: TextEncoder
     codec: Codec
-    tensors: Tensors  # the checkpoint's, for conditioners with weights of their own
+    tensors: Tensors  # of the checkpoint, for conditioners with weights of their own
     chroma_projection: nn.Linear | None = None  # [chroma_bins] -> [hidden], float32: melody checkpoints
 
     @property
@@ -41,34 +41,39 @@ class Model:
 
 
 def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Model:
-    """Load a checkpoint. The decoder is built weight by weight from the mapped files; no second copy of it is ever held.
+    """Load a checkpoint. The decoder is built weight by weight from the mapped files; no second copy of it is ever
+    held.
 
-    `device`: "auto" takes CUDA where there is one, else the CPU; or a torch name such as "cuda:1". `dtype`: "auto" takes
-    bfloat16 where the device multiplies it natively, else float32; or one of `DTYPES`. Raises `ModelError`.
+    `device`: "auto" takes CUDA where there is one, else the CPU; or a torch name such as "cuda:1". `dtype`: "auto"
+    takes bfloat16 where the device multiplies it natively, else float32; or one of `DTYPES`. Raises `ModelError`.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = resolve_checkpoint(checkpoint)
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
+    torch_device = pick_device(device)
+    torch_dtype = pick_dtype(dtype, torch_device)
     folder, spec = checkpoint.folder, checkpoint.spec
     tensors = Tensors.open(folder)
-    with torch.random.fork_rng(devices=[]):  # building modules draws initial weights; the caller's random state stays
+    with torch.random.fork_rng(devices=[]):  # building modules draws initial weights: keep the caller's random state
         return Model(
             checkpoint=checkpoint,
-            device=where,
-            dtype=kind,
-            decoder=Decoder.from_state_dict(spec, tensors.view("decoder.", where, kind), where, kind),
-            text=TextEncoder.load(folder, spec, tensors, where),
-            codec=_load_codec(folder, spec, tensors, where),
+            device=torch_device,
+            dtype=torch_dtype,
+            decoder=Decoder.from_state_dict(
+                spec, tensors.view("decoder.", torch_device, torch_dtype), torch_device, torch_dtype
+            ),
+            text=TextEncoder.load(folder, spec, tensors, torch_device),
+            codec=_load_codec(folder, spec, tensors, torch_device),
             tensors=tensors,
-            chroma_projection=load_linear(tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, where)
+            chroma_projection=load_linear(
+                tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, torch_device
+            )
             if spec.kind == "melody"
             else None,
         )
 
 
 def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Codec:
-    """A checkpoint's codec alone, for `musicgen encode` and `decode`. Raises `ModelError`."""
+    """Load a checkpoint's codec alone, for `musicgen encode` and `decode`. Raises `ModelError`."""
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = resolve_checkpoint(checkpoint)
     with torch.random.fork_rng(devices=[]):
@@ -76,14 +81,14 @@ def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Cod
 
 
 def _load_codec(folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> Codec:
-    """The codec that `config.json` names; ours computes on the CPU wherever the decoder does."""
+    """Load the codec that `config.json` names; the spectral codec computes on the CPU, whatever the device."""
     if spec.codec == "spectral_rvq":
         return SpectralCodec.load(folder, spec, tensors)
     return EnCodec.load(folder, spec, tensors, device)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `name` means. Raises `ModelError` for one that is not here."""
+    """Return the device that `name` means. Raises `ModelError` for one that this machine lacks."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -100,7 +105,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The decoder's dtype on `device`. Raises `ModelError` for an unknown name."""
+    """Return the decoder's dtype on `device`. Raises `ModelError` for an unknown name."""
     if name != "auto":
         if name not in DTYPES:
             raise ModelError(f"model.dtype {name!r} is not known; write auto or one of {', '.join(DTYPES)}")
@@ -112,5 +117,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the processor has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16); elsewhere bfloat16 is slower than float32."""
+    """Whether the processor has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16); elsewhere bfloat16 is slower than
+    float32.
+    """
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & processor_flags())

@@ -21,6 +21,8 @@ def processor_name() -> str | None:
 
 
 def processor_flags() -> frozenset[str]:
-    """The processor's instruction set extensions as Linux names them, such as "avx2"; empty where the system does not say."""
+    """The processor's instruction set extensions as Linux names them, such as "avx2"; empty where the system does not
+    say.
+    """
     fields = _read_cpu_info()
     return frozenset((fields.get("flags") or fields.get("Features") or "").split())

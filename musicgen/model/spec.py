@@ -1,4 +1,4 @@
-"""What a checkpoint's `config.json` says: the shape of the model, without torch.
+"""Reads a checkpoint's `config.json`: the sizes and the kind of the model, without torch.
 
 The format is that of transformers' `MusicgenConfig` and `MusicgenMelodyConfig`: three nested configs, `text_encoder`
 (T5, or CLAP), `audio_encoder` (EnCodec) and `decoder`. Ours, and optional: `decoder.codebook_pattern` (a name of
@@ -20,7 +20,7 @@ Kind = Literal["text", "melody", "style"]
 CODECS = ("encodec", "spectral_rvq")
 KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody", "musicgen_style": "style"}
 CONTROLS = ("text", "unconditional", "long", "continuation", "melody", "style", "stereo")
-MAX_HEAD_DIM = 256  # what the attention kernels hold of a head; the released checkpoints have 64
+MAX_HEAD_DIM = 256  # the widest head of the attention kernels; the released checkpoints have 64
 WINDOW_S = 30.0  # the segments that every released checkpoint was trained on (Copet et al. 2023, section 3)
 
 
@@ -48,7 +48,8 @@ class ModelSpec:
     text_projection: bool  # whether `enc_to_dec_proj` is there
     chroma_bins: int  # melody checkpoints; 0 elsewhere
     chroma_length: int  # positions of the chroma prefix; 0 elsewhere
-    text_length: int = 0  # melody checkpoints: positions of the text prefix at least, zeros beyond the prompt; 0: as many as it has tokens
+    # melody checkpoints: positions of the text prefix at least, zeros beyond the prompt; 0: as many as it has tokens
+    text_length: int = 0
     conditioner: Mapping[str, object] = field(default_factory=dict, hash=False)  # style checkpoints
     codec: str = "encodec"  # one of CODECS
 
@@ -59,12 +60,15 @@ class ModelSpec:
 
     @property
     def accepts_sound_prompt(self) -> bool:
-        """Whether a sound can stand in for the prompt: CLAP embeds both alike. Its rows name it as a style excerpt is named."""
+        """Whether a sound can take the prompt's place, because CLAP embeds both alike.
+
+        Rows give it as they give a style excerpt.
+        """
         return self.kind == "text" and self.text_encoder == "clap"
 
     @property
     def special_token(self) -> int:
-        """The id that stands where a pattern has no code yet."""
+        """The id at steps where a pattern has no code yet."""
         return self.codebook_size
 
     def supports(self, control: str) -> bool:
@@ -79,12 +83,15 @@ class ModelSpec:
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """Everything that `supports` says yes to."""
+        """All controls that the model supports."""
         return tuple(control for control in CONTROLS if self.supports(control))
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """The spec of the checkpoint in `folder`. Raises `ModelError`: no or bad `config.json`, unsupported kind, missing key."""
+    """Read the spec of the checkpoint in `folder`.
+
+    Raises `ModelError`: no or bad `config.json`, unsupported kind, missing key.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -100,7 +107,7 @@ def read_spec(folder: Path) -> ModelSpec:
 
 
 def parse_spec(config: Mapping[str, object], where: str = "config.json") -> ModelSpec:
-    """The spec in a parsed `config.json`; `where` names it in errors. Raises `ModelError`."""
+    """Parse the spec of a loaded `config.json`; `where` names it in errors. Raises `ModelError`."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in KINDS:
         raise ModelError(f"{where}: model_type {model_type!r} is not MusicGen; supported are {', '.join(KINDS)}")
@@ -176,7 +183,7 @@ def parse_spec(config: Mapping[str, object], where: str = "config.json") -> Mode
 
 
 def _hop_length(codec: Mapping[str, object], codec_type: str, where: str) -> int:
-    """Samples per frame."""
+    """Return the samples per frame."""
     if codec_type == "spectral_rvq":
         return _read_integer(codec, "hop_length", where)
     ratios = codec.get("upsampling_ratios") or _raise_missing("audio_encoder.upsampling_ratios", where)

@@ -1,4 +1,5 @@
-"""`python -m tests.benchmarks --out out/bench.json`: our engine against transformers' `generate`, on this machine, in one run.
+"""`python -m tests.benchmarks --out out/bench.json`: our engine against transformers' `generate`, on this machine, in
+one run.
 
 Both sides make the same clips from the same weights (musicgen-small's shape, random), from prompts to waveforms: text
 encoder, decoder and codec are in every figure; ms/step is the decoder alone. Results appear case by case and are merged

@@ -90,7 +90,9 @@ def run_s(machine: Machine, shape: ModelShape, steps: Iterable[StepWork]) -> flo
 def table(
     machine: Machine, shape: ModelShape, steps: Sequence[StepWork], spent_s: Mapping[str, float]
 ) -> list[dict[str, object]]:
-    """Per operation, means over the steps: bound, actual (of `spent_s`, seconds of all steps), share; then the rest and the sum."""
+    """Per operation, means over the steps: bound, actual (of `spent_s`, seconds of all steps), share; then the rest and
+    the sum.
+    """
     bounds: dict[str, float] = {}
     for work in steps:
         for operation in operations(shape, work):

@@ -13,7 +13,8 @@ from tests.benchmarks.workload import Row
 
 
 def run_flow(checkpoint: Path, rows: list[Row], slots: int, folder: Path) -> dict[str, Any]:
-    """Make the rows with the command line. Audio-seconds per second from the first actor's readiness to the last commit.
+    """Make the rows with the command line. Audio-seconds per second from the first actor's readiness to the last
+    commit.
 
     Raises RuntimeError if the command fails or a row is missing.
     """

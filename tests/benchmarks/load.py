@@ -48,8 +48,8 @@ class _Member:
 class _Family:
     """CPU seconds of this process and all its descendants, dead ones too.
 
-    A parent's counters take over those of a child that it waits for; Ray's are killed, and nobody waits for them. So what was
-    last seen of a process is kept, and a parent's counters tell of those that came and went between two looks.
+    A parent's counters take over those of a child that it waits for; Ray's are killed, and nobody waits for them. So
+    what was last seen of a process is kept, and a parent's counters tell of those that came and went between two looks.
     """
 
     def __init__(self) -> None:

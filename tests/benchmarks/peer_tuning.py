@@ -4,8 +4,8 @@ Whole runs of every combination would take hours, so single decoder steps are ti
 filled to a position. A step's cost is close to linear in it, so two positions per batch size predict a whole run.
 
 The cache is `generate`'s own, which grows by concatenation. A static one is no choice here: MusicGen's `generate` of
-transformers 5.23 takes `cache_implementation="static"` and goes on with a dynamic one, and a `StaticCache` that is handed in
-as `past_key_values` changes the logits from the first step on (its empty positions are attended to).
+transformers 5.23 takes `cache_implementation="static"` and goes on with a dynamic one, and a `StaticCache` that is
+handed in as `past_key_values` changes the logits from the first step on (its empty positions are attended to).
 """
 
 import time

@@ -147,7 +147,8 @@ def test_our_own_processes_are_not_other_work_even_after_their_end():
 def test_processes_that_nobody_waits_for_stay_ours():
     family = load._Family()
     before = family.seconds()
-    busy = "import time\nwhile time.process_time() < 0.8: pass\ntime.sleep(60)"  # beyond what is waited for: the kernel counts in ticks
+    # beyond what is waited for: the kernel counts in ticks
+    busy = "import time\nwhile time.process_time() < 0.8: pass\ntime.sleep(60)"
     start = f"subprocess.Popen([sys.executable, '-c', {busy!r}], stdout=subprocess.DEVNULL)"
     middle = f"import subprocess, sys\nprint({start}.pid, flush=True)\ninput()"
     parent = subprocess.Popen([sys.executable, "-c", middle], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

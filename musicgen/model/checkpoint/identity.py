@@ -1,6 +1,7 @@
-"""A checkpoint's identity: a hash of what it is made of, never of its name or place.
+"""A checkpoint's identity: a hash of its configs, tokenizer and weights, not of its name or place.
 
-Every clip's key holds it, so the same weights under another name, in another folder or bucket, are the same model.
+The identity is part of every clip's key, so the same weights under another name, in another folder or bucket, are the
+same model.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from musicgen.errors import ModelError
 from musicgen.model.checkpoint.weights import weight_files
 
 _VERSION = "1"
-# Besides weights: what turns text into tokens and sound into chroma.
+# Files besides weights that decide how text becomes tokens and sound becomes chroma.
 _SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -25,12 +26,13 @@ _SMALL_FILES = (
     "vocab.json",
     "merges.txt",
 )
-# What a hub or bucket copy fetches: the same, and nothing pickled.
+# The files that are fetched from a hub or bucket: the same, and nothing pickled.
 CHECKPOINT_FILE_PATTERNS = (*_SMALL_FILES, "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
 
 def cache_folder() -> Path:
-    """Where staged checkpoints and hashes are kept: `MUSICGEN_CACHE`, else `musicgen-batch` in the user's cache folder.
+    """Return the folder for staged checkpoints, hashes and compiled kernels: `MUSICGEN_CACHE`, else the user's cache
+    folder.
 
     Raises `ModelError` if the user has no home.
     """
@@ -46,7 +48,7 @@ def cache_folder() -> Path:
 
 
 def checkpoint_identity(folder: Path) -> str:
-    """The sha256 (hex) over names and contents of the checkpoint's configs, tokenizer and weights, read in pieces.
+    """Compute the sha256 (hex) over names and contents of the checkpoint's configs, tokenizer and weights.
 
     A file's hash is remembered by its path, size and modification time. Raises `ModelError` if weights are missing.
     """
@@ -59,17 +61,17 @@ def checkpoint_identity(folder: Path) -> str:
 
 def _file_sha256(path: Path) -> str:
     stat = path.stat()
-    place = f"{path}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ino}"
-    note = cache_folder() / "sha256" / hashlib.sha256(place.encode()).hexdigest()
+    file_state = f"{path}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ino}"
+    note = cache_folder() / "sha256" / hashlib.sha256(file_state.encode()).hexdigest()
     with suppress(OSError):
         known = note.read_text(encoding="ascii")
         if len(known) == 64:
             return known
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    with suppress(OSError):  # a read-only home costs time, nothing else
-        _write_atomically(note, found)
-    return found
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with suppress(OSError):  # in a read-only home the file is hashed again next time
+        _write_atomically(note, digest)
+    return digest
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -1,4 +1,7 @@
-"""From a model's name to a checkpoint folder on this machine. Without torch: planning needs it, and so does `--help`'s speed."""
+"""Finds the checkpoint that a model's name means and brings it to this machine.
+
+Without torch, so that planning starts fast.
+"""
 
 import difflib
 import hashlib
@@ -29,19 +32,19 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 class Checkpoint:
     """A checkpoint on this machine. `revision` is a hub commit; None for a folder, a bucket and the embedded model."""
 
-    name: str  # as it was asked for
+    name: str  # as the user wrote it
     folder: Path
     revision: str | None
     spec: ModelSpec
 
     @cached_property
     def identity(self) -> str:
-        """The sha256 of configs, tokenizer and weights; see `musicgen.model.checkpoint.identity`."""
+        """The sha256 over configs, tokenizer and weights; see `musicgen.model.checkpoint.identity`."""
         return checkpoint_identity(self.folder)
 
 
 def resolve_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
-    """Find the checkpoint that `name` means and bring it here.
+    """Find the checkpoint that `name` means and bring it to this machine.
 
     `name` is `embedded`, a preset of configs/models, a local folder, an object-store folder (`s3://...`, copied once
     per node) or a hub name (`owner/name`, downloaded once; `revision` is a branch, tag or commit). Raises
@@ -85,12 +88,15 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 def _suggest_names(name: str) -> str:
     known = [EMBEDDED, *preset_names()]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}It may be a preset ({', '.join(known)}), a hub name such as facebook/musicgen-small, a folder, or s3://bucket/folder"
+    suggestion = f"did you mean {close[0]!r}? " if close else ""
+    return f"{suggestion}It may be a preset ({', '.join(known)}), a hub name such as facebook/musicgen-small, a folder, or s3://bucket/folder"
 
 
 def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
-    """A snapshot of a hub repository: configs and safetensors only, never pickles. Returns its folder and commit."""
+    """Download a hub repository's configs and safetensors, never pickles; returns folder and commit.
+
+    Raises `ModelError`.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -102,7 +108,7 @@ def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         RevisionNotFoundError,
     )
 
-    at = f"{name}@{revision}" if revision else name
+    label = f"{name}@{revision}" if revision else name
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILE_PATTERNS)))
     except RevisionNotFoundError:
@@ -110,7 +116,7 @@ def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
             f"the hub model {name} has no revision {revision!r}; see its page for branches, tags and commits"
         ) from None
     except GatedRepoError:
-        raise ModelError(f"the hub model {at} is gated: accept its terms on its page, then set HF_TOKEN") from None
+        raise ModelError(f"the hub model {label} is gated: accept its terms on its page, then set HF_TOKEN") from None
     except RepositoryNotFoundError:
         raise ModelError(
             f"no model {name!r} on the hub (or it is private: set HF_TOKEN); {_suggest_names(name)}"
@@ -119,16 +125,16 @@ def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         raise ModelError(f"{name!r} cannot be a hub name: {error}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise ModelError(
-            f"the hub cannot be reached and {at} is not in its cache: check the network, or give model.name a folder or s3:// folder "
+            f"the hub cannot be reached and {label} is not in its cache: check the network, or give model.name a folder or s3:// folder "
             "that holds the checkpoint"
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"the hub model {at} cannot be downloaded: {first_line(error)}; try again") from None
+        raise ModelError(f"the hub model {label} cannot be downloaded: {first_line(error)}; try again") from None
     return folder, folder.name
 
 
 def _stage_from_store(uri: str) -> Path:
-    """A copy of an object-store folder in this node's cache, made by one process while the others wait."""
+    """Copy an object-store folder to this node's cache, by one process while the others wait. Raises `ModelError`."""
     from filelock import FileLock
 
     from musicgen.errors import StoreError
@@ -137,23 +143,23 @@ def _stage_from_store(uri: str) -> Path:
     try:
         store = open_store(uri)
         store.check()
-        wanted = [
+        files = [
             file for file in store.list() if any(fnmatch(file.path, pattern) for pattern in CHECKPOINT_FILE_PATTERNS)
         ]
     except StoreError as error:
         raise ModelError(f"the model {uri} cannot be read: {error}") from None
-    if not any(file.path == "config.json" for file in wanted):
+    if not any(file.path == "config.json" for file in files):
         raise ModelError(
             f"no model at {uri}: it holds no config.json; give the folder of a checkpoint in the published format"
         )
 
-    state = "\n".join([store.uri, *(f"{file.path} {file.size} {file.etag}" for file in wanted)])
+    state = "\n".join([store.uri, *(f"{file.path} {file.size} {file.etag}" for file in files)])
     target = cache_folder() / "models" / hashlib.sha256(state.encode()).hexdigest()[:32]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                _copy_files(store, wanted, target)
+                _copy_files(store, files, target)
     except (OSError, StoreError) as error:
         raise ModelError(
             f"the model {uri} cannot be copied to {target.parent}: {first_line(error)}; set MUSICGEN_CACHE elsewhere"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensors of a checkpoint folder, by name; nothing is read until it is asked for."""
+    """The tensors of a checkpoint folder by name; a tensor is read when it is looked up."""
 
     folder: Path
     headers: dict[str, TensorInfo]
@@ -25,13 +25,14 @@ class Tensors:
         return cls(folder, read_headers(folder))
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """Names that begin with `prefix`."""
+        """Iterate over the names that begin with `prefix`."""
         return (name for name in self.headers if name.startswith(prefix))
 
     def view(
         self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
     ) -> "TensorView":
-        """The tensors under `prefix`, without it, on `device`, floats as `dtype` (None: as stored), each read when it is looked up.
+        """Return a mapping of the tensors under `prefix`, which is cut off, on `device`, floats as `dtype` (None: as
+        stored).
 
         Raises `ModelError` if there are none.
         """
@@ -42,12 +43,14 @@ class Tensors:
     def read(
         self, prefix: str, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
     ) -> "dict[str, torch.Tensor]":
-        """Like `view`, all read at once."""
+        """Read all tensors of `view` at once."""
         return dict(self.view(prefix, device, dtype))
 
 
 class TensorView(Mapping[str, "torch.Tensor"]):
-    """Tensors by name. A model larger than half the memory is built from it: only what is looked up is held."""
+    """A mapping that reads a tensor at each look-up and keeps none, so that a model may fill more than half of the
+    memory.
+    """
 
     def __init__(self, tensors: Tensors, prefix: str, device: "torch.device | str", dtype: "torch.dtype | None"):
         self._headers = {
@@ -55,7 +58,7 @@ class TensorView(Mapping[str, "torch.Tensor"]):
         }
         self._folder = tensors.folder
         self._device, self._dtype = device, dtype
-        self._files: dict[str, Any] = {}  # mapped, and let go of with the view
+        self._files: dict[str, Any] = {}  # memory-mapped, and closed with the view
 
     def __getitem__(self, name: str) -> "torch.Tensor":
         from safetensors import SafetensorError, safe_open
@@ -80,9 +83,9 @@ class TensorView(Mapping[str, "torch.Tensor"]):
 
 
 def load_parameters(
-    module: "torch.nn.Module", tensors: "dict[str, torch.Tensor]", what: str, optional: tuple[str, ...] = ()
+    module: "torch.nn.Module", tensors: "dict[str, torch.Tensor]", label: str, optional: tuple[str, ...] = ()
 ) -> None:
-    """Load `tensors` into `module`; every parameter must be given, except names that end with one of `optional`.
+    """Load `tensors` into `module`; every parameter must be there, except names that end with one of `optional`.
 
     Raises `ModelError` naming the first tensor that is missing or of the wrong shape.
     """
@@ -91,10 +94,10 @@ def load_parameters(
         if name not in tensors:
             if name.endswith(optional) and optional:
                 continue
-            raise ModelError(f"{what} lacks the tensor {name}; the checkpoint is incomplete")
+            raise ModelError(f"{label} lacks the tensor {name}; the checkpoint is incomplete")
         if tensors[name].shape != value.shape:
             raise ModelError(
-                f"{what}: {name} has the shape {tuple(tensors[name].shape)}, its config says {tuple(value.shape)}; "
+                f"{label}: {name} has the shape {tuple(tensors[name].shape)}, its config says {tuple(value.shape)}; "
                 "config.json and weights do not belong together"
             )
     module.load_state_dict({name: tensors[name] for name in expected if name in tensors}, strict=False)

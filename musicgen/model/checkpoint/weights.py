@@ -1,4 +1,4 @@
-"""The weights of a checkpoint folder: which tensors lie in which safetensors file. Headers only, without torch."""
+"""Reads which tensors of a checkpoint folder are stored in which safetensors file: headers only, without torch."""
 
 import json
 import math
@@ -13,7 +13,7 @@ _MAX_HEADER = 100 << 20  # the format's own bound
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies, and what it is. `dtype` is safetensors' name: F32, F16, BF16 ..."""
+    """The file, dtype and shape of a stored tensor. `dtype` is safetensors' name: F32, F16, BF16 ..."""
 
     file: str
     dtype: str
@@ -26,7 +26,7 @@ class TensorInfo:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The checkpoint's safetensors files: `model.safetensors`, or the shards that its index names.
+    """List the checkpoint's safetensors files: `model.safetensors`, or the shards that its index names.
 
     Pickled weights (`pytorch_model.bin`) are never opened: loading them runs code. Raises `ModelError`.
     """
@@ -58,7 +58,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_headers(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint, by name. Raises `ModelError` for a truncated file or one that is not safetensors."""
+    """Read the header entry of every tensor of the checkpoint, by name.
+
+    Raises `ModelError` for a truncated file or one that is not safetensors.
+    """
     return {name: info for path in weight_files(folder) for name, info in _read_header(path).items()}
 
 

@@ -7,7 +7,10 @@ from musicgen.model.codec.codec import Codes
 
 
 def check_audio(audio: ArrayLike, channels: int) -> NDArray[np.float32]:
-    """Return sound as float32 [channels, samples]. Raises ValueError for another shape, none, or samples that are not finite."""
+    """Return sound as float32 [channels, samples].
+
+    Raises ValueError for another shape, none, or samples that are not finite.
+    """
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 2 or audio.shape[0] != channels or audio.shape[1] == 0:
         raise ValueError(f"audio is [{channels}, samples], not {list(audio.shape)}")

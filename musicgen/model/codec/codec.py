@@ -20,7 +20,9 @@ class Codec(Protocol):
     codebook_size: int
 
     def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Encode float32 [channels, samples] at `sample_rate` -> codes int16 [codebooks, frames]; the last frame is padded."""
+        """Encode float32 [channels, samples] at `sample_rate` -> codes int16 [codebooks, frames]; the last frame is
+        padded.
+        """
 
     def decode(self, codes: Codes) -> NDArray[np.float32]:
         """Decode codes [codebooks, frames] -> sound float32 [channels, samples], nominally within [-1, 1]."""

@@ -1,6 +1,7 @@
 """The codec's products on a CPU, float32, one thread: by the compiled kernels, else by torch.
 
-Whoever calls has one core (see engine/beside.py), and what is summed in which order depends on one clip's data alone.
+The caller is a background worker with one thread (musicgen/conditioning/workers.py), and the order of every sum depends
+on one clip's data alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +18,18 @@ ConvolutionProduct = Callable[[Tensor], Tensor]  # [time + taps - 1, in], contig
 
 
 def build_convolution(weight: Tensor, bias: Tensor) -> ConvolutionProduct:
-    """A convolution without padding: y[t] = bias + the sum over taps k of weight[:, :, k] x[t + k]. Weight [out, in, taps]."""
+    """Build a convolution without padding: y[t] = bias + the sum over taps k of weight[:, :, k] x[t + k].
+
+    Weight [out, in, taps].
+    """
     library = load_library()
-    if isinstance(library, str) or weight.shape[1] * weight.shape[2] % 2:  # the kernels go by pairs
+    if isinstance(library, str) or weight.shape[1] * weight.shape[2] % 2:  # the kernels take pairs of inputs
         return _TorchProduct(weight, bias)
     return _KernelProduct(CpuOps(library, torch.float32, threads=1), weight, bias)
 
 
 class _TorchProduct:
-    """One tap at a time: each is a product of shifted rows."""
+    """A convolution tap by tap: each tap is a product of shifted rows."""
 
     def __init__(self, weight: Tensor, bias: Tensor):
         self.taps = [tap.T.contiguous() for tap in weight.unbind(-1)]  # [in, out] each
@@ -40,7 +44,9 @@ class _TorchProduct:
 
 
 class _KernelProduct:
-    """All taps at once: row t of the product is rows t .. t + taps - 1 of x, which lie one after the other."""
+    """A convolution with all taps in one product: its row t is rows t .. t + taps - 1 of x, which are adjacent in
+    memory.
+    """
 
     def __init__(self, ops: CpuOps, weight: Tensor, bias: Tensor):
         self.library = ops.library
@@ -53,7 +59,7 @@ class _KernelProduct:
     def __call__(self, x: Tensor) -> Tensor:
         time = x.shape[0] - self.taps + 1
         y = torch.empty(time, self.weight.columns)
-        scratch = torch.empty(self.scratch)  # of this call: several threads share the weights
+        scratch = torch.empty(self.scratch)  # one per call, because several threads share the weights
         self.library.convolve_fp32(
             x.data_ptr(), self.inputs, time, self.weight.depth, self.weight.data.data_ptr(), self.weight.columns, self.bias.data_ptr(),
             y.data_ptr(), scratch.data_ptr(),
@@ -62,7 +68,9 @@ class _KernelProduct:
 
 
 class Recurrence:
-    """An LSTM beside the identity, over several sequences at once: its weights, which are most of its cost, are read once for all."""
+    """An LSTM plus its input, over several sequences at once: its weights, most of its cost, are read once for all of
+    them.
+    """
 
     def __init__(self, lstm: Any):
         self.lstm = lstm
@@ -71,7 +79,7 @@ class Recurrence:
         self.layers = [_LstmLayer(library, lstm, i) for i in range(lstm.num_layers)] if native else None
 
     def __call__(self, sequences: Sequence[Tensor]) -> list[Tensor]:
-        """[time, hidden] each -> the same shapes. A sequence's result does not depend on the others."""
+        """Run sequences [time, hidden] -> the same shapes. A sequence's result does not depend on the others."""
         if self.layers is None:
             return [self.lstm(x[:, None])[0][:, 0] + x for x in sequences]
         out = [x.clone() for x in sequences]
@@ -89,6 +97,8 @@ class Recurrence:
 
 
 class _LstmLayer:
+    """One layer of an LSTM, by the compiled kernels."""
+
     def __init__(self, library: Any, lstm: Any, number: int):
         self.library = library
         self.hidden = lstm.hidden_size
@@ -98,11 +108,11 @@ class _LstmLayer:
         self.own = CpuOps(library, torch.float32, threads=1).pack(own)
 
     def begin(self, sequences: int) -> Tensor:
-        """State and cell before the first frame."""
+        """Return state and cell before the first frame, zeros [2, sequences, hidden]."""
         return torch.zeros(2, sequences, self.hidden)
 
     def run(self, sequences: list[Tensor], state: Tensor) -> list[Tensor]:
-        """The next [time, hidden] of sequences whose lengths fall; `state` goes on."""
+        """Run the next [time, hidden] of sequences, longest first, and update `state` in place."""
         gates = [self.given(x) for x in sequences]  # [time, 4 * hidden] each
         out = [torch.empty(len(x), self.hidden) for x in sequences]
         lengths = torch.tensor([len(x) for x in sequences], dtype=torch.int32)

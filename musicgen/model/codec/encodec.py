@@ -1,8 +1,8 @@
 """EnCodec (Défossez et al. 2022), the codec of the published checkpoints.
 
-The 32 kHz EnCodec of MusicGen is not causal, and has an LSTM between its convolutions. A long clip is worked through in
-pieces: the LSTM runs over the whole clip (its states are as small as the sound itself), the convolutions, whose
-activations are sixty times larger, over pieces with enough context on both sides that no seam can be heard or measured.
+The 32 kHz EnCodec of MusicGen is not causal and has an LSTM between its convolutions. The LSTM runs over a whole clip:
+its states are as small as the sound itself. The convolutions, whose activations are sixty times larger, run over pieces
+of the clip with so much context on both sides that no seam can be measured.
 """
 
 import json
@@ -23,13 +23,14 @@ from musicgen.model.codec.codec import Codes
 from musicgen.model.codec.seanet import Stage, build_stages
 from musicgen.model.spec import ModelSpec
 
-PIECE_FRAMES = 100  # two seconds: activations of 16 MB, which an allocator keeps and a cache half holds
-
+PIECE_FRAMES = (
+    100  # two seconds: activations of 16 MB, which an allocator reuses and half of which fit a processor's cache
+)
 CONTEXT_FRAMES = 4  # the convolutions around the LSTM reach three frames to either side
 
 
 class EnCodec:
-    """transformers' EnCodec, clip by clip: a clip's sound depends on its codes alone, not on what else is decoded.
+    """transformers' EnCodec, clip by clip: a clip's sound depends on its codes alone, not on other clips of a batch.
 
     Stereo is two mono streams whose codebooks interleave: left, right, left, right (audiocraft's
     `InterleaveStereoCompressionModel`). Safe to use from several threads.
@@ -47,7 +48,7 @@ class EnCodec:
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "EnCodec":
-        """The codec of a checkpoint, float32, weight norm folded in. Raises `ModelError`."""
+        """Load the codec of a checkpoint, float32, weight norm folded into the weights. Raises `ModelError`."""
         from transformers import EncodecConfig, EncodecModel
         from transformers.initialization import no_init_weights
 
@@ -64,7 +65,7 @@ class EnCodec:
         # Training's running counts are not needed to run it.
         load_parameters(
             model,
-            {_modern(name): value for name, value in found.items()},
+            {_rename_weight_norm(name): value for name, value in found.items()},
             f"{folder}: audio_encoder",
             optional=("codebook.inited", "codebook.cluster_size", "codebook.embed_avg"),
         )
@@ -74,7 +75,7 @@ class EnCodec:
         return cls(model.to(device).eval().requires_grad_(False), spec)
 
     def decode(self, codes: Codes) -> NDArray[np.float32]:
-        """Sound float32 [channels, frames * hop] of codes [codebooks, frames].
+        """Decode codes [codebooks, frames] -> sound float32 [channels, frames * hop].
 
         Raises ValueError for codes of another shape or beyond the codebook.
         """
@@ -82,35 +83,35 @@ class EnCodec:
 
     @torch.inference_mode()
     def decode_all(self, clips: Sequence[Codes]) -> list[NDArray[np.float32]]:
-        """`decode` of each clip, in less time: the LSTM's weights are read once for all of them. The same bits."""
-        latents = [self._latents(codes) for codes in clips]  # [channels, dim, frames] each
+        """Decode each clip to the same bits as `decode`, in less time: the LSTM's weights are read once for all clips."""
+        latents = [self._look_up_latents(codes) for codes in clips]  # [channels, dim, frames] each
         if self._stages is None:
-            return [self._modules(clip) for clip in latents]
+            return [self._decode_by_modules(clip) for clip in latents]
         # Reflection needs more frames than it reflects.
         streams = [
             stream.T for clip in latents if clip.shape[-1] > CONTEXT_FRAMES for stream in clip
         ]  # [frames, dim] each
-        sound = self._matrices(streams)
+        sound = self._decode_by_products(streams)
         return [
-            np.stack([next(sound) for _ in clip]) if clip.shape[-1] > CONTEXT_FRAMES else self._modules(clip)
+            np.stack([next(sound) for _ in clip]) if clip.shape[-1] > CONTEXT_FRAMES else self._decode_by_modules(clip)
             for clip in latents
         ]
 
-    def _matrices(self, streams: Sequence[Tensor]) -> Iterator[NDArray[np.float32]]:
-        """Latents [frames, dim] -> samples [frames * hop], of several streams, by matrix products."""
+    def _decode_by_products(self, streams: Sequence[Tensor]) -> Iterator[NDArray[np.float32]]:
+        """Decode latents [frames, dim] of several streams -> samples [frames * hop] each, by matrix products."""
         if not streams:
             return
         assert self._stages is not None
         before, recurrence, behind = self._stages
-        for states in recurrence([_run(before, stream.contiguous()) for stream in streams]):
-            yield _in_pieces(behind, states, 1, self.hop, dim=0)[:, 0].numpy()
+        for states in recurrence([_run_layers(before, stream.contiguous()) for stream in streams]):
+            yield _run_in_pieces(behind, states, 1, self.hop, dim=0)[:, 0].numpy()
 
-    def _modules(self, latents: Tensor) -> NDArray[np.float32]:
-        """Latents [channels, dim, frames] -> sound [channels, frames * hop], by transformers' modules."""
-        return self._split(list(self.model.decoder.layers), latents, up=True)[:, 0].cpu().numpy()
+    def _decode_by_modules(self, latents: Tensor) -> NDArray[np.float32]:
+        """Decode latents [channels, dim, frames] -> sound [channels, frames * hop], by transformers' modules."""
+        return self._run_around_lstm(list(self.model.decoder.layers), latents, up=True)[:, 0].cpu().numpy()
 
-    def _latents(self, codes: Codes) -> Tensor:
-        """What the codes stand for: [channels, dim, frames]."""
+    def _look_up_latents(self, codes: Codes) -> Tensor:
+        """Look up the latents [channels, dim, frames] of codes."""
         codes = checks.check_codes(codes, self.codebooks, self.codebook_size)
         ids = torch.from_numpy(codes.astype(np.int64)).to(self._device())
         # Codebook k of channel c is row k * channels + c.
@@ -119,13 +120,13 @@ class EnCodec:
 
     @torch.inference_mode()
     def encode(self, audio: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Codes int16 [codebooks, ceil(samples / hop)] of sound float32 [channels, samples] at `sample_rate`.
+        """Encode sound float32 [channels, samples] at `sample_rate` -> codes int16 [codebooks, ceil(samples / hop)].
 
         Raises ValueError for sound of another shape, empty, or not finite.
         """
         audio = checks.check_audio(audio, self.channels)
         waves = torch.from_numpy(audio)[:, None].to(self._device())  # [channels, 1, samples]
-        latents = self._split(list(self.model.encoder.layers), waves, up=False)  # [channels, dim, frames]
+        latents = self._run_around_lstm(list(self.model.encoder.layers), waves, up=False)  # [channels, dim, frames]
         streams = self.model.quantizer.encode(latents)[
             : self.codebooks // self.channels
         ]  # [codebooks a channel, channels, frames]
@@ -134,44 +135,47 @@ class EnCodec:
     def _device(self) -> torch.device:
         return self.model.quantizer.layers[0].codebook.embed.device
 
-    def _split(self, layers: list[Stage], states: Tensor, up: bool) -> Tensor:
-        """Run the layers [channels, features, time], those around the LSTM in pieces of time."""
-        lstm = self._lstm(layers)
+    def _run_around_lstm(self, layers: list[Stage], states: Tensor, up: bool) -> Tensor:
+        """Run the layers over states [channels, features, time]: the LSTM at once, the layers around it in pieces of
+        time.
+        """
+        lstm = self._lstm_index(layers)
         fine_in, fine_out = (1, self.hop) if up else (self.hop, 1)
-        states = layers[lstm](_in_pieces(layers[:lstm], states, fine_in, 1))
-        return _in_pieces(layers[lstm + 1 :], states, 1, fine_out)
+        states = layers[lstm](_run_in_pieces(layers[:lstm], states, fine_in, 1))
+        return _run_in_pieces(layers[lstm + 1 :], states, 1, fine_out)
 
     @staticmethod
-    def _lstm(layers: Iterable[Any]) -> int:
+    def _lstm_index(layers: Iterable[Any]) -> int:
         return next(i for i, layer in enumerate(layers) if type(layer).__name__ == "EncodecLSTM")
 
 
-def _in_pieces(layers: Sequence[Stage], states: Tensor, fine_in: int, fine_out: int, dim: int = -1) -> Tensor:
-    """Run convolutions over pieces of `PIECE_FRAMES` frames of dimension `dim` with context, and join what lies between.
+def _run_in_pieces(layers: Sequence[Stage], states: Tensor, fine_in: int, fine_out: int, dim: int = -1) -> Tensor:
+    """Run convolutions over pieces of `PIECE_FRAMES` frames of dimension `dim` with context, and join the pieces.
 
-    `fine_in` and `fine_out` are the samples per frame of input and output. The ends of the clip are pieces' ends too, so
-    that reflection happens where it does in one go; ends within the clip are reflected as well, but lie in the context.
+    `fine_in` and `fine_out` are the samples per frame of input and output. Padding by reflection happens at the ends of
+    each piece: at the clip's ends it is what an undivided run would do, elsewhere it lies in the context, which is cut
+    off.
     """
     frames = -(-states.shape[dim] // fine_in)
     if frames <= PIECE_FRAMES + 2 * CONTEXT_FRAMES:
-        return _run(layers, states)
+        return _run_layers(layers, states)
     pieces = []
     for start in range(0, frames, PIECE_FRAMES):
         end = min(frames, start + PIECE_FRAMES)
         left, right = max(0, start - CONTEXT_FRAMES), min(frames, end + CONTEXT_FRAMES)
         samples = min(states.shape[dim], right * fine_in) - left * fine_in
-        out = _run(layers, states.narrow(dim, left * fine_in, samples))
+        out = _run_layers(layers, states.narrow(dim, left * fine_in, samples))
         pieces.append(out.narrow(dim, (start - left) * fine_out, (end - start) * fine_out).clone())
     return torch.cat(pieces, dim=dim)
 
 
-def _run(layers: Sequence[Stage], states: Tensor) -> Tensor:
+def _run_layers(layers: Sequence[Stage], states: Tensor) -> Tensor:
     for layer in layers:
         states = layer(states)
     return states
 
 
-def _modern(name: str) -> str:
-    """Weight norm's parameters were `weight_g` and `weight_v` when most checkpoints were saved."""
+def _rename_weight_norm(name: str) -> str:
+    """Rename weight norm's `weight_g` and `weight_v`, under which most checkpoints were saved, to torch's newer names."""
     name = re.sub(r"\.weight_g$", ".parametrizations.weight.original0", name)
     return re.sub(r"\.weight_v$", ".parametrizations.weight.original1", name)

@@ -1,9 +1,10 @@
 """Mel spectra of sound, and sound again by phase reconstruction, in numpy.
 
-Analysis: the magnitudes of a short-time Fourier transform, summed into mel bands, each raised to a power below one (which
-keeps the peaks, that carry the pitch, better than a logarithm does). Synthesis: the bands' magnitudes are spread over the
-bins by multiplicative updates (Lee & Seung 2001). Phases start from single-pass spectrogram inversion (Beauregard, Harish &
-Wyse 2015) and are refined by the fast Griffin-Lim algorithm (Perraudin, Balazs & Søndergaard 2013).
+Analysis: the magnitudes of a short-time Fourier transform, summed into mel bands, each raised to a power below one
+(which keeps the peaks, that carry the pitch, better than a logarithm does). Synthesis: the bands' magnitudes are spread
+over the bins by multiplicative updates (Lee & Seung 2001). Phases start from single-pass spectrogram inversion
+(Beauregard, Harish & Wyse 2015) and are refined by the fast Griffin-Lim algorithm (Perraudin, Balazs & Søndergaard
+2013).
 
 No sum has an order that depends on threads or on neighboring clips: transforms are pocketfft's, on one thread.
 """
@@ -72,9 +73,9 @@ class MelBands:
     def synthesize(self, compressed: Float) -> Float:
         """Reconstruct sound [frames * hop] from compressed mel magnitudes [frames, mels].
 
-        It works piece by piece. The last frames of the piece before, whose windows reach into this one, are kept as they are,
-        and the first frames of the next piece are refined along. So pieces meet without a seam, and memory does not grow
-        with the clip.
+        It works piece by piece. The last frames of the piece before, whose windows reach into this one, are kept as
+        they are, and the first frames of the next piece are refined along. So pieces meet without a seam, and memory
+        does not grow with the clip.
         """
         frames = len(compressed)
         audio = np.zeros((frames - 1) * self.hop + self.n_fft, np.float32)
@@ -155,7 +156,9 @@ class MelBands:
             rows += part
 
     def _window_sums(self, frames: int) -> Float:
-        """Sum the squared overlapping windows, [(frames - 1) * hop + n_fft], with a floor at the ends, where division amplifies rounding."""
+        """Sum the squared overlapping windows, [(frames - 1) * hop + n_fft], with a floor at the ends, where division
+        amplifies rounding.
+        """
         weights = np.zeros((frames - 1) * self.hop + self.n_fft, np.float32)
         self._add_windows(weights, np.broadcast_to(self.window**2, (frames, self.n_fft)))
         return np.maximum(weights, 1e-3 * weights.max())
@@ -165,8 +168,9 @@ def propagate_phases(magnitudes: Float, before: Float | None, hop: int, n_fft: i
     """Compute the phases [frames, bins] that sinusoids at the magnitudes' peaks would have (Beauregard et al. 2015).
 
     From frame to frame a peak's phase advances by its frequency, which a parabola through the logarithms of three bins
-    gives. The bins around a peak, up to the middle between two peaks, take its phase, alternately with and without a half
-    turn, as in a window's main lobe. `before` holds the phases [bins] of the frame before the first; None means zero.
+    gives. The bins around a peak, up to the middle between two peaks, take its phase, alternately with and without a
+    half turn, as in a window's main lobe. `before` holds the phases [bins] of the frame before the first; None means
+    zero.
     """
     frames, bins = magnitudes.shape
     bin_numbers = np.arange(bins)

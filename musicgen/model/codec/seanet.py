@@ -1,8 +1,8 @@
 """EnCodec's decoder as matrix products, on a CPU.
 
-The network is SEANet (Tagliasacchi et al. 2020; Défossez et al. 2022, section 3.1), its weights are transformers'. Sound is
-laid out [time, channels], so that a convolution is one product of overlapping rows, and so is a transposed convolution whose
-kernel is twice its stride: of each frame and the one before it.
+The network is SEANet (Tagliasacchi et al. 2020; Défossez et al. 2022, section 3.1) with transformers' weights. States
+are laid out [time, channels], so that a convolution is one product of overlapping rows. So is a transposed convolution
+whose kernel is twice its stride: a product of each frame and the one before it.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,8 +17,10 @@ Stage = Callable[[Tensor], Tensor]  # [time, channels] -> [time', channels']
 
 
 def build_stages(layers: Iterable[Any]) -> tuple[list[Stage], Recurrence, list[Stage]] | None:
-    """The layers of transformers' `EncodecDecoder`, weight norm folded: before, at and behind its LSTM; None for a kind that needs
-    its modules.
+    """Build the stages before, at and behind the LSTM from the layers of transformers' `EncodecDecoder`, weight norm
+    folded.
+
+    None for a network with a kind of layer that is not known here; it must run as transformers' modules.
     """
     before: list[Stage] = []
     behind: list[Stage] = []
@@ -30,33 +32,37 @@ def build_stages(layers: Iterable[Any]) -> tuple[list[Stage], Recurrence, list[S
             recurrence = Recurrence(layer.lstm)
         elif kind == "ELU":
             built.append(nn.functional.elu)
-        elif kind == "EncodecConv1d" and _plain(layer):
+        elif kind == "EncodecConv1d" and _is_plain(layer):
             built.append(Convolution(layer))
         elif (
-            kind == "EncodecConvTranspose1d" and _plain(layer) and layer.conv.kernel_size[0] == 2 * layer.conv.stride[0]
+            kind == "EncodecConvTranspose1d"
+            and _is_plain(layer)
+            and layer.conv.kernel_size[0] == 2 * layer.conv.stride[0]
         ):
             built.append(Upsampling(layer))
-        elif kind == "EncodecResnetBlock" and all(_plain(part) for part in layer.block if not isinstance(part, nn.ELU)):
+        elif kind == "EncodecResnetBlock" and all(
+            _is_plain(part) for part in layer.block if not isinstance(part, nn.ELU)
+        ):
             built.append(Residual(layer))
         else:
             return None
     return None if recurrence is None else (before, recurrence, behind)
 
 
-def _plain(layer: Any) -> bool:
+def _is_plain(layer: Any) -> bool:
     reflects = getattr(layer, "pad_mode", "reflect") == "reflect"
     return not layer.causal and layer.norm_type == "weight_norm" and reflects and layer.conv.dilation[0] == 1
 
 
 class Convolution:
-    """A convolution of stride 1 with reflection at the ends; `activate` puts an ELU in front."""
+    """A convolution of stride 1 with reflection at the ends, after an ELU if `activate`."""
 
     def __init__(self, layer: Any, activate: bool = False):
         weight: Tensor = layer.conv.weight  # [out, in, taps]
         self.out, _, self.taps = weight.shape
         self.bias: Tensor = layer.conv.bias
-        self.few = self.out <= 2  # the last one: all taps at once, then shifted sums of narrow columns
-        if self.few:
+        self.has_few_outputs = self.out <= 2  # the last layer: all taps at once, then shifted sums of narrow columns
+        if self.has_few_outputs:
             flat = weight.permute(2, 0, 1).reshape(-1, weight.shape[1], 1)  # [taps * out, in, 1]
             self.product = build_convolution(flat, torch.zeros(len(flat)))
         else:
@@ -66,9 +72,9 @@ class Convolution:
         self.left = self.taps - 1 - self.right
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[time, in] -> [time, out]."""
+        """Convolve [time, in] -> [time, out]."""
         padded = self._pad(x)
-        if not self.few:
+        if not self.has_few_outputs:
             return self.product(padded)
         time, products = x.shape[0], self.product(padded)  # [time + taps - 1, taps * out]
         y = self.bias + products[:time, : self.out]
@@ -92,34 +98,34 @@ class Convolution:
 
 
 class Upsampling:
-    """A transposed convolution with kernel 2r and stride r: r samples for each one, trimmed at both ends."""
+    """A transposed convolution with kernel 2r and stride r, trimmed at both ends: r samples for each input sample."""
 
     def __init__(self, layer: Any):
         weight: Tensor = layer.conv.weight  # [in, out, 2r]
         self.stride: int = layer.conv.stride[0]
         self.out: int = weight.shape[1]
         flat = weight.permute(2, 1, 0)  # [2r, out, in]
-        now, before = (
+        current, before = (
             half.reshape(-1, weight.shape[0]) for half in (flat[: self.stride], flat[self.stride :])
         )  # [r * out, in]
-        self.product = build_convolution(torch.stack([before, now], dim=-1), layer.conv.bias.repeat(self.stride))
+        self.product = build_convolution(torch.stack([before, current], dim=-1), layer.conv.bias.repeat(self.stride))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[time, in] -> [time * r, out]."""
+        """Upsample [time, in] -> [time * r, out]."""
         y = self.product(nn.functional.pad(x, (0, 0, 1, 1)))  # [time + 1, r * out]
         first = self.stride - self.stride // 2
         return y.view(-1, self.out)[first : first + x.shape[0] * self.stride]
 
 
 class Residual:
-    """A residual block: ELU and convolution, twice, beside the identity or a convolution of one tap."""
+    """A residual block: ELU and convolution, twice, added to the input or to a convolution of it with one tap."""
 
     def __init__(self, layer: Any):
         self.convolutions = [Convolution(part, activate=True) for part in layer.block if not isinstance(part, nn.ELU)]
         self.shortcut = None if isinstance(layer.shortcut, nn.Identity) else Convolution(layer.shortcut)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[time, channels] -> the same shape."""
+        """Run the block on [time, channels] -> the same shape."""
         y = x
         for convolution in self.convolutions:
             y = convolution(y)

@@ -1,10 +1,10 @@
 """The spectral codec of the embedded model: quantized mel spectra, without torch.
 
-Encoding: compressed mel magnitudes (`mel_bands`) are quantized by residual vector quantization: each codebook quantizes what
-the codebooks before it left over. Decoding adds the codebooks' vectors up and reconstructs sound from them.
+Encoding: compressed mel magnitudes (`mel_bands`) are quantized by residual vector quantization: each codebook quantizes
+what the codebooks before it left over. Decoding adds the codebooks' vectors up and reconstructs sound from them.
 
-A clip's sound depends on its codes alone, bit for bit: the one BLAS product, whose order of sums may vary, only proposes
-candidates; a sum in float64 and in a fixed order decides between them.
+A clip's sound depends on its codes alone, bit for bit: the one BLAS product, whose order of sums may vary, only
+proposes candidates; a sum in float64 and in a fixed order decides between them.
 """
 
 import json
@@ -31,11 +31,12 @@ Float = NDArray[np.float32]
 
 
 class SpectralCodec:
-    """Converts sound to codes and back, clip by clip (a `musicgen.model.codec.codec.Codec`). Safe to use from several threads.
+    """Converts sound to codes and back, clip by clip (a `musicgen.model.codec.codec.Codec`). Safe to use from several
+    threads.
 
-    Frame t covers the samples [t * hop, (t + 1) * hop), the middle of a window of `n_fft` samples. Stereo is two mono streams
-    whose codebooks interleave (left, right, left, right), as in `EnCodec`. Sound never exceeds full scale: a clip
-    that would is scaled down as a whole.
+    Frame t covers the samples [t * hop, (t + 1) * hop), the middle of a window of `n_fft` samples. Stereo is two mono
+    streams whose codebooks interleave (left, right, left, right), as in `EnCodec`. Sound never exceeds full scale: a
+    clip that would is scaled down as a whole.
 
     The result of `musicgen.training.fit_codec.fit_codec` becomes a codec without any folder:
 
@@ -67,7 +68,8 @@ class SpectralCodec:
         channels: int = 1,
         where: str = "the codec",
     ) -> "SpectralCodec":
-        """Build a codec from settings (or a section `audio_encoder`) and tensors of numpy or torch: see `SpectralSettings.shapes`.
+        """Build a codec from settings (or a section `audio_encoder`) and tensors of numpy or torch: see
+        `SpectralSettings.shapes`.
 
         Raises `ModelError`: a tensor is missing, of another shape, or not finite.
         """
@@ -148,7 +150,9 @@ class SpectralCodec:
         return codes
 
     def _find_nearest(self, level: int, residual: Float) -> NDArray[np.intp]:
-        """Find the nearest center of each row [frames, mels]: a product in float32 proposes candidates, float64 decides."""
+        """Find the nearest center of each row [frames, mels]: a product in float32 proposes candidates, float64
+        decides.
+        """
         centers, half_norms = self._centers[level], self._half_norms[level]
         if len(centers) <= _CANDIDATES:
             candidates = np.tile(np.arange(len(centers)), (len(residual), 1))

@@ -22,7 +22,10 @@ class SpectralSettings:
 
     @classmethod
     def parse(cls, section: Mapping[str, object], where: str = "config.json") -> "SpectralSettings":
-        """Read the settings from a section; missing keys take the defaults. `where` names it in errors. Raises `ModelError`."""
+        """Read the settings from a section; missing keys take the defaults.
+
+        `where` names it in errors. Raises `ModelError`.
+        """
         values: dict[str, object] = {field.name: section.get(field.name, field.default) for field in fields(cls)}
         for name, value in values.items():
             allowed = (int, float) if name == "compression" else int

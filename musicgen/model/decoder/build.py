@@ -1,7 +1,7 @@
-"""Compiles the CPU kernels and keeps them: once for a source, a compiler and a processor.
+"""Compiles the CPU kernels and caches the library: once per source, compiler and processor.
 
-What is loaded runs with the user's rights. So it is loaded from folders alone that nobody else can write to, and only if it
-is whole: a digest of it stands at its end, where a loader never looks.
+A loaded library runs with the user's rights. So it is loaded only from folders that no other user can write to, and
+only if it is intact: its digest is appended to the file, where a loader never looks.
 """
 
 import ctypes
@@ -19,16 +19,17 @@ from musicgen.model.checkpoint.identity import cache_folder
 
 _FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-pthread", "-shared", "-fPIC"),
-    # Pairs are written over the numbers they are made of (attention.h), and vectors read as integers.
+    # No strict aliasing: pairs overwrite the numbers they are made of (attention.h), and vectors are read as integers.
     *("-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-Wno-psabi"),
 )
 _DIGEST = 32  # bytes of a sha256
 
 
 def compile_kernels(source: Path, compiler: Sequence[str]) -> ctypes.CDLL:
-    """The library of `source`/kernels.cpp, compiled by the command `compiler` unless it was before.
+    """Load the library of `source`/kernels.cpp, compiled by the command `compiler` unless a cached one is intact.
 
-    Any number of processes may do this at once. Raises `OSError` or `subprocess.SubprocessError` if it cannot be had.
+    Any number of processes may do this at once. Raises `OSError` or `subprocess.SubprocessError` if it cannot be
+    compiled.
     """
     name = _library_name(source, compiler)
     with tempfile.TemporaryDirectory() as scratch:
@@ -64,26 +65,29 @@ def _library_name(source: Path, compiler: Sequence[str]) -> str:
 
 
 def _cache_folders() -> Iterator[Path]:
-    """The user's cache, else a folder of the user's among the temporary ones."""
+    """The folders to try, in order: the cache folder, and a folder of this user's among the temporary files."""
     with suppress(ModelError):  # there is no home
         yield cache_folder() / "kernels"
     yield Path(tempfile.gettempdir()) / f"musicgen-batch-{os.getuid()}"
 
 
 def _claim_folder(folder: Path) -> None:
-    """Make the folder if it is missing. Raises `PermissionError` for one that is another's, or that others may write to."""
+    """Make the folder if it is missing.
+
+    Raises `PermissionError` if it belongs to another user or others may write to it.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not stat.S_ISDIR(folder.lstat().st_mode) or not _is_private(folder):
         raise PermissionError(f"{folder} is not a folder that only its user can write to")
 
 
 def _is_private(path: Path) -> bool:
-    found = path.lstat()
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    status = path.lstat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _is_intact(library: Path) -> bool:
-    """Whether there is a library that only its user could write, as it was written."""
+    """Whether there is a library that only its user could write, unchanged since it was written."""
     if not library.is_file() or library.is_symlink() or not _is_private(library):
         return False
     content = library.read_bytes()
@@ -103,7 +107,7 @@ def _store_library(fresh: Path, library: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content + hashlib.sha256(content).digest())
-        os.replace(partial, library)  # whoever comes second puts the same in its place
+        os.replace(partial, library)  # another process may replace it by the same content
     except OSError:
         with suppress(OSError):
             os.unlink(partial)

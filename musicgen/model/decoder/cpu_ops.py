@@ -1,7 +1,7 @@
 """The decoder's operations by the CPU kernels of `kernels/`, which g++ compiles once for this processor (`build.py`).
 
-They are called through ctypes, which releases the interpreter lock during a call; one call costs about 3 us. The library
-has a thread pool of its own.
+They are called through ctypes, which releases the interpreter lock during a call; one call costs about 3 us. The
+library has a thread pool of its own.
 """
 
 import copy
@@ -111,7 +111,9 @@ def _find_wrong_kernel(library: ctypes.CDLL) -> str | None:
 
 
 def _zeros_in_huge_pages(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Allocate zeros in pages of 2 MB where Linux offers them: a step reads weights and cache whole, and is a sixth faster so."""
+    """Allocate zeros in pages of 2 MB where Linux offers them: a step reads weights and cache whole, and is a sixth
+    faster so.
+    """
     tensor = torch.empty(shape, dtype=dtype, device=device)
     page, madv_hugepage = 4096, 14
     start = -(-tensor.data_ptr() // page) * page
@@ -187,7 +189,8 @@ class CpuOps:
     def allocate_cache(self, rows: int, heads: int, capacity: int, dim: int, device: str | None = None) -> LayerCache:
         """Allocate keys and values of one layer, zeros.
 
-        Whatever their shape says, keys lie in memory as [rows, heads, capacity / lanes, dim, lanes]; `dim` of the values is padded.
+        Whatever their shape says, keys lie in memory as [rows, heads, capacity / lanes, dim, lanes]; `dim` of the
+        values is padded.
         """
         padded = -(-dim // self.lanes) * self.lanes
         capacity = self.round_capacity(capacity)
@@ -201,11 +204,15 @@ class CpuOps:
         return -(-capacity // self.lanes) * self.lanes
 
     def work_bytes(self, tokens: int, heads: int, hidden: int, ffn: int) -> int:
-        """The most bytes that one layer holds besides the cache: its states, and the feed-forward states with their packed copy."""
+        """The most bytes that one layer holds besides the cache: its states, and the feed-forward states with their
+        packed copy.
+        """
         return 4 * (tokens * (9 * hidden + ffn) + (tokens + self._tile_rows) * ffn)
 
     def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache) -> None:
-        """Write token i's key and value (views [tokens, hidden] of one matrix) to position lengths[i] - 1 of row rows[i]."""
+        """Write token i's key and value (views [tokens, hidden] of one matrix) to position lengths[i] - 1 of row
+        rows[i].
+        """
         keys, values = cache
         _, heads, capacity, dim = keys.shape
         self._append(
@@ -214,7 +221,9 @@ class CpuOps:
         )  # fmt: skip
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
-        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens, hidden]."""
+        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,
+        hidden].
+        """
         keys, values = cache
         _, heads, capacity, dim = keys.shape
         out = torch.empty(q.shape[0], heads * dim)
@@ -227,7 +236,8 @@ class CpuOps:
     def sample(self, logits: Tensor, params: NDArray[np.void], steps: Tensor, codes: Tensor) -> None:
         """Sample the codes int32 [clips, codebooks] that are negative, in place, from logits [rows, codebooks, size].
 
-        `params` is a table of `SAMPLING_PARAMS_DTYPE` (musicgen/engine/sampling.py), one row a clip; steps int32 [clips].
+        `params` is a table of `SAMPLING_PARAMS_DTYPE` (musicgen/engine/sampling.py), one row a clip; steps int32
+        [clips].
         """
         self.library.sample_fp32(
             logits.data_ptr(), params.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:], codes.data_ptr(), self.threads,

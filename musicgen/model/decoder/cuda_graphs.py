@@ -1,12 +1,13 @@
-"""CUDA graphs of the decode step: one launch for its thousands of small kernels, which the host could not launch fast enough.
+"""CUDA graphs of the decode step: one launch for its thousands of small kernels, which the host could not launch fast
+enough.
 
-A captured step reads and writes exactly the memory that it was captured with. So whatever changes from step to step lies in
-buffers that are filled in place, and whatever the host decides (how many blocks of the cache are read, whether a clip needs
-a sort) is part of the graph's key. There is one graph per key, captured when it is first needed; all share one pool of
-memory, since no two run at once. The kernels are those of the eager step, and so are the bits.
+A captured step reads and writes exactly the memory that it was captured with. So whatever changes from step to step
+lies in buffers that are filled in place, and whatever the host decides (how many blocks of the cache are read, whether
+a clip needs a sort) is part of the graph's key. There is one graph per key, captured when it is first needed; all share
+one pool of memory, since no two run at once. The kernels are those of the eager step, and so are the bits.
 
-`CudaCapture` follows torch's notes on CUDA graphs and was never run: no GPU was at hand. The rest is tested on a CPU, with
-a recorder in its place.
+`CudaCapture` follows torch's notes on CUDA graphs and was never run: no GPU was at hand. The rest is tested on a CPU,
+with a recorder in its place.
 """
 
 import logging
@@ -29,7 +30,10 @@ _FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []  # kept forever, because torch's
 
 
 class GraphCapture(Protocol):
-    """Turns work into a callable that repeats it in the same memory. The work must not read anything back to the host."""
+    """Turns work into a callable that repeats it in the same memory.
+
+    The work must not read anything back to the host.
+    """
 
     def warm(self, work: Work) -> None:
         """Run the work as a capture would run it."""
@@ -58,8 +62,8 @@ class StepGraphs:
         """Do `work`, which must be the same for the same key.
 
         The first call runs it as it is, because a kernel must have run once before it can be captured. The second call
-        captures it, and later calls replay the graph. If a capture fails, one warning is logged, and from then on all work
-        runs as it is.
+        captures it, and later calls replay the graph. If a capture fails, one warning is logged, and from then on all
+        work runs as it is.
         """
         if key in self._replays:
             self._replays[key]()
@@ -92,7 +96,10 @@ class StepGraphs:
 
 
 class CudaCapture:
-    """CUDA graphs that share a pool. Warm-up and capture run on one stream of their own, for which cuBLAS has a workspace."""
+    """CUDA graphs that share a pool.
+
+    Warm-up and capture run on one stream of their own, for which cuBLAS has a workspace.
+    """
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device)

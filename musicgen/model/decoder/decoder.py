@@ -1,8 +1,8 @@
 """MusicGen's decoder: a transformer over sums of codebook embeddings (Copet et al. 2023, sections 3.1 and 3.4).
 
-It computes on *tokens*: (embedding, row of the cache, position). A decode step has one token for each live row; a prefix or
-a forced context has many tokens of one row. Both go through the same function, so a row's result does not depend on how
-its earlier positions got into the cache.
+It computes on *tokens*: (embedding, row of the cache, position). A decode step has one token for each live row; a
+prefix or a forced context has many tokens of one row. Both go through the same function, so a row's result does not
+depend on how its earlier positions got into the cache.
 """
 
 import copy
@@ -99,7 +99,8 @@ class Decoder:
     def from_state_dict(
         cls, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
     ) -> "Decoder":
-        """Build a decoder from a checkpoint's `decoder.*` tensors (prefix stripped, published format). Raises `ModelError`.
+        """Build a decoder from a checkpoint's `decoder.*` tensors (prefix stripped, published format). Raises
+        `ModelError`.
 
         On a CPU the weights are repacked one by one; the given tensors are not kept.
         """
@@ -125,7 +126,9 @@ class Decoder:
         return other
 
     def allocate_cache(self, rows: int, capacity: int, text_rows: int, text_capacity: int) -> KVCache:
-        """Allocate an empty cache: `capacity` positions for each of `rows`, `text_capacity` text states for the first `text_rows`."""
+        """Allocate an empty cache: `capacity` positions for each of `rows`, `text_capacity` text states for the first
+        `text_rows`.
+        """
         heads, dim, has_text = self.spec.heads, self.spec.head_dim, self.spec.kind == "text"
         return KVCache(
             layers=[self.ops.allocate_cache(rows, heads, capacity, dim) for _ in self.layers],
@@ -140,7 +143,9 @@ class Decoder:
         return self.spec.layers * sum(tensor.numel() * tensor.element_size() for pair in pairs for tensor in pair)
 
     def write_text_cache(self, cache: KVCache, row: int, text: Tensor | None) -> None:
-        """Compute the keys and values of a row's text [states, hidden] in every layer, once per request; None: it has no text."""
+        """Compute the keys and values of a row's text [states, hidden] in every layer, once per request; None: it has
+        no text.
+        """
         length = 0 if text is None else text.shape[0]
         cache.text_lengths[row] = length
         if text is None or not length or not cache.text:
@@ -166,7 +171,9 @@ class Decoder:
         return x if self.spec.embed_scale == 1.0 else x * self.spec.embed_scale
 
     def forward(self, x: Tensor, tokens: TokenBatch, cache: KVCache) -> Tensor:
-        """Run embeddings x [tokens, hidden], positions not yet added, through the layers -> normed states [tokens, hidden]."""
+        """Run embeddings x [tokens, hidden], positions not yet added, through the layers -> normed states [tokens,
+        hidden].
+        """
         ops, hidden, num_with_text = self.ops, self.spec.hidden, tokens.num_with_text
         x = x + self.positions(tokens.lengths)
         delta = None
@@ -193,7 +200,9 @@ class Decoder:
         return self.ops.linear(states, self.heads).view(-1, self.spec.codebooks, self.spec.codebook_size)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Look up the sinusoids of positions lengths - 1, float32 [tokens, hidden], in the table that `reserve_positions` made."""
+        """Look up the sinusoids of positions lengths - 1, float32 [tokens, hidden], in the table that
+        `reserve_positions` made.
+        """
         return self._positions[lengths.long() - 1]
 
     def reserve_positions(self, capacity: int) -> None:
@@ -205,7 +214,9 @@ class Decoder:
 
 
 def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
-    """Compute sinusoidal embeddings float32 [positions, hidden] as in tensor2tensor: cosines first (transformers' MusicGen)."""
+    """Compute sinusoidal embeddings float32 [positions, hidden] as in tensor2tensor: cosines first (transformers'
+    MusicGen).
+    """
     half = hidden // 2
     rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
     angles = torch.arange(positions).float()[:, None] * rates[None]

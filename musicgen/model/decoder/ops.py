@@ -28,7 +28,8 @@ class PackedWeight:
 class DecoderOps(Protocol):
     """What one decode step computes with. Weights and cache are in one dtype; activations are float32.
 
-    The arithmetic of a row depends on `name`, on `threads` nowhere, and on the number of rows only where `static_shapes` is set.
+    The arithmetic of a row depends on `name`, on `threads` nowhere, and on the number of rows only where
+    `static_shapes` is set.
     """
 
     static_shapes: bool  # the number of rows may change a row's bits: always run all rows of all slots
@@ -74,7 +75,8 @@ class DecoderOps(Protocol):
         """Write token i's key and value [tokens, hidden] to position lengths[i] - 1 of row rows[i]."""
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
-        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens, hidden].
+        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,
+        hidden].
 
         `longest` is an upper bound of the lengths. A length of 0 gives zeros.
         """

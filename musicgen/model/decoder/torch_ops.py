@@ -16,7 +16,8 @@ from musicgen.model.decoder.cuda_graphs import GraphCapture
 from musicgen.model.decoder.ops import LayerCache, PackedWeight, SamplingKernel
 
 BLOCK_POSITIONS = 128
-# MKL may give a row other bits in another place of a small matrix (seen with 6 rows on two threads); in multiples of 16 it does not.
+# MKL may give a row other bits in another place of a small matrix (seen with 6 rows on two threads); in multiples of 16
+# it does not.
 CPU_ROW_MULTIPLE = 16
 
 
@@ -84,7 +85,9 @@ class TorchOps:
         return -(-capacity // BLOCK_POSITIONS) * BLOCK_POSITIONS
 
     def work_bytes(self, tokens: int, heads: int, hidden: int, ffn: int) -> int:
-        """The most bytes that one layer holds besides the cache: keys and values of one block per token, or the feed-forward states."""
+        """The most bytes that one layer holds besides the cache: keys and values of one block per token, or the
+        feed-forward states.
+        """
         itemsize = self.dtype.itemsize
         gathered = BLOCK_POSITIONS * (
             hidden * (2 * 4 + (itemsize if itemsize < 4 else 0)) + heads * 4 * 4
@@ -98,7 +101,8 @@ class TorchOps:
             store[rows.long(), :, lengths.long() - 1] = values.reshape(-1, heads, dim).to(self.dtype)
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
-        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens, hidden].
+        """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,
+        hidden].
 
         `longest` is an upper bound of the lengths. A length of 0 gives zeros. The softmax is accumulated block by block
         (Milakov & Gimelshein 2018, "Online normalizer calculation for softmax").

@@ -1,9 +1,10 @@
-"""CLAP text embeddings through a residual quantizer: one state a prompt, the bottleneck of CLAP-conditioned checkpoints.
+"""CLAP text embeddings through a residual quantizer: one state per prompt, for CLAP-conditioned checkpoints.
 
-The definition is that of audiocraft's `CLAPEmbeddingConditioner`: 77 tokens, the normalised joint embedding, quantised
-by nearest neighbours (RVQ) so that text and sound look alike to the decoder. No such checkpoint is published in the
-Hugging Face format; ours holds a `ClapModel` under `text_encoder.*` (config `model_type: clap`, as transformers writes it)
-and the quantizer's codebooks as `text_quantizer.layers.<n>.codebook.embed` [bins, dim]. Without those it is not quantised.
+The definition is that of audiocraft's `CLAPEmbeddingConditioner`: 77 tokens, the normalized joint embedding, quantized
+by nearest neighbors (RVQ) so that text and sound look alike to the decoder. No such checkpoint is published in the
+Hugging Face format; ours holds a `ClapModel` under `text_encoder.*` (config `model_type: clap`, as transformers writes
+it) and the quantizer's codebooks as `text_quantizer.layers.<n>.codebook.embed` [bins, dim]. Without those nothing is
+quantized.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ _QUANTIZER = "text_quantizer.layers."
 
 
 class ClapEmbedder:
-    """A prompt's joint embedding, quantised: [1, dim]."""
+    """Computes a prompt's joint embedding, quantized: [1, dim]."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, codebooks: list[Tensor]):
         self.model = model
@@ -29,17 +30,17 @@ class ClapEmbedder:
 
     @classmethod
     def load(cls, folder: Path, config: dict[str, object], tensors: Tensors, device: torch.device) -> "ClapEmbedder":
-        """The text tower under `text_encoder.*` and its quantizer. Raises `ModelError`."""
+        """Load the text tower under `text_encoder.*` and its quantizer. Raises `ModelError`."""
         from transformers import ClapConfig, ClapTextModelWithProjection
         from transformers.initialization import no_init_weights
 
         text = ClapConfig(**config).text_config
         with no_init_weights():
             model = ClapTextModelWithProjection._from_config(text, attn_implementation="eager")
-        found = tensors.read("text_encoder.text_", device, torch.float32)
+        stored = tensors.read("text_encoder.text_", device, torch.float32)
         load_parameters(
             model,
-            {f"text_{name}": value for name, value in found.items()},
+            {f"text_{name}": value for name, value in stored.items()},
             f"{folder}: text_encoder",
             optional=("_ids",),
         )
@@ -50,7 +51,7 @@ class ClapEmbedder:
         return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config), codebooks)
 
     def __call__(self, prompt: str) -> Tensor:
-        """The embedding [1, dim] of one prompt."""
+        """Embed one prompt -> [1, dim]."""
         device = next(self.model.parameters()).device
         tokens = self.tokenizer(
             prompt, truncation=True, max_length=MAX_TOKENS, padding="max_length", return_tensors="pt"
@@ -58,11 +59,15 @@ class ClapEmbedder:
         embedding = self.model(
             input_ids=tokens["input_ids"].to(device), attention_mask=tokens["attention_mask"].to(device)
         ).text_embeds
-        return quantize(nn.functional.normalize(embedding, dim=-1), self.codebooks)
+        return quantize_residually(nn.functional.normalize(embedding, dim=-1), self.codebooks)
 
 
-def quantize(embedding: Tensor, codebooks: list[Tensor]) -> Tensor:
-    """Residual nearest-neighbour quantisation of `embedding` [N, dim]; no codebooks leave it as it is (Zeghidour et al. 2021)."""
+def quantize_residually(embedding: Tensor, codebooks: list[Tensor]) -> Tensor:
+    """Quantize `embedding` [N, dim] by nearest neighbors, each codebook what is left over (Zeghidour et al. 2021).
+
+    No codebooks leave it as it is. The style conditioner and the spectral codec quantize alike but round differently:
+    their codes are fixed by released weights and recorded datasets, so the three do not share this code.
+    """
     if not codebooks:
         return embedding
     residual, total = embedding, torch.zeros_like(embedding)

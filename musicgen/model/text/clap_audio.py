@@ -1,9 +1,9 @@
-"""CLAP audio embeddings through the residual quantizer of musicgen/model/clap.py: sound in the place of a prompt.
+"""CLAP audio embeddings through the residual quantizer of musicgen/model/text/clap.py: sound in the place of a prompt.
 
-Text and sound share CLAP's space, and MusicGen's CLAP conditioner was trained on sound. As audiocraft's
-`CLAPEmbeddingConditioner` has it: mono at 48 kHz, windows of 10 s every second, their normalised embeddings' mean,
-normalised again, quantised. Less than 10 s is repeated and padded (transformers' `ClapFeatureExtractor`, `repeatpad`). A
-window is never longer than CLAP's own, so nothing is cropped at random.
+Text and sound share CLAP's space, and MusicGen's CLAP conditioner was trained on sound. The definition is that of
+audiocraft's `CLAPEmbeddingConditioner`: mono at 48 kHz, windows of 10 s every second, the mean of their normalized
+embeddings, normalized again, quantized. Less than 10 s is repeated and padded (transformers' `ClapFeatureExtractor`,
+`repeatpad`). A window is never longer than CLAP's own, so nothing is cropped at random.
 """
 
 import json
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
-from musicgen.model.text.clap import quantize
+from musicgen.model.text.clap import quantize_residually
 
 RATE_HZ = 48_000
 WINDOW_S, STRIDE_S = 10, 1
 
 
 class ClapAudioEmbedder:
-    """A sound's joint embedding, quantised: [1, dim]."""
+    """Computes a sound's joint embedding, quantized: [1, dim]."""
 
     def __init__(self, model: nn.Module, codebooks: list[Tensor], fused: bool):
         from transformers import ClapFeatureExtractor
@@ -34,7 +34,10 @@ class ClapAudioEmbedder:
 
     @classmethod
     def load(cls, folder: Path, tensors: Tensors, codebooks: list[Tensor], device: torch.device) -> "ClapAudioEmbedder":
-        """The audio tower under `text_encoder.*` of the checkpoint in `folder`. Raises `ModelError` if it has none."""
+        """Load the audio tower under `text_encoder.*` of the checkpoint in `folder`.
+
+        Raises `ModelError` if it has none.
+        """
         from transformers import ClapAudioModelWithProjection, ClapConfig
         from transformers.initialization import no_init_weights
 
@@ -42,23 +45,23 @@ class ClapAudioEmbedder:
         audio = ClapConfig(**config).audio_config
         with no_init_weights():
             model = ClapAudioModelWithProjection._from_config(audio)
-        found = tensors.read("text_encoder.audio_", device, torch.float32)
-        optional = ("relative_position_index", "num_batches_tracked")  # counted, not learnt
+        stored = tensors.read("text_encoder.audio_", device, torch.float32)
+        optional = ("relative_position_index", "num_batches_tracked")  # buffers, not weights
         load_parameters(
-            model, {f"audio_{name}": value for name, value in found.items()}, f"{folder}: text_encoder", optional
+            model, {f"audio_{name}": value for name, value in stored.items()}, f"{folder}: text_encoder", optional
         )
         return cls(model.to(device, torch.float32).eval(), codebooks, bool(audio.enable_fusion))
 
     @torch.inference_mode()
     def __call__(self, audio: NDArray[np.float32]) -> Tensor:
-        """The embedding [1, dim] of sound [samples], mono at 48 kHz."""
+        """Embed sound [samples], mono at 48 kHz -> [1, dim]."""
         window, stride = WINDOW_S * RATE_HZ, STRIDE_S * RATE_HZ
         starts = range(0, max(1, len(audio) - window + 1), stride)
-        mean = torch.cat([self._window(audio[start : start + window]) for start in starts]).mean(0, keepdim=True)
-        return quantize(nn.functional.normalize(mean, dim=-1), self.codebooks)
+        mean = torch.cat([self._embed_window(audio[start : start + window]) for start in starts]).mean(0, keepdim=True)
+        return quantize_residually(nn.functional.normalize(mean, dim=-1), self.codebooks)
 
-    def _window(self, audio: NDArray[np.float32]) -> Tensor:
-        """The normalised embedding [1, dim] of at most 10 s."""
+    def _embed_window(self, audio: NDArray[np.float32]) -> Tensor:
+        """Embed at most 10 s of sound -> the normalized embedding [1, dim]."""
         device = next(self.model.parameters()).device
         inputs: Any = self._features(audio, sampling_rate=RATE_HZ, return_tensors="pt").to(device)
         features = inputs["input_features"].to(torch.float32)

@@ -1,4 +1,6 @@
-"""Prompts to text states: T5 or FLAN-T5 by transformers, projected to the decoder's width (Copet et al. 2023, section 3.2)."""
+"""Encodes prompts to text states: T5, FLAN-T5 or CLAP, projected to the decoder's width (Copet et al. 2023, section
+3.2).
+"""
 
 import json
 import threading
@@ -23,10 +25,10 @@ _MAX_REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextStates:
-    """What the decoder reads of a prompt: float32 [tokens, hidden], projected, without padding.
+    """The states of one prompt that the decoder attends to: float32 [tokens, hidden], projected, without padding.
 
     In a checkpoint with a `text_length` states of zero fill the prompt up to it (transformers' `padding="max_length"`).
-    An empty prompt is the null condition: `empty`, with states of zero (audiocraft masks it so).
+    An empty prompt is the null condition: `empty`, with states of zero, as in audiocraft.
     """
 
     states: Tensor  # [tokens, hidden]
@@ -34,17 +36,17 @@ class TextStates:
 
 
 class Embedder(Protocol):
-    """A text encoder proper: tokens to states of its own width."""
+    """A text encoder: a prompt to states of the encoder's own width."""
 
     def __call__(self, prompt: str) -> Tensor:
-        """States float32 [tokens, text_dim] of one prompt, encoded alone: no neighbour can change a bit of them."""
+        """Encode one prompt alone, so that no other prompt can change a bit -> float32 [tokens, text_dim]."""
 
 
 class TextEncoder:
     """Encodes each distinct prompt once. Safe to use from several threads.
 
-    A prompt is encoded by itself, padded (and masked) to a multiple of 16 tokens: its states depend on nothing but
-    the prompt. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
+    A prompt is encoded by itself, padded (and masked) to a multiple of 16 tokens, so its states depend on the prompt
+    alone. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
     """
 
     def __init__(self, embedder: Embedder, projection: nn.Linear | None, hidden: int, length: int = 0):
@@ -57,7 +59,7 @@ class TextEncoder:
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "TextEncoder":
-        """The encoder of a checkpoint, in float32: T5 overflows in float16. Raises `ModelError`."""
+        """Load the encoder of a checkpoint, in float32, because T5 overflows in float16. Raises `ModelError`."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]
         embedder: Embedder
         if spec.text_encoder == "clap":
@@ -73,7 +75,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> TextStates:
-        """The states of one prompt, from memory if it was seen lately."""
+        """Return the states of one prompt, remembered if it was encoded lately."""
         return self._memo.get(prompt, lambda: self._encode(prompt))
 
     def _encode(self, prompt: str) -> TextStates:
@@ -96,14 +98,16 @@ class TextEncoder:
 
 
 def synchronized(states: Tensor) -> Tensor:
-    """`states`, computed: what is remembered may be read by another thread's CUDA stream, which does not wait for this one's."""
+    """Wait for this thread's CUDA stream and return `states`: other threads' streams, which do not wait for it, may
+    read them.
+    """
     if states.is_cuda:
         torch.cuda.current_stream(states.device).synchronize()
     return states
 
 
 class T5Embedder:
-    """T5's encoder, of any size; FLAN-T5 differs in its config alone."""
+    """T5's encoder by transformers, of any size; FLAN-T5 differs in its config alone."""
 
     def __init__(self, model: nn.Module, tokenizer: Any):
         self.model = model
@@ -111,23 +115,23 @@ class T5Embedder:
 
     @classmethod
     def load(cls, folder: Path, config: dict[str, object], tensors: Tensors, device: torch.device) -> "T5Embedder":
-        """The T5 encoder under `text_encoder.*`. Raises `ModelError`."""
+        """Load the T5 encoder under `text_encoder.*`. Raises `ModelError`."""
         from transformers import T5Config, T5EncoderModel
         from transformers.initialization import no_init_weights
 
-        with no_init_weights():  # seconds, for weights that are replaced
+        with no_init_weights():  # it would take seconds, for weights that are replaced
             # SDPA wants a mask of its own shape per head; eager is what the reference computes.
             model = T5EncoderModel._from_config(T5Config(**config), attn_implementation="eager")
-        found = tensors.read("text_encoder.", device, torch.float32)
+        stored = tensors.read("text_encoder.", device, torch.float32)
         # The token table is stored once, under either of its names.
-        table = found.get("shared.weight", found.get("encoder.embed_tokens.weight"))
+        table = stored.get("shared.weight", stored.get("encoder.embed_tokens.weight"))
         if table is not None:
-            found |= {"shared.weight": table, "encoder.embed_tokens.weight": table}
-        load_parameters(model, found, f"{folder}: text_encoder")
+            stored |= {"shared.weight": table, "encoder.embed_tokens.weight": table}
+        load_parameters(model, stored, f"{folder}: text_encoder")
         return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config))
 
     def __call__(self, prompt: str) -> Tensor:
-        """States [tokens, d_model]; the last token is the end of text."""
+        """Encode one prompt -> states [tokens, d_model]; the last token is the end of text."""
         ids = self.tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
         padded = -(-len(ids) // _PAD_MULTIPLE) * _PAD_MULTIPLE
         device = next(self.model.parameters()).device

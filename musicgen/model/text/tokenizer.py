@@ -7,7 +7,10 @@ from musicgen.errors import ModelError
 
 
 def load_tokenizer(folder: Path, config: Any) -> Any:
-    """The checkpoint's tokenizer, from its own files; `config` is its text encoder's. Raises `ModelError` if there are none."""
+    """Load the checkpoint's tokenizer from its own files; `config` is its text encoder's.
+
+    Raises `ModelError` without files.
+    """
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model", "vocab.json")):

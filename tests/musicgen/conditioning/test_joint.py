@@ -15,7 +15,7 @@ from musicgen.conditioning.clap_sound import JointEncoder
 from musicgen.conditioning.conditioner import RequestConditioner
 from musicgen.errors import RowError
 from musicgen.model import load_model
-from musicgen.model.text.clap import quantize
+from musicgen.model.text.clap import quantize_residually
 from musicgen.request import Request
 from tests.fixtures.checkpoints import TEXT, write_checkpoint
 from tests.fixtures.engines import make_engine
@@ -100,7 +100,7 @@ def test_the_embedding_is_transformers(tmp_path: Path, fused: bool) -> None:
             mean = torch.nn.functional.normalize(
                 torch.nn.functional.normalize(torch.cat(found), dim=-1).mean(0, keepdim=True), dim=-1
             )
-            expected = model.text.projection(quantize(mean, model.text.embedder.codebooks))
+            expected = model.text.projection(quantize_residually(mean, model.text.embedder.codebooks))
         states = joint.encode(Request(melody=str(path))).states
         assert states.shape == (1, model.spec.hidden)
         torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)

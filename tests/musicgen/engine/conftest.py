@@ -20,7 +20,10 @@ PATHS = ["native-float32", "native-bfloat16", "eager-float32", "eager-bfloat16"]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small models gain nothing from more threads, and lose on a busy machine. What threads change is tested by name."""
+    """Small models gain nothing from more threads, and lose on a busy machine.
+
+    What threads change is tested by name.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

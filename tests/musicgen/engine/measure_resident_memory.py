@@ -1,6 +1,7 @@
 """What an engine has resident at most, against its plan. A program: other tests' memory would drown it.
 
-`python -m tests.musicgen.engine.measure_resident_memory FOLDER` prints a JSON line for each kind of checkpoint and each path.
+`python -m tests.musicgen.engine.measure_resident_memory FOLDER` prints a JSON line for each kind of checkpoint and each
+path.
 """
 
 import ctypes

@@ -1,4 +1,5 @@
-"""An engine whose memory really runs out: the process may not have more addresses. A program, since there is no way back.
+"""An engine whose memory really runs out: the process may not have more addresses. A program, since there is no way
+back.
 
 `python -m tests.musicgen.engine.run_out_of_memory FOLDER` prints as JSON what came of the requests.
 """

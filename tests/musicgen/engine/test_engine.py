@@ -1,4 +1,6 @@
-"""The engine's seam: what goes in comes out once, failures stay with their row, windows and forced codes, memory running out."""
+"""The engine's seam: what goes in comes out once, failures stay with their row, windows and forced codes, memory
+running out.
+"""
 
 import json
 import shutil

@@ -1,7 +1,7 @@
 """Every codebook pattern that a config may name, through the API: the codes of an oracle that one can read.
 
-The oracle runs transformers' decoder from the beginning for each step of `musicgen.patterns.layout`, without a cache, one
-clip at a time, and takes the likeliest code. Windows of 24 frames make a clip of half a second a long one.
+The oracle runs transformers' decoder from the beginning for each step of `musicgen.patterns.layout`, without a cache,
+one clip at a time, and takes the likeliest code. Windows of 24 frames make a clip of half a second a long one.
 """
 
 import json
@@ -26,7 +26,8 @@ from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
 WINDOW = 24  # frames
 STRIDE = 15
-# The checkpoint's channels, what its config says, the layout meant, and its steps for t frames (docs: the paper's table 4).
+# The checkpoint's channels, what its config says, the layout meant, and its steps for t frames (docs: the paper's table
+# 4).
 CASES = {
     "partial delay": (1, "partial_delay", "partial_delay", lambda t: t + 2),
     "parallel": (1, "parallel", "parallel", lambda t: t + 1),

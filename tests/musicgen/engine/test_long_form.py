@@ -63,7 +63,9 @@ def flux(audio: NDArray[np.float32], window: int = 320) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("measure", [jumps, flux])
 def test_no_click_where_windows_meet(model: MusicGen, clip: Clip, measure) -> None:
-    """Seams are like any other frame border of the clip; had each window gone through the codec alone, each would be heard."""
+    """Seams are like any other frame border of the clip; had each window gone through the codec alone, each would be
+    heard.
+    """
 
     def ranks(audio: NDArray[np.float32]) -> NDArray[np.float64]:
         """For each seam, the share of the clip's other frame borders with a smaller value."""

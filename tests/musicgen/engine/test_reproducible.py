@@ -1,6 +1,7 @@
 """A clip depends on its request alone: the same codes alone, in any mix, any slot, any order, on every path.
 
-Codes are compared, with a codec that does nothing; the codec's own promise is tested beside it and in the last test here.
+Codes are compared, with a codec that does nothing; the codec's own promise is tested beside it and in the last test
+here.
 """
 
 import random

@@ -12,7 +12,9 @@ lengths = st.lists(st.integers(1, 30), max_size=40)
 
 
 def simulate(slots: int, items: list[int], chunk: int = 10**9, shrink_at: int | None = None) -> tuple[list[int], int]:
-    """Run items (their index names them, their value is their length); returns the order they finished in, and the steps."""
+    """Run items (their index names them, their value is their length); returns the order they finished in, and the
+    steps.
+    """
     scheduler: Scheduler[int] = Scheduler(slots)
     for item in range(len(items)):
         scheduler.add(item)

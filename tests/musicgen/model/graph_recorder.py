@@ -1,7 +1,7 @@
 """A CUDA graph without a GPU: remembers each operation with its very tensors, and does them again.
 
-It is as strict as the real thing where a mistake would be silent there: what is replaced after the capture is not noticed,
-values of the host's stay what they were, and nothing is done while capturing. What cannot be captured raises.
+It is as strict as the real thing where a mistake would be silent there: what is replaced after the capture is not
+noticed, values of the host's stay what they were, and nothing is done while capturing. What cannot be captured raises.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, ClapConfig, ClapModel
 
 from musicgen.model.checkpoint.tensors import Tensors
-from musicgen.model.text.clap import MAX_TOKENS, ClapEmbedder, quantize
+from musicgen.model.text.clap import MAX_TOKENS, ClapEmbedder, quantize_residually
 from tests.fixtures.checkpoints import write_tokenizer
 
 DIM = 16
@@ -68,12 +68,12 @@ def test_embedding_equals_transformers_before_quantisation(folder: Path) -> None
         assert not torch.allclose(embedder("sad violin"), found)
         embedder.codebooks = codebooks
         assert len(codebooks) == 3
-        assert torch.equal(embedder("funky bass"), quantize(found, codebooks))
+        assert torch.equal(embedder("funky bass"), quantize_residually(found, codebooks))
 
 
 def test_quantisation_sums_the_nearest_entries() -> None:
     coarse = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     fine = torch.tensor([[0.1, 0.1], [-0.1, 0.2]])
-    assert torch.equal(quantize(torch.tensor([[0.9, 0.15]]), [coarse, fine]), coarse[:1] + fine[1:])
+    assert torch.equal(quantize_residually(torch.tensor([[0.9, 0.15]]), [coarse, fine]), coarse[:1] + fine[1:])
     embedding = torch.tensor([[0.3, 0.4]])
-    assert torch.equal(quantize(embedding, []), embedding)
+    assert torch.equal(quantize_residually(embedding, []), embedding)

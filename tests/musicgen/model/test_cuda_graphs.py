@@ -1,4 +1,6 @@
-"""Graphs of steps, with a recorder in CUDA's place: when they are captured and replayed, and what happens if they cannot be."""
+"""Graphs of steps, with a recorder in CUDA's place: when they are captured and replayed, and what happens if they
+cannot be.
+"""
 
 import inspect
 import logging

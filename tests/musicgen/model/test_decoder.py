@@ -1,4 +1,6 @@
-"""The decoder on every path: against a plain transformer, prefill against steps, caches that grow, and wrong checkpoints."""
+"""The decoder on every path: against a plain transformer, prefill against steps, caches that grow, and wrong
+checkpoints.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -201,7 +203,9 @@ def test_an_eager_products_row_does_not_depend_on_its_place_with_two_threads() -
 
 
 def test_threads_share_loops_without_losing_or_repeating_a_piece() -> None:
-    """Thousands of loops, from two callers at once, with more threads than cores: every element as one thread computes it."""
+    """Thousands of loops, from two callers at once, with more threads than cores: every element as one thread computes
+    it.
+    """
     generator = torch.Generator().manual_seed(4)
     x, weight = torch.randn(30, 256, generator=generator), torch.randn(512, 256, generator=generator)
     qkv = torch.randn(30, 3 * 256, generator=generator)

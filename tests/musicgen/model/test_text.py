@@ -118,7 +118,9 @@ def test_a_checkpoint_without_tokenizer(text_checkpoint: Path, tmp_path: Path) -
 
 
 def test_states_on_a_gpu_are_computed_before_they_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread's stream does not wait for the one that computes; there is no GPU here, so the order is what is tested."""
+    """Another thread's stream does not wait for the one that computes; there is no GPU here, so the order is what is
+    tested.
+    """
     known: list[bool] = []
     states = SimpleNamespace(is_cuda=True, device="cuda:0")
     encoder = TextEncoder(lambda prompt: states, None, 8)
