@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Conditioner, Prepared
 from musicgen.conditioning.workers import Beside
 from musicgen.engine import memory
 from musicgen.engine.decode_queue import DecodeQueue
+from musicgen.engine.running_request import RunningRequest
 from musicgen.engine.scheduler import Scheduler
-from musicgen.engine.sequence import Sequence, Window, full_pattern_name
+from musicgen.engine.sequence import Sequence, full_pattern_name
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.errors import RowError
 from musicgen.patterns import length
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_CONDITIONS_WAIT_S = 0.5  # fetching and analyzing a melody may take longer
-_OUT_OF_MEMORY_MESSAGES = (
-    "not enough memory",
-    "can't allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
 _MAX_STEPS_PER_RUN = 32  # between two looks at which conditions and sounds are ready
 
 
@@ -73,14 +67,12 @@ class Engine:
         elif not isinstance(slots, int) or slots < 1:
             raise ValueError(f"slots is a positive number or 'auto', not {slots!r}")
         self._planned_slots = slots
-        self._scheduler: Scheduler[_RunningRequest] = Scheduler(slots)
+        self._scheduler: Scheduler[RunningRequest] = Scheduler(slots)
         self._captures_steps = self._decoder.ops.captures_graphs
         self._allocated_stepper: Stepper | None = Stepper(self._decoder, slots, self._width, self._capacity)
         workers = 1 if model.device.type == "cuda" else max(1, min(4, self.threads))
         self._background = Beside(model.device, workers)
-        self._decode_queue: DecodeQueue[_RunningRequest] = DecodeQueue(
-            model.codec.decode_all, self._background, workers
-        )
+        self._decode_queue: DecodeQueue[RunningRequest] = DecodeQueue(model.codec.decode_all, self._background, workers)
         self._finished: deque[Clip | Failed] = deque()
         self.steps = 0  # decode steps so far
 
@@ -133,7 +125,7 @@ class Engine:
             raise RowError(
                 "invalid", "this model takes no melody; melody presets are musicgen-melody and musicgen-melody-large"
             )
-        running = _RunningRequest(request)
+        running = RunningRequest(request)
         self._scheduler.add(running)
         self._conditioner.expect(request)
         if len(self._scheduler.waiting) <= 2 * self.slots:
@@ -151,7 +143,7 @@ class Engine:
             if self._scheduler.running:
                 self._run()
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             out_of_memory = True
         if out_of_memory:  # not within `except`: the exception's frames hold the caches that are to be freed
@@ -168,7 +160,7 @@ class Engine:
 
     # ------------------------------------------------------------ one clip, from conditions to sound
 
-    def _prepare(self, running: "_RunningRequest") -> "Future[list[Prepared | Exception]]":
+    def _prepare(self, running: RunningRequest) -> Future[list[Prepared | Exception]]:
         if running.preparing is None:
             running.preparing = self._background.submit(self._conditioner.prepare, [running.request])
         return running.preparing
@@ -200,7 +192,7 @@ class Engine:
                 self._scheduler.release(slot)
                 self._finished.append(Failed(running.request, error))
 
-    def _next_window(self, slot: int, running: "_RunningRequest") -> None:
+    def _next_window(self, slot: int, running: RunningRequest) -> None:
         """Place the clip's next window, or queue its codes for decoding and free the slot."""
         assert running.sequence is not None
         running.window = running.sequence.next_window()
@@ -243,7 +235,7 @@ class Engine:
         for running, audio in self._decode_queue.poll(last=no_slot_runs, block=no_slot_runs and not self._finished):
             assert running.codes is not None
             if isinstance(audio, Exception):
-                if _is_out_of_memory(audio) and not running.decoded_twice:
+                if memory.is_out_of_memory(audio) and not running.decoded_twice:
                     running.decoded_twice = True
                     self._decode_queue.add(running, running.codes)
                     continue
@@ -254,7 +246,7 @@ class Engine:
                 clip = Clip(running.request, running.codes, audio, self.model.spec.sample_rate, running.engine)
                 self._finished.append(clip)
 
-    def _fail(self, running: "_RunningRequest", message: str) -> None:
+    def _fail(self, running: RunningRequest, message: str) -> None:
         self._finished.append(Failed(running.request, RowError("generation", message)))
 
     # ------------------------------------------------------------ memory
@@ -292,30 +284,8 @@ class Engine:
                 running.preparing = None  # it may have failed for the same lack of memory
 
 
-class _RunningRequest:
-    """A request from `Engine.add` until its clip is finished."""
-
-    __slots__ = ("codes", "decoded_twice", "engine", "preparing", "request", "sequence", "window")
-
-    def __init__(self, request: Request):
-        self.request = request
-        self.preparing: Future[list[Prepared | Exception]] | None = None
-        self.sequence: Sequence | None = None
-        self.window: Window | None = None
-        self.codes: NDArray[np.int16] | None = None
-        self.decoded_twice = False
-        self.engine = ""  # the engine's fingerprint when the codes were finished
-
-
 def _package_version() -> str:
     try:
         return version("musicgen-batch")
     except PackageNotFoundError:  # run from a folder that is not installed
         return "source"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: CUDA says it by type, the CPU's allocator in its message."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)

@@ -1,4 +1,4 @@
-"""How many slots fit: planned from free memory before anything is allocated."""
+"""Plans how many slots fit into free memory before anything is allocated, and tells errors for lack of memory."""
 
 import os
 from dataclasses import dataclass
@@ -19,6 +19,12 @@ _RESIDENT_STEP_FACTOR = (
 )
 _GRAPH_POOL_FACTOR = 1  # graphs have a memory pool of their own, in which the step's tensors stay
 _SAMPLING_BYTES_PER_LOGIT = 40  # while torch samples a clip: random words of int64, numbers of float64
+_OUT_OF_MEMORY_MESSAGES = (
+    "not enough memory",
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +113,10 @@ def _control_group_free_bytes() -> list[int]:
         except (OSError, ValueError):
             continue
     return []
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: CUDA says it by type, the CPU's allocator in its message."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)

@@ -6,7 +6,7 @@ clip's sampling parameters. A step itself is a fixed run of device operations, w
 reading anything back. On CUDA it is captured whole, sampling included (`musicgen/model/decoder/cuda_graphs.py`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from musicgen.conditioning.conditions import Conditions
 from musicgen.engine.sampling import SAMPLING_PARAMS_DTYPE, SamplingParams, sample_codes
 from musicgen.engine.sequence import Window
+from musicgen.engine.step_batch import PlacedWindow, StepBatch, sampling_params
 from musicgen.model.decoder.cuda_graphs import StepGraphs
 from musicgen.model.decoder.decoder import Decoder, KVCache, TokenBatch
 from musicgen.model.decoder.ops import LayerCache
@@ -24,51 +25,6 @@ from musicgen.request import Request
 
 PREFILL_TOKENS = 128  # tokens at a time of a prefix or a forced context
 TEXT_CAPACITY = 64  # text states that are allocated to begin with
-
-
-@dataclass(slots=True, eq=False)
-class StepBatch:
-    """What the coming steps run. Tokens with text come first, so that all others skip cross-attention as one block."""
-
-    slots: Tensor  # int64 [clips]
-    clip: Tensor  # int64 [tokens]: which of the clips
-    tokens: TokenBatch  # its lengths are advanced in place
-    params: SamplingParams
-    advance: Tensor  # int64 [clips]: 1, or 0 for an idle slot that only fills a static shape
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors. With static shapes they have the same shapes in every batch of a stepper."""
-        tokens = self.tokens
-        return [
-            self.slots,
-            self.clip,
-            tokens.rows,
-            tokens.lengths,
-            tokens.text_lengths,
-            *self.params.columns.values(),
-            self.advance,
-        ]
-
-    def copy_into(self, buffers: "StepBatch") -> "StepBatch":
-        """Copy this batch into the tensors of another, which captured steps read, and return it with those tensors."""
-        for buffer, tensor in zip(buffers.tensors(), self.tensors(), strict=True):
-            buffer.copy_(tensor)
-        tokens = replace(buffers.tokens, longest=self.tokens.longest)
-        return replace(buffers, tokens=tokens, params=replace(self.params, columns=buffers.params.columns))
-
-
-@dataclass(slots=True, eq=False)
-class _PlacedWindow:
-    """What a slot's batch entries are made of, for as long as the slot holds one window."""
-
-    offset: int  # positions in front of the start token
-    step: int  # the step whose codes are read next
-    text_lengths: list[int]  # text states by branch
-    params: np.void  # of SAMPLING_PARAMS_DTYPE; its rows are filled in with the batch
-
-    def position_after(self) -> int:
-        """The next token's position + 1."""
-        return self.offset + self.step + 1
 
 
 class Stepper:
@@ -87,7 +43,7 @@ class Stepper:
         decoder.reserve_positions(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
-        self._placed: dict[int, _PlacedWindow] = {}
+        self._placed: dict[int, PlacedWindow] = {}
         self._batch: StepBatch | None = None
         self._buffers: StepBatch | None = None  # the batch whose tensors captured steps read
         capture = decoder.ops.new_graph_capture() if capture_steps else None
@@ -117,8 +73,8 @@ class Stepper:
             prefix = [] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32)]
             self._prefill(torch.cat([*prefix, embedded]), index * self.slots + slot, text_lengths[index])
         self.at[slot] = window.known - 1
-        params = _sampling_params(request, conditions, window.index)
-        self._placed[slot] = _PlacedWindow(offset, window.known - 1, text_lengths, params)
+        params = sampling_params(request, conditions, window.index)
+        self._placed[slot] = PlacedWindow(offset, window.known - 1, text_lengths, params)
         self._batch = None
 
     def take(self, slot: int, steps: int) -> NDArray[np.int32]:
@@ -236,7 +192,7 @@ class Stepper:
 
     def _build_batch(self) -> StepBatch:
         """Build the batch of the placed windows; with static shapes, of every row of every slot, idle ones included."""
-        placed: dict[int, _PlacedWindow | None] = (
+        placed: dict[int, PlacedWindow | None] = (
             {slot: self._placed.get(slot) for slot in range(self.slots)}
             if self.static
             else dict(sorted(self._placed.items()))
@@ -279,7 +235,7 @@ class Stepper:
             advance=self._tensor([int(window is not None) for window in placed.values()], torch.int64),
         )
 
-    def _params_table(self, placed: dict[int, _PlacedWindow | None], token_of_row: dict[int, int]) -> NDArray[np.void]:
+    def _params_table(self, placed: dict[int, PlacedWindow | None], token_of_row: dict[int, int]) -> NDArray[np.void]:
         """The sampling parameters of each clip, with the rows of the logits that its branches have; zeros for an idle
         slot.
         """
@@ -295,13 +251,3 @@ class Stepper:
 
     def _tensor(self, values: list[int], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)
-
-
-def _sampling_params(request: Request, conditions: Conditions, window: int) -> np.void:
-    params = np.zeros(1, SAMPLING_PARAMS_DTYPE)
-    assert request.seed is not None
-    params["scale"], params["beta"] = conditions.scale, conditions.beta
-    params["temperature"], params["top_p"], params["top_k"] = request.temperature, request.top_p, request.top_k
-    params["window"], params["seed"] = window, request.seed
-    row: np.void = params[0]
-    return row

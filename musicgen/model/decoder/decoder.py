@@ -16,40 +16,10 @@ from torch import Tensor
 from musicgen.errors import ModelError
 from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 from musicgen.model.decoder.cuda_graphs import find_graph_capture
+from musicgen.model.decoder.layer_weights import LayerWeights, NormWeights, WeightReader
 from musicgen.model.decoder.ops import DecoderOps, LayerCache, PackedWeight
 from musicgen.model.decoder.torch_ops import TorchOps
 from musicgen.model.spec import ModelSpec
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NormWeights:
-    """Scale and shift of a layer norm, float32 [hidden]."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CrossAttentionWeights:
-    """The weights of one layer's attention to the text."""
-
-    norm: NormWeights
-    q: PackedWeight  # [hidden, hidden]
-    kv: PackedWeight  # [2 hidden, hidden]
-    out: PackedWeight  # [hidden, hidden]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerWeights:
-    """The weights of one layer, packed for the operations. Melody and style models have no cross-attention."""
-
-    norm: NormWeights
-    qkv: PackedWeight  # [3 hidden, hidden]
-    out: PackedWeight  # [hidden, hidden]
-    ffn_norm: NormWeights
-    up: PackedWeight  # [ffn, hidden]
-    down: PackedWeight  # [hidden, ffn]
-    cross: CrossAttentionWeights | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +78,7 @@ class Decoder:
             raise ModelError(f"decoder.activation_function {spec.activation!r} is not supported; it must be gelu")
         device = torch.device(device)
         decoder = cls(spec, device, dtype, _choose_ops(device, dtype))
-        reader = _WeightReader(spec, tensors, device, decoder.ops)
+        reader = WeightReader(spec, tensors, device, decoder.ops)
         decoder.layers = [reader.layer(index) for index in range(spec.layers)]
         decoder.final_norm = reader.norm("model.decoder.layer_norm")
         decoder.heads = reader.weight(*(f"lm_heads.{k}" for k in range(spec.codebooks)), rows=spec.codebook_size)
@@ -221,61 +191,6 @@ def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
     rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
     angles = torch.arange(positions).float()[:, None] * rates[None]
     return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-class _WeightReader:
-    """Takes tensors out of a state dict, checks their shapes, and packs them for the operations."""
-
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], device: torch.device, ops: DecoderOps):
-        self.spec, self.tensors, self.device, self.ops = spec, tensors, device, ops
-
-    def layer(self, index: int) -> LayerWeights:
-        """One layer. Raises `ModelError` for cross-attention that the kind of model should lack, or lacks."""
-        name = f"model.decoder.layers.{index}"
-        has_cross = f"{name}.encoder_attn.q_proj.weight" in self.tensors
-        if has_cross != (self.spec.kind == "text"):
-            raise ModelError(
-                f"the decoder {'has' if has_cross else 'lacks'} cross-attention, which is wrong for a {self.spec.kind} model"
-            )
-        attention = f"{name}.self_attn"
-        return LayerWeights(
-            norm=self.norm(f"{attention}_layer_norm"),
-            qkv=self.weight(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
-            out=self.weight(f"{attention}.out_proj"),
-            ffn_norm=self.norm(f"{name}.final_layer_norm"),
-            up=self.weight(f"{name}.fc1", rows=self.spec.ffn),
-            down=self.weight(f"{name}.fc2", columns=self.spec.ffn),
-            cross=self.cross_attention(f"{name}.encoder_attn") if has_cross else None,
-        )
-
-    def cross_attention(self, name: str) -> CrossAttentionWeights:
-        """The attention to the text whose tensors begin with `name`."""
-        return CrossAttentionWeights(
-            norm=self.norm(f"{name}_layer_norm"),
-            q=self.weight(f"{name}.q_proj"),
-            kv=self.weight(f"{name}.k_proj", f"{name}.v_proj"),
-            out=self.weight(f"{name}.out_proj"),
-        )
-
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One tensor of the expected shape. Raises `ModelError`."""
-        if name not in self.tensors:
-            raise ModelError(f"the decoder lacks the tensor {name}; the checkpoint is incomplete")
-        if self.tensors[name].shape != shape:
-            raise ModelError(
-                f"the decoder's {name} has the shape {tuple(self.tensors[name].shape)}, its config says {shape}"
-            )
-        return self.tensors[name]
-
-    def weight(self, *names: str, rows: int | None = None, columns: int | None = None) -> PackedWeight:
-        """The weights of linear layers, one below the other, packed as one matrix."""
-        shape = (rows or self.spec.hidden, columns or self.spec.hidden)
-        return self.ops.pack(torch.cat([self.tensor(f"{name}.weight", shape) for name in names]))
-
-    def norm(self, name: str) -> NormWeights:
-        """A layer norm, float32."""
-        parts = (self.tensor(f"{name}.{part}", (self.spec.hidden,)) for part in ("weight", "bias"))
-        return NormWeights(*(part.to(self.device, torch.float32).contiguous() for part in parts))
 
 
 def _choose_ops(device: torch.device, dtype: torch.dtype) -> DecoderOps:
