@@ -14,7 +14,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> Tensor:
-    """Compute random 32-bit words, int64 [..., 4], from four 32-bit counters and a 64-bit seed that broadcast together."""
+    """Compute random 32-bit words, int64 [..., 4], from four 32-bit counters and a 64-bit seed, broadcast together."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):

@@ -90,7 +90,8 @@ class Sequence:
             at_s = (window.start + int(is_bad.argmax())) / self.spec.frame_rate
             raise RowError(
                 "generation",
-                f"the model's logits were not finite {at_s:.2f} s into the clip; if other rows fail alike its weights are damaged: "
+                f"the model's logits were not finite {at_s:.2f} s into the clip; if other rows fail alike its "
+                "weights are damaged: "
                 "fetch them again; else this row overflows: try model.dtype float32 or a smaller guidance_scale",
             )
         self.codes[:, self.known : end] = codes[:, self.known - window.start :]

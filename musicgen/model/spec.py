@@ -137,7 +137,8 @@ def parse_spec(config: Mapping[str, object], where: str = "config.json") -> Mode
     )
     if channels not in (1, 2) or codebooks % channels:
         raise ModelError(
-            f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them evenly"
+            f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them "
+            "evenly"
         )
     vocabulary, codec_vocabulary = (
         _read_integer(decoder, "vocab_size", where),

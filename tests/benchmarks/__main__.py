@@ -19,7 +19,8 @@ from tests.benchmarks.weights import SHAPES
 
 ROOT = Path(__file__).parents[2]
 AUDIOCRAFT = (
-    "audiocraft is not timed: its 1.3.0 asks for torch 2.1.0, and for av 11.0.0, which has to be built against an old FFmpeg; "
+    "audiocraft is not timed: its 1.3.0 asks for torch 2.1.0, and for av 11.0.0, which has to be built against an "
+    "old FFmpeg; "
     "it cannot be installed beside this project"
 )
 

@@ -1,4 +1,4 @@
-"""The whole flow as a user runs it: `musicgen run` with one actor, into a folder; its rate comes from its own report."""
+"""The whole flow as a user runs it: `musicgen run` with one actor, into a folder; its rate is that of its report."""
 
 import csv
 import json

@@ -49,7 +49,8 @@ def tune(
         entry = {"dtype": peer.setup.dtype, "attention": peer.setup.attention, "batch": batch, "position": position}
         trials.append({**entry, "step_ms": round(1000 * seconds, 1)})
         say(
-            f"  transformers {peer.setup.dtype} {peer.setup.attention} batch {batch} at {position}: {1000 * seconds:.0f} ms/step"
+            f"  transformers {peer.setup.dtype} {peer.setup.attention} batch {batch} at {position}: "
+            f"{1000 * seconds:.0f} ms/step"
         )
         return seconds
 

@@ -167,7 +167,8 @@ class Suite:
         works = [StepWork(**work) for work in found["works"]]
         operations = bound.table(machine, _model_shape(self.shape, dtype), works, found["spent_s"])
         print(
-            f"host time outside kernels: {100 * found['host_share']:.2f} % of a step; step by allocation: {found['allocations']}"
+            f"host time outside kernels: {100 * found['host_share']:.2f} % of a step; step by allocation: "
+            f"{found['allocations']}"
         )
         return {
             "case": cases.PROFILE,
@@ -180,7 +181,8 @@ class Suite:
             "ours_ms_step": operations[-1]["actual_ms"],
             "operations": operations,
             "host_share": found["host_share"],
-            "host_share_is": "wall time of the steps less time in compiled kernels and torch's operations; instruments included",
+            "host_share_is": "wall time of the steps less time in compiled kernels and torch's operations; "
+            "instruments included",
             "allocations": found["allocations"],
             "engine": found["engine"],
             **_circumstances(machine, found),

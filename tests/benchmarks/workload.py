@@ -11,7 +11,8 @@ SEED = 2306
 _FORMS = (
     "{mood} {genre} with {first} and {second}, {tempo} bpm, {place}",
     "a {mood} {genre} track for {place}: {first} over a steady {second} line, around {tempo} bpm and slightly {other}",
-    "{first} solo, {mood} and {other}, {tempo} bpm, as if for {place}, with a distant {second} that answers every phrase of the melody",
+    "{first} solo, {mood} and {other}, {tempo} bpm, as if for {place}, with a distant {second} that answers every "
+    "phrase of the melody",
 )
 _WORDS = {
     "mood": ["warm", "bright", "dark", "dreamy", "tense", "hopeful", "solemn", "playful", "nostalgic", "driving"],
@@ -39,7 +40,7 @@ class Row:
 
 
 def prompts(count: int, manifest: Path | None = None) -> list[str]:
-    """`count` prompts: a seeded choice of the captions in a CSV (column `caption` or `prompt`), else of our own words."""
+    """`count` prompts: a seeded choice of the captions in a CSV (column `caption` or `prompt`), else our own words."""
     source = random.Random(SEED)
     if manifest is None:
         return [

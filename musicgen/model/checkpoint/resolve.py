@@ -89,7 +89,10 @@ def _suggest_names(name: str) -> str:
     known = [EMBEDDED, *preset_names()]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     suggestion = f"did you mean {close[0]!r}? " if close else ""
-    return f"{suggestion}It may be a preset ({', '.join(known)}), a hub name such as facebook/musicgen-small, a folder, or s3://bucket/folder"
+    return (
+        f"{suggestion}It may be a preset ({', '.join(known)}), a hub name such as facebook/musicgen-small, a "
+        "folder, or s3://bucket/folder"
+    )
 
 
 def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
@@ -125,7 +128,8 @@ def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         raise ModelError(f"{name!r} cannot be a hub name: {error}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise ModelError(
-            f"the hub cannot be reached and {label} is not in its cache: check the network, or give model.name a folder or s3:// folder "
+            f"the hub cannot be reached and {label} is not in its cache: check the network, or give model.name a "
+            "folder or s3:// folder "
             "that holds the checkpoint"
         ) from None
     except (HfHubHTTPError, OSError) as error:

@@ -46,7 +46,8 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if any(folder.glob("pytorch_model*.bin")):
         raise ModelError(
-            f"{folder}: has pytorch_model.bin only, and pickled weights are not loaded since that runs code; convert them once, "
+            f"{folder}: has pytorch_model.bin only, and pickled weights are not loaded since that runs code; "
+            "convert them once, "
             "where you trust them: MusicgenForConditionalGeneration.from_pretrained(folder).save_pretrained(new_folder)"
         )
     if (folder / "state_dict.bin").is_file():

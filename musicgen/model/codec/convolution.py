@@ -61,7 +61,8 @@ class _KernelProduct:
         y = torch.empty(time, self.weight.columns)
         scratch = torch.empty(self.scratch)  # one per call, because several threads share the weights
         self.library.convolve_fp32(
-            x.data_ptr(), self.inputs, time, self.weight.depth, self.weight.data.data_ptr(), self.weight.columns, self.bias.data_ptr(),
+            x.data_ptr(), self.inputs, time, self.weight.depth, self.weight.data.data_ptr(), self.weight.columns,
+            self.bias.data_ptr(),
             y.data_ptr(), scratch.data_ptr(),
         )  # fmt: skip
         return y
@@ -118,7 +119,8 @@ class _LstmLayer:
         lengths = torch.tensor([len(x) for x in sequences], dtype=torch.int32)
         given, made = (torch.tensor([t.data_ptr() for t in tensors]) for tensors in (gates, out))
         self.library.recur_fp32(
-            len(sequences), lengths.data_ptr(), given.data_ptr(), self.own.data.data_ptr(), self.hidden, state[0].data_ptr(),
+            len(sequences), lengths.data_ptr(), given.data_ptr(), self.own.data.data_ptr(), self.hidden,
+            state[0].data_ptr(),
             state[1].data_ptr(), made.data_ptr(),
         )  # fmt: skip
         return out

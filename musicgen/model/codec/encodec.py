@@ -56,16 +56,17 @@ class EnCodec:
         codec_config = EncodecConfig(**config)
         if codec_config.num_quantizers < spec.codebooks // spec.channels:
             raise ModelError(
-                f"{folder}: its EnCodec has {codec_config.num_quantizers} codebooks, the decoder {spec.codebooks // spec.channels} "
+                f"{folder}: its EnCodec has {codec_config.num_quantizers} codebooks, the decoder "
+                f"{spec.codebooks // spec.channels} "
                 "a channel; config.json is wrong"
             )
         with no_init_weights():  # seconds, for weights that are replaced
             model = EncodecModel(codec_config)
-        found = tensors.read("audio_encoder.", "cpu", torch.float32)
+        stored = tensors.read("audio_encoder.", "cpu", torch.float32)
         # Training's running counts are not needed to run it.
         load_parameters(
             model,
-            {_rename_weight_norm(name): value for name, value in found.items()},
+            {_rename_weight_norm(name): value for name, value in stored.items()},
             f"{folder}: audio_encoder",
             optional=("codebook.inited", "codebook.cluster_size", "codebook.embed_avg"),
         )
@@ -83,7 +84,7 @@ class EnCodec:
 
     @torch.inference_mode()
     def decode_all(self, clips: Sequence[Codes]) -> list[NDArray[np.float32]]:
-        """Decode each clip to the same bits as `decode`, in less time: the LSTM's weights are read once for all clips."""
+        """Decode each clip to the same bits as `decode`, in less time: the LSTM's weights are read once for all."""
         latents = [self._look_up_latents(codes) for codes in clips]  # [channels, dim, frames] each
         if self._stages is None:
             return [self._decode_by_modules(clip) for clip in latents]
@@ -176,6 +177,6 @@ def _run_layers(layers: Sequence[Stage], states: Tensor) -> Tensor:
 
 
 def _rename_weight_norm(name: str) -> str:
-    """Rename weight norm's `weight_g` and `weight_v`, under which most checkpoints were saved, to torch's newer names."""
+    """Rename weight norm's `weight_g` and `weight_v`, under which most checkpoints are stored, to torch's names."""
     name = re.sub(r"\.weight_g$", ".parametrizations.weight.original0", name)
     return re.sub(r"\.weight_v$", ".parametrizations.weight.original1", name)

@@ -58,7 +58,7 @@ class MelBands:
         return self._filters.T.tocsr()
 
     def analyze(self, audio: NDArray[np.float32]) -> Float:
-        """Compute the compressed mel magnitudes [ceil(samples / hop), mels] of sound [samples], with silence around it."""
+        """Compute the compressed mel magnitudes [ceil(samples / hop), mels] of sound [samples] between silence."""
         frames = -(-len(audio) // self.hop)
         padded = np.zeros((frames - 1) * self.hop + self.n_fft, np.float32)
         padded[self.margin : self.margin + len(audio)] = audio

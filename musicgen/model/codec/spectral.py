@@ -87,7 +87,8 @@ class SpectralCodec:
                 )
             if not np.isfinite(arrays[name]).all() or (name == "scale" and (arrays[name] <= 0).any()):
                 raise ModelError(
-                    f"{where}: audio_encoder.{name} holds values that are not finite or not positive; fit the codec again"
+                    f"{where}: audio_encoder.{name} holds values that are not finite or not positive; fit the codec "
+                    "again"
                 )
         return cls(settings, arrays["codebooks"], arrays["mean"], arrays["scale"], channels)
 
@@ -100,7 +101,8 @@ class SpectralCodec:
         settings = SpectralSettings.parse(section, f"{folder / 'config.json'}")
         if settings.num_quantizers != spec.codebooks // spec.channels:
             raise ModelError(
-                f"{folder}: its codec has {settings.num_quantizers} codebooks, the decoder {spec.codebooks // spec.channels} "
+                f"{folder}: its codec has {settings.num_quantizers} codebooks, the decoder "
+                f"{spec.codebooks // spec.channels} "
                 "a channel; config.json is wrong"
             )
         return cls.from_state(

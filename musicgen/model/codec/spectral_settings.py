@@ -34,12 +34,14 @@ class SpectralSettings:
         settings = cls(**values)  # type: ignore[arg-type]  # each was checked above
         if settings.n_fft < 2 * settings.hop_length or (settings.n_fft - settings.hop_length) % 2 or settings.n_fft % 2:
             raise ModelError(
-                f"{where}: audio_encoder.n_fft {settings.n_fft} and hop_length {settings.hop_length} do not fit; windows are even, and "
+                f"{where}: audio_encoder.n_fft {settings.n_fft} and hop_length {settings.hop_length} do not fit; "
+                "windows are even, and "
                 "overlap by half at least"
             )
         if settings.n_mels > settings.n_fft // 2 or settings.compression > 1 or settings.codebook_size > 1 << 15:
             raise ModelError(
-                f"{where}: audio_encoder has n_mels {settings.n_mels}, compression {settings.compression}, codebook_size "
+                f"{where}: audio_encoder has n_mels {settings.n_mels}, compression {settings.compression}, "
+                "codebook_size "
                 f"{settings.codebook_size}; at most n_fft / 2, 1 and 32768 are possible"
             )
         return settings

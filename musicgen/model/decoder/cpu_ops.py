@@ -58,7 +58,7 @@ _SIGNATURES = {
 
 @lru_cache(maxsize=1)
 def load_library() -> "ctypes.CDLL | str":
-    """Load the compiled kernels, or return in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
+    """Load the compiled kernels, or say in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
     if os.environ.get("MUSICGEN_COMPILE", "1") == "0":
         return "MUSICGEN_COMPILE=0"
     compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # it may be `ccache g++`
@@ -172,7 +172,8 @@ class CpuOps:
         y = torch.empty(rows, weight.columns)
         scratch = torch.empty((rows + self._tile_rows) * depth)
         self._linear(
-            x.data_ptr(), depth, rows, depth, weight.data.data_ptr(), weight.columns, y.data_ptr(), scratch.data_ptr(), activate,
+            x.data_ptr(), depth, rows, depth, weight.data.data_ptr(), weight.columns, y.data_ptr(),
+            scratch.data_ptr(), activate,
             self.threads,
         )  # fmt: skip
         return y
@@ -216,7 +217,8 @@ class CpuOps:
         keys, values = cache
         _, heads, capacity, dim = keys.shape
         self._append(
-            k.data_ptr(), v.data_ptr(), k.stride(0), k.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            k.data_ptr(), v.data_ptr(), k.stride(0), k.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(),
+            values.data_ptr(),
             heads, dim, capacity, self.threads,
         )  # fmt: skip
 
@@ -228,7 +230,8 @@ class CpuOps:
         _, heads, capacity, dim = keys.shape
         out = torch.empty(q.shape[0], heads * dim)
         self._attention(
-            q.data_ptr(), q.stride(0), q.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(), heads, dim,
+            q.data_ptr(), q.stride(0), q.shape[0], rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(),
+            values.data_ptr(), heads, dim,
             capacity, out.data_ptr(), self.threads,
         )  # fmt: skip
         return out
@@ -240,5 +243,6 @@ class CpuOps:
         [clips].
         """
         self.library.sample_fp32(
-            logits.data_ptr(), params.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:], codes.data_ptr(), self.threads,
+            logits.data_ptr(), params.ctypes.data, codes.shape[0], steps.data_ptr(), *logits.shape[1:],
+            codes.data_ptr(), self.threads,
         )  # fmt: skip

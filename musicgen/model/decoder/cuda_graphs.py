@@ -141,7 +141,7 @@ class CudaCapture:
 
 
 def find_graph_capture(device: torch.device) -> Callable[[], GraphCapture] | None:
-    """A factory of captures for a device, or None: graphs exist on CUDA alone, and `MUSICGEN_COMPILE=0` turns them off."""
+    """A factory of captures for a device, or None: graphs exist on CUDA alone, and not with `MUSICGEN_COMPILE=0`."""
     if device.type != "cuda" or os.environ.get("MUSICGEN_COMPILE", "1") == "0":
         return None
     return partial(CudaCapture, device)

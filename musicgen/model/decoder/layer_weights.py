@@ -54,7 +54,8 @@ class WeightReader:
         has_cross = f"{name}.encoder_attn.q_proj.weight" in self.tensors
         if has_cross != (self.spec.kind == "text"):
             raise ModelError(
-                f"the decoder {'has' if has_cross else 'lacks'} cross-attention, which is wrong for a {self.spec.kind} model"
+                f"the decoder {'has' if has_cross else 'lacks'} cross-attention, which is wrong for a "
+                f"{self.spec.kind} model"
             )
         attention = f"{name}.self_attn"
         return LayerWeights(

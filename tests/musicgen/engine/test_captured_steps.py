@@ -1,4 +1,4 @@
-"""Captured steps give the codes of eager ones, bit for bit: over lengths, mixes, longer windows, and a lack of memory."""
+"""Captured steps give the codes of eager ones, bit for bit: over lengths, mixes, longer windows, and out of memory."""
 
 import copy
 import json

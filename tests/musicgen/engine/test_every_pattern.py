@@ -88,7 +88,7 @@ class Oracle:
 
     @torch.inference_mode()
     def codes(self, request: Request, prompt: NDArray[np.int16] | None = None) -> NDArray[np.int64]:
-        """The clip [codebooks, frames] that begins with `prompt`: window after window, each given what is known of it."""
+        """The clip [codebooks, frames] that begins with `prompt`: window after window, each with its known codes."""
         frames, books = request.frames(50), self.reference.decoder.num_codebooks
         codes = np.full((books, frames), -1)
         if prompt is not None:

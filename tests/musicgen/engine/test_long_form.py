@@ -1,4 +1,4 @@
-"""Five minutes at the true frame rate: the same in any company, without a click where windows meet, in bounded memory."""
+"""Five minutes at the true frame rate: the same beside any others, no click where windows meet, bounded memory."""
 
 import subprocess
 import sys
@@ -82,7 +82,7 @@ def test_no_click_where_windows_meet(model: MusicGen, clip: Clip, measure) -> No
 
 
 def test_memory_of_decoding_five_minutes_is_bounded(text_checkpoint: Path) -> None:
-    """In a process of its own, beyond what half a minute took: the sound thrice (38 MB: pieces, joined, handed over)."""
+    """In a process of its own, beyond what half a minute took: the sound three times (38 MB: pieces, joined, copy)."""
     code = f"""
 import resource, sys
 import numpy as np

@@ -85,7 +85,7 @@ def test_a_step_takes_what_the_formula_says(load: Any, wide: Path, path: str, sl
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of resident memory can be reset on Linux alone")
 def test_an_engine_takes_what_was_planned(tmp_path: Path) -> None:
-    """Whole engines in a process of their own: what it has resident at most, beyond what it had with the model loaded."""
+    """Whole engines in a process of their own: peak resident memory beyond what it had with the model loaded."""
     command = [sys.executable, "-m", "tests.musicgen.engine.measure_resident_memory", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr

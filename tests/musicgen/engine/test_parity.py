@@ -16,7 +16,8 @@ from tests.musicgen.engine.conftest import SilentCodec, codes, run
 PROMPTS = [
     ("slow piano", 0.4, 3.0),
     (
-        "fast heavy drums and bass with a loud guitar in the city, a long prompt that goes on and on about brass and strings",
+        "fast heavy drums and bass with a loud guitar in the city, a long prompt that goes on and on about brass "
+        "and strings",
         1.0,
         3.0,
     ),

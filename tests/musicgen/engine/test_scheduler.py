@@ -76,7 +76,7 @@ def test_admission_is_first_come_first_served(slots: int, items: list[int]) -> N
 def test_the_order_of_admission_changes_nothing_for_an_item(
     slots: int, items: list[int], chunk: int, dice: Random
 ) -> None:
-    """In any order, and with others coming while it runs, an item gets one slot, and there its own steps without a gap."""
+    """In any order, and while others arrive, an item gets one slot and there its own steps without a gap."""
     arriving = list(range(len(items)))
     dice.shuffle(arriving)
     scheduler: Scheduler[int] = Scheduler(slots)

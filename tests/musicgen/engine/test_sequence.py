@@ -17,8 +17,10 @@ from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
 SPEC = ModelSpec(
-    kind="text", sample_rate=32000, frame_rate=50.0, channels=1, codebooks=4, codebook_size=64, max_frames=30, layers=1, hidden=8, heads=1,
-    ffn=8, activation="gelu", pattern="delay", max_positions=64, embed_scale=1.0, text_encoder="t5", text_dim=8, text_projection=False,
+    kind="text", sample_rate=32000, frame_rate=50.0, channels=1, codebooks=4, codebook_size=64, max_frames=30,
+    layers=1, hidden=8, heads=1,
+    ffn=8, activation="gelu", pattern="delay", max_positions=64, embed_scale=1.0, text_encoder="t5", text_dim=8,
+    text_projection=False,
     chroma_bins=0, chroma_length=0,
 )  # fmt: skip
 
