@@ -1,6 +1,6 @@
 """Prepares requests for the engine: text, melody, style and continuation become embeddings and forced codes.
 
-`RequestConditioner` is the engine's `Conditioner` (musicgen/engine/conditions.py). What is slow about a request (fetching,
+`RequestConditioner` is the engine's `Conditioner` (musicgen/conditioning/conditions.py). What is slow about a request (fetching,
 decoding, analysing, encoding) can begin when it is queued, on a few threads beside the engine's: `expect`. The result does
 not depend on it. What guidance compares with is the null condition, which is not zeros for a melody: silence has the pitch
 class 0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified waveform).

@@ -113,42 +113,10 @@ def parse_spec(config: Mapping[str, object], where: str = "config.json") -> Mode
         raise ModelError(f"{where}: model_type {model_type!r} is not MusicGen; supported are {', '.join(KINDS)}")
     kind = KINDS[model_type]
     decoder, codec, text = (_read_section(config, name, where) for name in ("decoder", "audio_encoder", "text_encoder"))
-    codec_type = codec.get("model_type", "encodec")
-    if not isinstance(codec_type, str) or codec_type not in CODECS:
-        raise ModelError(
-            f"{where}: audio_encoder.model_type {codec_type!r} is not supported; it must be one of {', '.join(CODECS)}"
-        )
-    if codec.get("normalize") or codec.get("chunk_length_s"):
-        raise ModelError(
-            f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind"
-        )
-
-    hidden, heads = _read_integer(decoder, "hidden_size", where), _read_integer(decoder, "num_attention_heads", where)
-    if hidden % heads or (hidden // heads) % 2:
-        raise ModelError(f"{where}: decoder.hidden_size {hidden} does not split into {heads} heads of even width")
-    if hidden // heads > MAX_HEAD_DIM:
-        raise ModelError(
-            f"{where}: heads of width {hidden // heads} (decoder.hidden_size {hidden} / {heads}) are not supported; "
-            f"at most {MAX_HEAD_DIM} are"
-        )
-    channels, codebooks = (
-        _read_integer(decoder, "audio_channels", where, 1),
-        _read_integer(decoder, "num_codebooks", where),
-    )
-    if channels not in (1, 2) or codebooks % channels:
-        raise ModelError(
-            f"{where}: {channels} audio channels with {codebooks} codebooks; supported are 1, or 2 that share them "
-            "evenly"
-        )
-    vocabulary, codec_vocabulary = (
-        _read_integer(decoder, "vocab_size", where),
-        _read_integer(codec, "codebook_size", where),
-    )
-    if vocabulary != codec_vocabulary:
-        raise ModelError(
-            f"{where}: decoder.vocab_size {vocabulary} and audio_encoder.codebook_size {codec_vocabulary} differ"
-        )
-
+    codec_type = _read_codec_type(codec, where)
+    hidden, heads = _read_heads(decoder, where)
+    channels, codebooks = _read_channels(decoder, where)
+    codebook_size = _read_codebook_size(decoder, codec, where)
     sample_rate = _read_integer(codec, "sampling_rate", where)
     frame_rate = sample_rate / _hop_length(codec, codec_type, where)
     text_encoder, text_dim = _text_encoder(text, where)
@@ -159,7 +127,7 @@ def parse_spec(config: Mapping[str, object], where: str = "config.json") -> Mode
         frame_rate=frame_rate,
         channels=channels,
         codebooks=codebooks,
-        codebook_size=vocabulary,
+        codebook_size=codebook_size,
         max_frames=max(1, min(round(WINDOW_S * frame_rate), max_positions - codebooks)),
         layers=_read_integer(decoder, "num_hidden_layers", where),
         hidden=hidden,
@@ -181,6 +149,49 @@ def parse_spec(config: Mapping[str, object], where: str = "config.json") -> Mode
         conditioner=_read_optional_section(config, "conditioner"),
         codec=codec_type,
     )
+
+
+def _read_codec_type(codec: Mapping[str, object], where: str) -> str:
+    codec_type = codec.get("model_type", "encodec")
+    if not isinstance(codec_type, str) or codec_type not in CODECS:
+        raise ModelError(
+            f"{where}: audio_encoder.model_type {codec_type!r} is not supported; it must be one of {', '.join(CODECS)}"
+        )
+    if codec.get("normalize") or codec.get("chunk_length_s"):
+        raise ModelError(
+            f"{where}: an EnCodec with normalize or chunk_length_s cannot serve MusicGen; use the 32 kHz kind"
+        )
+    return codec_type
+
+
+def _read_heads(decoder: Mapping[str, object], where: str) -> tuple[int, int]:
+    """Return the decoder's width and its number of attention heads."""
+    hidden, heads = _read_integer(decoder, "hidden_size", where), _read_integer(decoder, "num_attention_heads", where)
+    if hidden % heads or (hidden // heads) % 2:
+        raise ModelError(f"{where}: decoder.hidden_size {hidden} does not split into {heads} heads of even width")
+    if hidden // heads > MAX_HEAD_DIM:
+        raise ModelError(
+            f"{where}: heads of width {hidden // heads} (decoder.hidden_size {hidden} / {heads}) are not supported; "
+            f"at most {MAX_HEAD_DIM} are"
+        )
+    return hidden, heads
+
+
+def _read_channels(decoder: Mapping[str, object], where: str) -> tuple[int, int]:
+    """Return the audio channels and the codebooks of all channels."""
+    channels = _read_integer(decoder, "audio_channels", where, 1)
+    codebooks = _read_integer(decoder, "num_codebooks", where)
+    if channels not in (1, 2) or codebooks % channels:
+        supported = "supported are 1, or 2 that share them evenly"
+        raise ModelError(f"{where}: {channels} audio channels with {codebooks} codebooks; {supported}")
+    return channels, codebooks
+
+
+def _read_codebook_size(decoder: Mapping[str, object], codec: Mapping[str, object], where: str) -> int:
+    size, codec_size = _read_integer(decoder, "vocab_size", where), _read_integer(codec, "codebook_size", where)
+    if size != codec_size:
+        raise ModelError(f"{where}: decoder.vocab_size {size} and audio_encoder.codebook_size {codec_size} differ")
+    return size
 
 
 def _hop_length(codec: Mapping[str, object], codec_type: str, where: str) -> int:

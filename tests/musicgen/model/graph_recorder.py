@@ -16,7 +16,7 @@ REFUSED = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_selec
 
 
 class Recorder:
-    """A `Capture` (musicgen/model/graphs.py) for a CPU."""
+    """A `GraphCapture` (musicgen/model/decoder/cuda_graphs.py) for a CPU."""
 
     def __init__(self) -> None:
         self.warmed = 0
