@@ -74,10 +74,10 @@ def _address(settings: ClusterSettings) -> str:
 
 
 @contextmanager
-def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
+def join_cluster(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
     """The cluster of the job: `address`, else the one that RAY_ADDRESS names, else a local one.
 
-    A Ray that this process already uses is used as it is. Raises `JobError` if the cluster cannot be joined.
+    Raises `JobError` if the cluster cannot be joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end must fail, not start another cluster
@@ -88,19 +88,16 @@ def join(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
 
     # Ray prints every worker's death to the driver's stderr, whatever it is told; the summary counts them.
     ray._private.worker._worker_logs_enabled = verbose
-    was_up = ray.is_initialized()
     # Ray puts a SIGTERM handler of its own in place; who stops this process is for the caller to say.
     in_main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM) if in_main else None
     try:
-        if not was_up:
-            _start(settings, verbose) if ours else _connect(address, verbose)
+        _start(settings, verbose) if ours else _connect(address, verbose)
         if on_sigterm is not None:
             signal.signal(signal.SIGTERM, on_sigterm)
         yield _describe(settings, address or "local", ours)
     finally:
-        if not was_up:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _start(settings: ClusterSettings, verbose: bool) -> None:

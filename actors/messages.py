@@ -126,6 +126,7 @@ class Result:
     loaded: tuple[Loaded, ...]  # every actor that worked
     seconds: float
     peak_rss_mb: float
+    cluster: str = ""  # where it ran, in one line
 
 
 Death = Literal["crash", "engine", "preempted", "silent"]

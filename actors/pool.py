@@ -107,7 +107,8 @@ class Pool:
     def result(self) -> Result:
         """What `run` has come to, also when it did not end well."""
         seconds = time.monotonic() - self._started
-        return Result(self._report(), dict(self._dispatcher.given_up), tuple(self._loaded), seconds, self._peak_rss_mb)
+        given_up, loaded = dict(self._dispatcher.given_up), tuple(self._loaded)
+        return Result(self._report(), given_up, loaded, seconds, self._peak_rss_mb, self._cluster.description)
 
     # Deeds
 

@@ -1,7 +1,7 @@
-"""What a run leaves in Prefect's interface: progress, counts, failures, a summary. None of it may stop a run."""
+"""What a run shows in Prefect: log lines, a progress bar, counts, failures and a summary. No fault of these stops a run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,68 +13,61 @@ from prefect.artifacts import (
 )
 
 from actors.messages import Progress
-from flows.progress import line
+from flows.progress import RunObserver, describe_progress
 from flows.summary import Summary
 
-_EVERY_S = 10.0
-_FAILURES_SHOWN = 50
+_UPDATE_INTERVAL_S = 10.0
 
 
 class ProgressArtifact:
-    """A progress bar in Prefect, touched every few seconds."""
+    """Passes a run's progress on to another observer, and every few seconds to a progress bar in Prefect."""
 
-    def __init__(self, run: str):
-        self._id: Any = None
-        self._due = 0.0
+    def __init__(self, run: str, observer: RunObserver):
+        self._observer = observer
+        self._artifact_id: Any = None
+        self._next_update = 0.0
         with suppress(Exception):
-            self._id = create_progress_artifact(0.0, key=f"progress-{run}".lower(), description="clips settled")
+            self._artifact_id = create_progress_artifact(
+                0.0, key=f"progress-{run}".lower(), description="clips made or failed"
+            )
 
-    def __call__(self, progress: Progress) -> None:
+    def announce(self, text: str) -> None:
+        """Pass the event on."""
+        self._observer.announce(text)
+
+    def update(self, progress: Progress) -> None:
+        """Pass the progress on, and update the bar when it is due or the run is finished."""
+        self._observer.update(progress)
         now = time.monotonic()
         finished = progress.shards_done == progress.shards
-        if self._id is None or (now < self._due and not finished):
+        if self._artifact_id is None or (now < self._next_update and not finished):
             return
-        self._due = now + _EVERY_S
+        self._next_update = now + _UPDATE_INTERVAL_S
         with suppress(Exception):
-            update_progress_artifact(
-                self._id, 100.0 * progress.settled / max(1, progress.rows), description=line(progress)
-            )
+            percent = 100.0 * progress.settled / max(1, progress.rows)
+            update_progress_artifact(self._artifact_id, percent, description=describe_progress(progress))
 
 
-def both(*listeners: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """One listener that tells several."""
-
-    def tell(progress: Progress) -> None:
-        for listener in listeners:
-            listener(progress)
-
-    return tell
-
-
-def publish_summary(summary: Summary, failures: list[dict[str, Any]]) -> None:
-    """The counts and the failures as tables, the summary as text. Failed rows make it a warning, not a failed run."""
+def publish_summary(summary: Summary, failures: Sequence[Mapping[str, object]]) -> None:
+    """Publish the counts and failures as tables and the summary as text. Failed rows are a warning, not a failed run."""
     run = summary.run.lower()
-    counts = [
-        {"": "planned", "rows": summary.rows},
-        {"": "made", "rows": summary.made},
-        {"": "failed", "rows": summary.failed},
-    ]
-    counts += [{"": "refused while planning", "rows": summary.invalid}, {"": "missing", "rows": summary.missing}]
+    not_made = summary.failed + summary.invalid
+    counts = {
+        "planned": summary.rows,
+        "made": summary.made,
+        "failed": summary.failed,
+        "refused while planning": summary.invalid,
+        "missing": summary.missing,
+    }
     with suppress(Exception):
-        create_table_artifact(counts, key=f"counts-{run}", description="rows of the run")
+        table = [{"": name, "rows": count} for name, count in counts.items()]
+        create_table_artifact(table, key=f"counts-{run}", description="rows of the run")
     if failures:
         with suppress(Exception):
-            shown = [
-                {name: row[name] for name in ("source", "id", "error_class", "error")}
-                for row in failures[:_FAILURES_SHOWN]
-            ]
-            create_table_artifact(
-                shown, key=f"failures-{run}", description=f"WARNING: {summary.failed + summary.invalid} rows failed"
-            )
+            table = [{name: row[name] for name in ("source", "id", "error_class", "error")} for row in failures]
+            create_table_artifact(table, key=f"failures-{run}", description=f"WARNING: {not_made} rows failed")
     with suppress(Exception):
-        warning = (
-            f"\n\n> **Warning:** {summary.failed + summary.invalid} rows failed; see failures/." if failures else ""
-        )
+        warning = f"\n\n> **Warning:** {not_made} rows failed; see failures/." if failures else ""
         create_markdown_artifact(
-            f"```\n{summary.text()}\n```{warning}", key=f"summary-{run}", description="how it ended"
+            f"```\n{summary.to_text()}\n```{warning}", key=f"summary-{run}", description="how it ended"
         )

@@ -1,44 +1,43 @@
-"""Who hears of a run's progress: the terminal, if the command line started it, and Prefect."""
+"""What a run reports while it goes on, and how that reads."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from typing import Protocol
 
 from actors.messages import Progress
 
-Listener = Callable[[Progress], None]
 
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+class RunObserver(Protocol):
+    """Is told how a run goes on. Its methods are called from the thread that drives the run, and return at once."""
 
+    def announce(self, text: str) -> None:
+        """Report one event, such as the cluster that the run uses."""
 
-@contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Within this block, runs of the flow in this thread tell `listener` how they progress."""
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
+    def update(self, progress: Progress) -> None:
+        """Report how many rows are made; called several times a second."""
 
 
-def listener() -> Listener:
-    """Whoever listens here, or nobody."""
-    return _listener.get() or (lambda progress: None)
+class NoObserver:
+    """Ignores everything: for runs that nobody watches."""
+
+    def announce(self, text: str) -> None:
+        """Ignore the event."""
+
+    def update(self, progress: Progress) -> None:
+        """Ignore the progress."""
 
 
-def clock(seconds: float) -> str:
-    """1:02:03, 2:03."""
+def format_duration(seconds: float) -> str:
+    """Seconds as `h:mm:ss`, or `m:ss` below an hour."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def line(progress: Progress) -> str:
-    """A progress in words."""
+def describe_progress(progress: Progress) -> str:
+    """One line: clips, failures, speed, and the time that is left."""
     text = f"{progress.settled}/{progress.rows} clips"
     if progress.failed:
         text += f", {progress.failed} failed"
     if not progress.generating_s:
         return f"{text}, actors are loading the model"
     text += f", {progress.rate:.2f} audio-s/s"
-    return f"{text}, {clock(progress.eta_s)} to go" if progress.eta_s is not None else text
+    return f"{text}, {format_duration(progress.eta_s)} to go" if progress.eta_s is not None else text

@@ -30,7 +30,7 @@ def raise_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def stoppable(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
+def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
     """Run `work` in a thread; whatever signal interrupts the wait for it, call `stop` and let it end first.
 
     Ray's calls run native code that knows KeyboardInterrupt and swallows any other exception of a signal handler, such

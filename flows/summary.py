@@ -2,9 +2,8 @@
 
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from flows.progress import clock
+from flows.progress import format_duration
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,16 @@ class Summary:
         """Nothing failed, nothing is missing."""
         return not (self.failed or self.invalid or self.missing)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the values for `--json`."""
         return {**asdict(self), "missing": self.missing}
 
-    def text(self) -> str:
-        """The end of `musicgen run`: what there is, where, and what to do with it."""
+    def to_text(self) -> str:
+        """Return the last lines of `musicgen run`: counts, failures, and commands to go on with."""
         rate = f", {self.audio_s / self.seconds:.2f} audio-s/s" if self.seconds > 0 else ""
         lines = [
-            f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in {clock(self.seconds)}{rate} (run {self.run})"
+            f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in "
+            f"{format_duration(self.seconds)}{rate} (run {self.run})"
         ]
         if self.slow_path:
             lines.append(f"it ran on torch's operations, which are slower than the compiled kernels: {self.slow_path}")
@@ -61,9 +61,9 @@ class Summary:
             lines.append(f"shard {shard} was given up: {reason}")
         if self.missing:
             lines.append(f"{self.missing} rows are missing; run the same command again to go on")
-        return "\n".join([*lines, "", *self._how_to()])
+        return "\n".join([*lines, "", *self._next_commands()])
 
-    def _how_to(self) -> list[str]:
+    def _next_commands(self) -> list[str]:
         dataset = self.dataset.rstrip("/")
         remote = "://" in dataset
         lines = [f"dataset  {dataset}"]
@@ -74,11 +74,11 @@ class Summary:
                 f"listen   aws s3 cp {example} ." if dataset.startswith("s3://") else f"listen   {opener} {example}"
             )
         else:
-            lines.append(f"listen   musicgen.dataset.open({dataset!r}).audio(key) gives (samples, rate)")
+            lines.append(f"listen   musicgen.dataset.open_dataset({dataset!r}).audio(key) gives (samples, rate)")
         lines += [
             f"load     datasets.load_dataset({dataset!r})"
             if not remote
-            else f"load     musicgen.dataset.open({dataset!r}).to_arrow()",
+            else f"load     musicgen.dataset.open_dataset({dataset!r}).to_arrow()",
             f"query    duckdb -c \"select key, prompt, duration_s from '{dataset}/index/**/*.parquet' limit 5\"",
             f"check    musicgen verify {dataset} --deep",
         ]

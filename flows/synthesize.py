@@ -1,32 +1,32 @@
 """The Prefect flow `synthesize`: plan what is missing, generate it, publish the dataset.
 
-Three coarse tasks, whatever the size of the job. It runs from a Prefect deployment, from the command line, or called
-as a function. Rows that fail are data: such a run is completed, with a warning among its artifacts.
+Each stage (flows/stages.py) is one task, whatever the size of the job. The flow runs from a Prefect deployment or called
+as a function; the command line plans first, and then calls the same tasks by `finish_run`. Rows that fail are data: such
+a run is completed, with a warning among its artifacts.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from actors.cluster import join
+from actors.cluster import Cluster, join_cluster
 from actors.messages import Result
-from flows.artifacts import ProgressArtifact, both, publish_summary
-from flows.prepare import Ground, adopt, plan_job, survey
-from flows.progress import listener
-from flows.publish import publish_run, record
-from flows.signals import stoppable
+from flows.artifacts import ProgressArtifact, publish_summary
+from flows.progress import NoObserver, RunObserver
+from flows.stages import JobContext, generate_clips, open_job, plan_run, publish_run
 from flows.summary import Summary
 from musicgen.errors import StoreError
 from musicgen.job import Job
-from musicgen.plan import Plan, pending_shards
+from musicgen.plan import Plan, PlanOutcome
+
+FLOW_NAME = "synthesize"
 
 
-def _storage_fault(task: Any, run: Any, state: Any) -> bool:
-    """Whether to try again: what the store says may be over in a moment; other faults have been tried already."""
+def _is_storage_fault(task: Any, run: Any, state: Any) -> bool:
+    """Whether Prefect tries a task again: a store's fault may be over in a moment; others have been tried already."""
     try:
         state.result(raise_on_failure=True)
     except (StoreError, OSError):
@@ -37,12 +37,12 @@ def _storage_fault(task: Any, run: Any, state: Any) -> bool:
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_task(ground: Ground, run: str | None, retry_failed: Sequence[str]) -> Plan | None:
-    """Freeze the rows that are missing; None if none is. A run that is planned already is taken as it is."""
-    found = adopt(ground, run) if run else plan_job(ground, retry_failed=retry_failed)
-    if found.plan is not None:
-        get_run_logger().info("run %s: %s rows in %s shards", found.plan.run, found.plan.rows, len(found.plan.shards))
-    return found.plan
+def plan_task(context: JobContext, retry_failed: Sequence[str]) -> PlanOutcome:
+    """Freeze the rows that are missing."""
+    outcome = plan_run(context, retry_failed=retry_failed)
+    if (plan := outcome.plan) is not None:
+        get_run_logger().info("run %s: %s rows in %s shards", plan.run, plan.rows, len(plan.shards))
+    return outcome
 
 
 @task(
@@ -51,29 +51,12 @@ def plan_task(ground: Ground, run: str | None, retry_failed: Sequence[str]) -> P
     persist_result=False,
     retries=2,
     retry_delay_seconds=10,
-    retry_condition_fn=_storage_fault,
+    retry_condition_fn=_is_storage_fault,
 )
-def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | None, str]:
+def generate_task(context: JobContext, plan: Plan, cluster: Cluster, observer: RunObserver) -> Result | None:
     """Make the run's missing shards on Ray actors."""
-    shards = pending_shards(ground.store, plan)
-    if not shards:
-        return None, ""
-    rows = sum(plan.shard_rows(shard) for shard in shards)
-    artifact = ProgressArtifact(plan.run)
-    with join(ground.job.cluster, verbose) as cluster:
-        get_run_logger().info("generating %s shards on %s", len(shards), cluster.description)
-        from actors.pool import Pool  # imports Ray, which a plan that has nothing to do can spare
-
-        pool = Pool(ground.job, plan, ground.store, cluster)
-        tell = both(listener(), artifact)
-        try:
-            result = stoppable(lambda: pool.run(shards, rows, tell), pool.stop.set)
-        except BaseException:
-            with suppress(Exception):  # what ended it matters more
-                record(ground, plan, pool.result(), interrupted=True)
-            raise
-        record(ground, plan, result)
-        return result, cluster.description
+    get_run_logger().info("generating run %s on %s", plan.run, cluster.description)
+    return generate_clips(context, plan, cluster, ProgressArtifact(plan.run, observer))
 
 
 @task(
@@ -82,36 +65,50 @@ def generate_task(ground: Ground, plan: Plan, verbose: bool) -> tuple[Result | N
     persist_result=False,
     retries=3,
     retry_delay_seconds=5,
-    retry_condition_fn=_storage_fault,
+    retry_condition_fn=_is_storage_fault,
 )
-def publish_task(ground: Ground, plan: Plan, result: Result | None, cluster: str) -> Summary:
+def publish_task(context: JobContext, plan: Plan, result: Result | None) -> Summary:
     """Write the dataset's card and close the run's report."""
-    summary, failures = publish_run(ground, plan, result, cluster)
+    summary, failures = publish_run(context, plan, result)
     publish_summary(summary, failures)
     return summary
 
 
-@flow(name="synthesize", persist_result=False, log_prints=False)
-def synthesize(
-    job: Job, run: str | None = None, retry_failed: list[str] | None = None, verbose: bool = False
-) -> Summary | None:
-    """Make the rows of `job` that its dataset lacks. None if nothing is missing.
-
-    `run` names a planned run to take up; else the job is planned. `retry_failed` names failure classes beyond those
-    that are tried again anyway (`crash`). Raises `UserError` if job, manifest, model or store is wrong, and
-    `ActorsFailed` if generation cannot go on; what is committed stays, and the next run goes on from there.
-    """
-    ground = survey(job)
-    plan = plan_task(ground, run, tuple(retry_failed or ()))
-    if plan is None:
-        get_run_logger().info("nothing is missing")
-        return None
+def finish_run(context: JobContext, plan: Plan, cluster: Cluster, observer: RunObserver) -> Summary:
+    """Generate and publish a planned run, as tasks of the flow run that calls this."""
     try:
-        result, cluster = generate_task(ground, plan, verbose)
+        result = generate_task(context, plan, cluster, observer)
     except BaseException as error:
         if not isinstance(error, Exception):  # Ctrl-C, SIGTERM, or cancelled in Prefect
             get_run_logger().warning(
                 "stopped; what is committed is safe. Run the same job again to go on with run %s", plan.run
             )
         raise
-    return publish_task(ground, plan, result, cluster)
+    return publish_task(context, plan, result)
+
+
+def finish_run_as_flow(context: JobContext, plan: Plan, cluster: Cluster, observer: RunObserver) -> Summary:
+    """Finish a run that was planned outside of Prefect, as a flow run of its own."""
+
+    @flow(name=FLOW_NAME, persist_result=False, log_prints=False, validate_parameters=False)
+    def synthesize_planned(job: Job, run: str) -> Summary:
+        return finish_run(context, plan, cluster, observer)
+
+    return synthesize_planned(context.job, plan.run)
+
+
+@flow(name=FLOW_NAME, persist_result=False, log_prints=False)
+def synthesize(job: Job, retry_failed: list[str] | None = None, verbose: bool = False) -> Summary | None:
+    """Make the rows of `job` that its dataset lacks. None if nothing is missing.
+
+    `retry_failed` names failure classes beyond those that are tried again anyway (`crash`). Raises `UserError` if job,
+    manifest, model or store is wrong, and `ActorsFailed` if generation cannot go on; what is committed stays, and the
+    next run goes on from there.
+    """
+    context = open_job(job)
+    plan = plan_task(context, tuple(retry_failed or ())).plan
+    if plan is None:
+        get_run_logger().info("nothing is missing")
+        return None
+    with join_cluster(job.cluster, verbose) as cluster:
+        return finish_run(context, plan, cluster, NoObserver())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import OK, SOME_FAILED, AsJson, Verbose, outcome
+from flows.cli.options import OK, SOME_FAILED, AsJson, Verbose, handle_errors
 
 _SHOWN = 20
 _EVERY = 100  # files between two lines of progress
@@ -35,7 +35,7 @@ def encode(
     verbose: Verbose = False,
 ) -> None:
     """Turn audio files into the codec's codes, one row of a Parquet file each."""
-    with outcome(verbose):
+    with handle_errors(verbose):
         from musicgen.codes import encode_manifest
         from musicgen.model import load_codec
 
@@ -65,7 +65,7 @@ def decode(
     verbose: Verbose = False,
 ) -> None:
     """Turn codes back into audio files."""
-    with outcome(verbose):
+    with handle_errors(verbose):
         from musicgen.codes import decode_codes
         from musicgen.errors import JobError
         from musicgen.model import load_codec

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import OK, UNSOUND, AsJson, Verbose, outcome
+from flows.cli.options import OK, UNSOUND, AsJson, Verbose, handle_errors
 
 
 def evaluate(
@@ -29,7 +29,7 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Generate from unseen prompts and melodies, and judge the clips. Exit code 4: some bounds do not hold; each is named."""
-    with outcome(verbose):
+    with handle_errors(verbose):
         from musicgen import MusicGen
         from musicgen.errors import JobError
         from musicgen.evaluation import evaluate as evaluate_model

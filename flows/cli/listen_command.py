@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import OK, UNSOUND, Dataset, Verbose, outcome
+from flows.cli.options import OK, UNSOUND, Dataset, Verbose, handle_errors
 
 
 def listen(
@@ -19,8 +19,8 @@ def listen(
     verbose: Verbose = False,
 ) -> None:
     """Write listen.html: the clips with their prompts, players and spectrograms, to open in a browser."""
-    with outcome(verbose):
-        from musicgen.dataset import open as open_dataset
+    with handle_errors(verbose):
+        from musicgen.dataset import open_dataset
         from musicgen.dataset.listen import write_page
         from musicgen.errors import JobError
 

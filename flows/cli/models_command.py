@@ -4,12 +4,12 @@ import json
 
 import typer
 
-from flows.cli.options import AsJson, Verbose, outcome
+from flows.cli.options import AsJson, Verbose, handle_errors
 
 
 def models(as_json: AsJson = False, verbose: Verbose = False) -> None:
     """List the model presets and what a row may ask of each."""
-    with outcome(verbose):
+    with handle_errors(verbose):
         from musicgen.presets import all_presets
 
         presets = all_presets()

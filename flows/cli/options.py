@@ -4,9 +4,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from musicgen.job import Job
 
 # The exit codes of contracts: what a script may rely on.
 OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -40,7 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdo
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Libraries' own messages, and tracebacks.")]
 
 
-def check_retry(classes: list[str] | None) -> list[str]:
+def check_retry_classes(classes: list[str] | None) -> list[str]:
     """The failure classes of --retry-failed. Raises `JobError` for a word that is none."""
     from musicgen.errors import JobError
 
@@ -52,7 +55,7 @@ def check_retry(classes: list[str] | None) -> list[str]:
     return list(classes or ())
 
 
-def load_job(path: str | None, settings: list[str] | None, **flags: Any) -> Any:
+def load_job(path: str | None, settings: list[str] | None, **flags: object) -> "Job":
     """The job of a command's arguments."""
     from musicgen.job import Job
 
@@ -60,13 +63,13 @@ def load_job(path: str | None, settings: list[str] | None, **flags: Any) -> Any:
 
 
 @contextmanager
-def outcome(verbose: bool) -> Iterator[None]:
-    """Hush libraries, and turn errors into one line on stderr and an exit code."""
-    from flows.cli.quiet import hush
+def handle_errors(verbose: bool) -> Iterator[None]:
+    """Silence libraries, and turn an error into one line on stderr and an exit code."""
+    from flows.cli.quiet import quiet_libraries
     from flows.signals import raise_on_sigterm
     from musicgen.errors import MusicGenError, UserError
 
-    hush(verbose)
+    quiet_libraries(verbose)
     try:
         with raise_on_sigterm():
             yield
@@ -83,5 +86,5 @@ def outcome(verbose: bool) -> Iterator[None]:
             traceback.print_exc()
         text = " ".join(str(error).split()) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
         hint = "" if verbose or isinstance(error, UserError) else " (-v shows more)"
-        print(f"musicgen: {text}{hint}", file=sys.stderr)
+        print(" ".join([f"musicgen: {text}{hint}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         raise typer.Exit(USER_ERROR if isinstance(error, UserError) else WRONG) from None

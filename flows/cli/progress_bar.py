@@ -1,70 +1,94 @@
-"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere."""
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from actors.messages import Progress
-from flows.progress import line
+from flows.progress import describe_progress
 
-_LINE_EVERY_S = 10.0
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_LINE_INTERVAL_S = 10.0
 
 
-class Display:
-    """Shows progress while it is entered; `say` prints a line above it."""
+class ProgressBar:
+    """Shows progress while it is entered; it is the `RunObserver` of the command line."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._bar: Any = None
-        self._task: Any = None
-        self._shown = (-1, 0.0)
+        self._is_terminal = sys.stderr.isatty()
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._printed_count = -1
+        self._printed_at = 0.0
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.close()
 
-    def stop(self) -> None:
-        """Take the bar down."""
+    def close(self) -> None:
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._task = None
 
-    def say(self, text: str) -> None:
-        """A line for people."""
+    def announce(self, text: str) -> None:
+        """Print a line; on a terminal it stands above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def __call__(self, progress: Progress) -> None:
-        if self._terminal:
-            self._draw(progress)
-            return
-        settled, shown_at = self._shown
-        now = time.monotonic()
+    def update(self, progress: Progress) -> None:
+        """Show how many clips of a run are made."""
         finished = progress.shards_done == progress.shards
-        if settled < 0 or (progress.settled != settled and (finished or now - shown_at >= _LINE_EVERY_S)):
-            self._shown = (progress.settled, now)
-            print(line(progress), file=sys.stderr, flush=True)
+        self._show(
+            describe_progress(progress), progress.settled, progress.rows, at_once=finished or self._printed_count < 0
+        )
 
-    def _draw(self, progress: Progress) -> None:
+    def count(self, label: str) -> Callable[[int, int | None], None]:
+        """A callback (done, total) that shows `label` with a count; a total of None is not known."""
+
+        def show(done: int, total: int | None = None) -> None:
+            text = f"{label}: {done:,}" if total is None else f"{label}: {done:,} of {total:,}"
+            self._show(text, done, total, at_once=False)
+
+        self._printed_at = time.monotonic()  # short work shows nothing where there is no terminal
+        return show
+
+    def _show(self, text: str, done: int, total: int | None, at_once: bool) -> None:
+        if self._is_terminal:
+            self._draw(text, done, total)
+            return
+        now = time.monotonic()
+        if (at_once and done != self._printed_count) or (
+            now - self._printed_at >= _LINE_INTERVAL_S and done != self._printed_count
+        ):
+            self._printed_count, self._printed_at = done, now
+            print(text, file=sys.stderr, flush=True)
+
+    def _draw(self, text: str, done: int, total: int | None) -> None:
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import Progress as RichProgress
 
-            self._bar = Bar(
+            self._bar = RichProgress(
                 BarColumn(None),
                 TextColumn("{task.description}"),
                 console=Console(stderr=True),
                 transient=True,
                 expand=True,
             )
-            self._task = self._bar.add_task("", total=progress.rows)
+            self._task = self._bar.add_task("", total=total)
             self._bar.start()
-        self._bar.update(self._task, completed=progress.settled, description=line(progress))
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total, description=text)

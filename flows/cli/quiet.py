@@ -24,7 +24,7 @@ _WHEN_QUIET = {
 }
 
 
-def hush(verbose: bool = False) -> None:
+def quiet_libraries(verbose: bool = False) -> None:
     """Set the environment and logging for a command. What the user has set stays."""
     for name, value in (_ALWAYS if verbose else _ALWAYS | _WHEN_QUIET).items():
         os.environ.setdefault(name, value)

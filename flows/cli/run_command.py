@@ -2,7 +2,8 @@
 
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -20,10 +21,17 @@ from flows.cli.options import (
     Retry,
     Set,
     Verbose,
-    check_retry,
+    check_retry_classes,
+    handle_errors,
     load_job,
-    outcome,
 )
+
+if TYPE_CHECKING:
+    from flows.prefect_server import PrefectServer
+    from flows.stages import JobContext
+    from flows.summary import Summary
+    from musicgen.job import Job
+    from musicgen.plan import PlanOutcome
 
 
 def run(
@@ -39,92 +47,90 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Plan and run a job. Run it again to go on after an interruption, and to try again what failed."""
-    with outcome(verbose):
+    with handle_errors(verbose):
         loaded = load_job(job, settings, manifest=manifest, output=output, model=model, limit=limit, actors=actors)
-        code = _run(loaded, check_retry(retry_failed), as_json, verbose)
-        raise typer.Exit(code)
+        raise typer.Exit(_run_job(loaded, check_retry_classes(retry_failed), as_json, verbose))
 
 
-def _run(job: Any, retry_failed: list[str], as_json: bool, verbose: bool) -> int:
+def _run_job(job: "Job", retry_failed: Sequence[str], as_json: bool, verbose: bool) -> int:
+    """Plan the job and finish its run; returns the exit code."""
     from actors.cluster import check_address
+    from flows.cli.progress_bar import ProgressBar
     from flows.prefect_server import PrefectServer
-    from flows.prepare import plan_job, survey
+    from flows.stages import open_job, plan_run
 
     check_address(job.cluster)
-    ground = survey(job)
-    server = PrefectServer()  # starts beside planning and Ray
+    context = open_job(job)
+    server = PrefectServer()  # it starts while the job is planned and Ray is joined
     try:
-        planned = plan_job(ground, retry_failed=retry_failed)
-        if planned.plan is None:
-            return _nothing(planned, job.output.uri, as_json)
-        return _generate(job, planned, server, as_json, verbose)
+        with ProgressBar() as bar:
+            outcome = plan_run(context, retry_failed=retry_failed, on_rows_read=bar.count("manifest rows read"))
+        if outcome.plan is None:
+            return _report_nothing(outcome, job.output.uri, as_json)
+        return _report_summary(_finish(context, outcome, server, verbose), outcome, as_json)
     finally:
         server.stop()
 
 
-def _nothing(planned: Any, dataset: str, as_json: bool) -> int:
-    if as_json:
-        told = {
-            "dataset": dataset,
-            "run": None,
-            "rows": 0,
-            "made": 0,
-            "failed": 0,
-            "missing": 0,
-            "invalid": planned.invalid_count,
-        }
-        typer.echo(json.dumps(told | {"made_before": planned.made, "failed_before": planned.failed_before}))
-    else:
-        whole = planned.made + planned.failed_before + planned.invalid_count
-        typer.echo(
-            f"Nothing to make: {'all' if whole == planned.made else f'{planned.made} of'} {whole} rows are in {dataset}."
-        )
-    left = planned.failed_before + planned.invalid_count
-    if left:
-        print(
-            f"{planned.failed_before} rows failed before (--retry-failed crash tries them again); {planned.invalid_count} are invalid.",
-            file=sys.stderr,
-        )
-    return SOME_FAILED if left else OK
+def _finish(context: "JobContext", outcome: "PlanOutcome", server: "PrefectServer", verbose: bool) -> "Summary":
+    """Generate and publish the planned run as a Prefect flow, with progress on stderr."""
+    from actors.cluster import join_cluster
+    from flows.cli.progress_bar import ProgressBar
+    from musicgen.errors import StoreError
 
-
-def _generate(job: Any, planned: Any, server: Any, as_json: bool, verbose: bool) -> int:
-    from actors.cluster import join
-    from flows.cli.progress_bar import Display
-    from flows.progress import listening
-    from musicgen.errors import MusicGenError, StoreError
-
-    plan = planned.plan
-    with Display() as display:
-        again = "going on with" if planned.adopted else "planned"
-        display.say(
-            f"{again} run {plan.run}: {plan.rows} clips in {len(plan.shards)} shards, {plan.audio_s / 3600:.2f} h of audio"
-        )
-        if planned.made:
-            display.say(f"{planned.made} rows are in the dataset already")
-        if planned.invalid_count:
-            display.say(f"{planned.invalid_count} rows are invalid and go to failures/")
+    plan = outcome.plan
+    assert plan is not None
+    with ProgressBar() as bar:
+        verb = "going on with" if outcome.adopted else "planned"
+        hours = plan.audio_s / 3600
+        bar.announce(f"{verb} run {plan.run}: {plan.rows} clips in {len(plan.shards)} shards, {hours:.2f} h of audio")
+        if outcome.made:
+            bar.announce(f"{outcome.made} rows are in the dataset already")
+        if outcome.invalid_count:
+            bar.announce(f"{outcome.invalid_count} rows are invalid and go to failures/")
         try:
-            with join(job.cluster, verbose) as cluster, listening(display):
-                display.say(f"on {cluster.description}")
+            with join_cluster(context.job.cluster, verbose) as cluster:
+                bar.announce(f"on {cluster.description}")
                 with server.connected():
-                    from flows.synthesize import synthesize
+                    from flows.synthesize import finish_run_as_flow  # Prefect reads its settings when it is imported
 
-                    try:
-                        summary = synthesize(job, run=plan.run, verbose=verbose)
-                    except StoreError as error:  # it failed on the way, so this is no longer "nothing was started"
-                        raise MusicGenError(
-                            f"{error}. What is committed is safe; run the same command again to go on"
-                        ) from error
-        except KeyboardInterrupt:
-            display.stop()
-            display.say(f"stopped; what is committed is safe in {job.output.uri}. Run the same command again to go on.")
+                    return finish_run_as_flow(context, plan, cluster, bar)
+        except StoreError as error:
+            error.add_note("What is committed is safe; run the same command again to go on.")
             raise
-    assert summary is not None
-    typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else summary.text())
+        except KeyboardInterrupt:
+            bar.close()
+            uri = context.job.output.uri
+            bar.announce(f"stopped; what is committed is safe in {uri}. Run the same command again to go on.")
+            raise
+
+
+def _report_nothing(outcome: "PlanOutcome", dataset: str, as_json: bool) -> int:
+    """Print that no row is missing; returns the exit code."""
+    if as_json:
+        counts = {"dataset": dataset, "run": None, "rows": 0, "made": 0, "failed": 0, "missing": 0}
+        counts |= {"invalid": outcome.invalid_count}
+        typer.echo(json.dumps(counts | {"made_before": outcome.made, "failed_before": outcome.failed_before}))
+    else:
+        total = outcome.made + outcome.failed_before + outcome.invalid_count
+        share = "all" if total == outcome.made else f"{outcome.made} of"
+        typer.echo(f"Nothing to make: {share} {total} rows are in {dataset}.")
+    if not (outcome.failed_before or outcome.invalid_count):
+        return OK
+    print(
+        f"{outcome.failed_before} rows failed before (--retry-failed crash tries them again); "
+        f"{outcome.invalid_count} are invalid.",
+        file=sys.stderr,
+    )
+    return SOME_FAILED
+
+
+def _report_summary(summary: "Summary", outcome: "PlanOutcome", as_json: bool) -> int:
+    """Print how the run ended; returns the exit code."""
+    typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else summary.to_text())
     if summary.missing:
         return WRONG
-    held_back = 0 if planned.adopted else planned.held_back
+    held_back = 0 if outcome.adopted else outcome.held_back
     if held_back:
         print(
             f"{held_back} rows failed before and were not tried again; --retry-failed crash tries them.",

@@ -4,16 +4,16 @@ import json
 
 import typer
 
-from flows.cli.options import AsJson, Dataset, Verbose, outcome
+from flows.cli.options import AsJson, Dataset, Verbose, handle_errors
 
 
 def status(dataset: Dataset, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Show the rows planned, made, failed and missing, per run."""
-    with outcome(verbose):
-        from musicgen.dataset import open as open_dataset
-        from musicgen.dataset.status import status as read_status
+    with handle_errors(verbose):
+        from musicgen.dataset import open_dataset
+        from musicgen.dataset.status import run_statuses
 
-        runs = read_status(open_dataset(dataset))
+        runs = run_statuses(open_dataset(dataset))
         if as_json:
             typer.echo(json.dumps({"dataset": dataset, "runs": [run.to_json() for run in runs]}, indent=1))
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import OK, Set, Verbose, outcome
+from flows.cli.options import OK, Set, Verbose, handle_errors
 
 if TYPE_CHECKING:
     from musicgen.training.ablation import Measures
@@ -43,7 +43,7 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train a model, or go on with one. Run it again after any interruption, and it goes on."""
-    with outcome(verbose):
+    with handle_errors(verbose):
         from musicgen.training.recipe import Recipe, default_start, run_recipe
 
         given = {"data": data, "output": output, "from": start, "pattern": pattern, "steps": steps, "hours": hours}

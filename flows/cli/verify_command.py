@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import OK, UNSOUND, AsJson, Dataset, Verbose, outcome
+from flows.cli.options import OK, UNSOUND, AsJson, Dataset, Verbose, handle_errors
 
 _SHOWN = 100
 
@@ -19,11 +19,13 @@ def verify(
     verbose: Verbose = False,
 ) -> None:
     """Check that every object of the index is there and is what the index says."""
-    with outcome(verbose):
-        from musicgen.dataset import open as open_dataset
-        from musicgen.dataset.verify import verify as verify_dataset
+    with handle_errors(verbose):
+        from flows.cli.progress_bar import ProgressBar
+        from musicgen.dataset import open_dataset
+        from musicgen.dataset.verification import verify_dataset
 
-        report = verify_dataset(open_dataset(dataset), deep=deep)
+        with ProgressBar() as bar:
+            report = verify_dataset(open_dataset(dataset), deep=deep, progress=bar.count("rows checked"))
         if as_json:
             typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
         else:
@@ -31,9 +33,9 @@ def verify(
                 typer.echo(str(fault))
             if report.fault_count > _SHOWN:
                 typer.echo(f"... and {report.fault_count - _SHOWN} more (--json names them)")
-            found = "sound" if report.sound else f"NOT sound: {report.fault_count} faults"
-            size = f"{report.rows} rows, {report.audio_s:.1f} s of audio in {report.parts} parts, {report.failed} failed rows"
-            typer.echo(f"{dataset}: {found}; {size}")
+            verdict = "sound" if report.sound else f"NOT sound: {report.fault_count} faults"
+            size = f"{report.rows} rows, {report.audio_s:.1f} s of audio in {report.parts} parts"
+            typer.echo(f"{dataset}: {verdict}; {size}, {report.failed} failed rows")
             if report.orphans:
                 typer.echo(
                     f"{report.orphans} audio objects belong to no row (left by interrupted attempts); they do no harm"

@@ -7,7 +7,7 @@ from typing import Any
 from musicgen.dataset import paths
 from musicgen.dataset.huggingface import front_matter, is_small, write_table
 from musicgen.dataset.reader import Dataset
-from musicgen.dataset.status import RunStatus, status
+from musicgen.dataset.status import RunStatus, run_statuses
 
 _SIZES = [
     (10**3, "n<1K"),
@@ -57,7 +57,7 @@ def render_card(
     """The card's text. `small` is what `huggingface.write_table` said; without it, it is looked up."""
     import yaml
 
-    runs = status(dataset)
+    runs = run_statuses(dataset)
     clips, audio_s = sum(run.made for run in runs), sum(run.audio_s for run in runs)
     checkpoints = _checkpoints(dataset, runs, licenses or {})
     matter: dict[str, Any] = {
@@ -133,7 +133,7 @@ clips = load_dataset("<this folder or repository>", split="train")
 clips[0]["{column}"]
 
 import musicgen.dataset    # needs neither
-clips = musicgen.dataset.open("<this folder or s3:// URI>")
+clips = musicgen.dataset.open_dataset("<this folder or s3:// URI>")
 audio, rate = clips.audio(clips.to_arrow(["key"])["key"][0].as_py())    # float32 [channels, samples]
 clips.to_huggingface()    # the same as a datasets.Dataset"""
 

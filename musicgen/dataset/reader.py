@@ -1,4 +1,4 @@
-"""Reading a dataset: `musicgen.dataset.open(uri)`.
+"""Reading a dataset: `musicgen.dataset.open_dataset(uri)`.
 
 Nothing here is needed to read one: the index is plain Parquet, and its `audio` column says where the sound is.
 """
@@ -184,14 +184,22 @@ class Dataset:
                 yield (*parsed, info.path)
 
 
-def open(uri: str) -> Dataset:
-    """The dataset at a folder or `s3://` URI. Raises `StoreError` if there is none."""
+def open_dataset(uri: str) -> Dataset:
+    """Open the dataset at a folder or `s3://` URI. Raises `StoreError` if there is none."""
     store = open_store(uri)
     store.check()
+    return read_dataset(store)
+
+
+def read_dataset(store: Store) -> Dataset:
+    """Return the dataset in a store that has been checked. Raises `StoreError` if there is none."""
     pins = read_pins(store)
     if pins is None:
         raise StoreError(f"{store.uri} is not a dataset (it has no {paths.PINS}); check the path")
     return Dataset(store, pins)
+
+
+open = open_dataset  # the name before 0.2, which scripts use
 
 
 def read_audio(store: Store, row: Mapping[str, Any]) -> bytes:

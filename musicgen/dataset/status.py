@@ -35,7 +35,7 @@ class RunStatus:
         return asdict(self)
 
 
-def status(dataset: Dataset) -> list[RunStatus]:
+def run_statuses(dataset: Dataset) -> list[RunStatus]:
     """The status of every run, in the order of names."""
     return [_run_status(dataset, run) for run in dataset.runs()]
 

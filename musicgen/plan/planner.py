@@ -49,7 +49,7 @@ def make_plan(
     dry_run: bool = False,
     retry_failed: Collection[str] = (),
     speed: float | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
     memory_mb: int = 1024,
 ) -> PlanOutcome:
     """Plan a job's run, or adopt the one that it left unfinished.
@@ -87,7 +87,7 @@ class _Planning:
                 self.store, Pins(self.job.audio.layout, self.job.audio.format, pins.carried, self.job.audio.codes)
             )
 
-    def read(self, progress: Callable[[int], None] | None) -> None:
+    def read(self, progress: Callable[[int, int | None], None] | None) -> None:
         """Read, check and key the whole manifest into the spill."""
         from musicgen.model.checkpoint.identity import cache_folder
 
@@ -103,7 +103,7 @@ class _Planning:
                     self.spill.add(batch, parsed)
                 done += len(batch) + len(batch.broken)
                 if progress:
-                    progress(done)
+                    progress(done, None)
         self.spill.close()
         self._settle_carried()
 

@@ -99,7 +99,9 @@ def _positive(value: Any) -> float | None:
 def _dataset_rows(store: Store) -> Iterator[Row]:
     import musicgen.dataset
 
-    for batch in musicgen.dataset.open(store.uri).batches(["key", "prompt", "audio", "audio_offset", "audio_bytes"]):
+    for batch in musicgen.dataset.open_dataset(store.uri).batches(
+        ["key", "prompt", "audio", "audio_offset", "audio_bytes"]
+    ):
         for row in batch.to_pylist():
             yield Row(row["key"], (row["prompt"] or "").strip(), _split(row["key"]), row)
 

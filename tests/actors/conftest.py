@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Cluster, join
+from actors.cluster import Cluster, join_cluster
 from actors.dispatcher import Limits
 from actors.messages import Progress, Result
 from musicgen.job import ClusterSettings, Job
@@ -24,7 +24,7 @@ def cluster() -> Iterator[Cluster]:
     """A local Ray with three CPUs, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        with join(ClusterSettings(actors=3, cpus_per_actor=1)) as cluster:
+        with join_cluster(ClusterSettings(actors=3, cpus_per_actor=1)) as cluster:
             yield replace(cluster, cpus_per_actor=1.0)
 
 
@@ -59,7 +59,7 @@ class Planned:
         """Key -> sha256 of the audio; every key once."""
         import musicgen.dataset
 
-        table = musicgen.dataset.open(self.store.uri).to_arrow(["key", "audio_sha256"]).to_pydict()
+        table = musicgen.dataset.open_dataset(self.store.uri).to_arrow(["key", "audio_sha256"]).to_pydict()
         assert len(set(table["key"])) == len(table["key"])
         return dict(zip(table["key"], table["audio_sha256"], strict=True))
 
@@ -67,7 +67,7 @@ class Planned:
         """The rows of failures/."""
         import musicgen.dataset
 
-        return musicgen.dataset.open(self.store.uri).failures().to_pylist()
+        return musicgen.dataset.open_dataset(self.store.uri).failures().to_pylist()
 
 
 @pytest.fixture

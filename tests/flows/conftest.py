@@ -157,7 +157,7 @@ def sounds(uri: str) -> dict[str, str]:
     """The index as key -> sha256 of the audio; every key must be there once."""
     import musicgen.dataset
 
-    table = musicgen.dataset.open(uri).to_arrow(["key", "audio_sha256"]).to_pydict()
+    table = musicgen.dataset.open_dataset(uri).to_arrow(["key", "audio_sha256"]).to_pydict()
     assert len(set(table["key"])) == len(table["key"])
     return dict(zip(table["key"], table["audio_sha256"], strict=True))
 

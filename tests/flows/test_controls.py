@@ -80,7 +80,7 @@ def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(
     assert sounds(f"{s3.uri}/elsewhere/two") == made
     for folder in ("one", "elsewhere/two"):
         served_cli("verify", f"{s3.uri}/{folder}", "--deep")
-        failures = musicgen.dataset.open(f"{s3.uri}/{folder}").failures().to_pylist()
+        failures = musicgen.dataset.open_dataset(f"{s3.uri}/{folder}").failures().to_pylist()
         assert sorted(row["id"] for row in failures) == sorted(bad)
         for row in failures:
             assert row["error_class"] == "melody"
@@ -88,7 +88,7 @@ def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(
 
     for name, value in s3.env.items():  # the API reads melodies from the bucket too
         monkeypatch.setenv(name, value)
-    dataset = musicgen.dataset.open(f"{s3.uri}/one")
+    dataset = musicgen.dataset.open_dataset(f"{s3.uri}/one")
     model = MusicGen.from_pretrained(str(melody_checkpoint), slots=1)
     for row in dataset.to_arrow().to_pylist():
         (clip,) = model.generate([Request(**{name: row[name] for name in HEARD if row[name] is not None})])

@@ -87,8 +87,8 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatc
     for name in names:
         monkeypatch.setattr(huggingface, "SMALL_BYTES", (1 << 20) * name.startswith("small"))
         make = a_dataset(Maker(open_store(str(tmp_path / name))).settings(layout=name.split()[-1]))
-        publish_card(musicgen.dataset.open(make.store.uri))
-        write_page(musicgen.dataset.open(make.store.uri))  # its files lie in the folder that is loaded
+        publish_card(musicgen.dataset.open_dataset(make.store.uri))
+        write_page(musicgen.dataset.open_dataset(make.store.uri))  # its files lie in the folder that is loaded
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(STAND_IN)}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -108,7 +108,7 @@ def test_a_carried_column_is_not_taken_for_a_file(make: Maker, monkeypatch: pyte
     rows = shard_of("r1-1", 0, 1)
     carried = pa.table({"source_file_name": ["x.wav"], "file_name": ["y.wav"]})
     make.shard(rows_of=replace(rows, carried=carried))
-    write_table(musicgen.dataset.open(make.store.uri))
+    write_table(musicgen.dataset.open_dataset(make.store.uri))
     row = pq.read_table(make.store.join("metadata.parquet")).to_pylist()[0]
     assert row["file_name"].startswith("audio/")
     assert (row["source_file_name_"], row["file_name_"]) == ("x.wav", "y.wav")
@@ -119,7 +119,7 @@ def test_to_huggingface_needs_no_torchcodec(make_anywhere: Maker, layout: str):
     import datasets
 
     make = a_dataset(make_anywhere.settings(layout=layout))
-    clips = musicgen.dataset.open(make.store.uri).to_huggingface()
+    clips = musicgen.dataset.open_dataset(make.store.uri).to_huggingface()
     assert isinstance(clips.features["audio"], datasets.Audio)
     raw = clips.cast_column("audio", datasets.Audio(decode=False))
     assert raw.num_rows == 5
@@ -133,12 +133,12 @@ def test_load_dataset_without_torchcodec(make: Maker, layout: str, tmp_path: Pat
     import datasets
 
     make = a_dataset(make.settings(layout=layout))
-    publish_card(musicgen.dataset.open(make.store.uri))
+    publish_card(musicgen.dataset.open_dataset(make.store.uri))
     clips = datasets.load_dataset(make.store.uri, split="train", cache_dir=str(tmp_path))
     column = "flac" if layout == "webdataset" else "audio"
     assert isinstance(clips.features[column], datasets.Audio)
     if layout != "webdataset":
-        assert clips.column_names == musicgen.dataset.open(make.store.uri).schema().names
+        assert clips.column_names == musicgen.dataset.open_dataset(make.store.uri).schema().names
     raw = clips.cast_column(column, datasets.Audio(decode=False))
     keys = [row["__key__"] if layout == "webdataset" else row["key"] for row in raw]
     assert set(keys) == expected().keys()
@@ -152,7 +152,7 @@ def test_load_dataset_without_torchcodec(make: Maker, layout: str, tmp_path: Pat
 def test_a_dataset_without_clips_has_a_card(make: Maker, layout: str):
     make = make.settings(layout=layout)
     make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
-    assert "0 clips" in publish_card(musicgen.dataset.open(make.store.uri))
+    assert "0 clips" in publish_card(musicgen.dataset.open_dataset(make.store.uri))
 
 
 def test_a_dataset_that_outgrows_its_copy_loses_it(make: Maker, monkeypatch: pytest.MonkeyPatch):
@@ -160,12 +160,12 @@ def test_a_dataset_that_outgrows_its_copy_loses_it(make: Maker, monkeypatch: pyt
         return [f.path for f in make.store.list() if "/" not in f.path and f.path.endswith(".parquet")]
 
     make.shard()
-    size = sum(musicgen.dataset.open(make.store.uri).to_arrow(["audio_bytes"]).column(0).to_pylist())
+    size = sum(musicgen.dataset.open_dataset(make.store.uri).to_arrow(["audio_bytes"]).column(0).to_pylist())
     monkeypatch.setattr(huggingface, "SMALL_BYTES", size)
-    assert "huggingface.parquet" in publish_card(musicgen.dataset.open(make.store.uri))
+    assert "huggingface.parquet" in publish_card(musicgen.dataset.open_dataset(make.store.uri))
     assert tables() == ["huggingface.parquet"]
     make.shard(shard=1)
-    assert "metadata.parquet" in publish_card(musicgen.dataset.open(make.store.uri))
+    assert "metadata.parquet" in publish_card(musicgen.dataset.open_dataset(make.store.uri))
     assert tables() == ["metadata.parquet"]
 
 
@@ -174,7 +174,7 @@ def matter(card: str) -> dict:
 
 
 def test_the_card_names_the_checkpoint_and_its_licence(make: Maker):
-    card = publish_card(musicgen.dataset.open(a_dataset(make).store.uri), title="Night music")
+    card = publish_card(musicgen.dataset.open_dataset(a_dataset(make).store.uri), title="Night music")
     assert make.store.read("README.md").decode() == card
     assert matter(card)["license"] == "cc-by-nc-4.0"
     assert matter(card)["size_categories"] == ["n<1K"]
@@ -198,7 +198,7 @@ def test_the_licence_is_the_strictest_of_the_weights(make: Maker, models: list[s
     make.shard()
     for number, model in enumerate(models):
         planned(make, model, f"r1-{number + 1}")
-    card = render_card(musicgen.dataset.open(make.store.uri))
+    card = render_card(musicgen.dataset.open_dataset(make.store.uri))
     assert matter(card)["license"] == license
     assert "/home/someone" not in card
     assert make.store.uri not in card
@@ -210,8 +210,8 @@ def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(
     monkeypatch.setattr(huggingface, "SMALL_BYTES", 0)
     make = make.settings(layout="webdataset")
     make.shard()
-    paths = matter(render_card(musicgen.dataset.open(make.store.uri)))["configs"][0]["data_files"][0]["path"]
+    paths = matter(render_card(musicgen.dataset.open_dataset(make.store.uri)))["configs"][0]["data_files"][0]["path"]
     assert paths == ["audio/*/*.tar"]
     make.store.write("audio/r1-1/part-00000-dead.tar", b"")
-    paths = matter(render_card(musicgen.dataset.open(make.store.uri)))["configs"][0]["data_files"][0]["path"]
+    paths = matter(render_card(musicgen.dataset.open_dataset(make.store.uri)))["configs"][0]["data_files"][0]["path"]
     assert paths == ["audio/r1-1/part-00000-a0.tar"]

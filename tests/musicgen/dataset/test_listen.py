@@ -14,7 +14,7 @@ import pytest
 import musicgen.dataset
 from musicgen.audio import decode_audio
 from musicgen.dataset.listen import write_page
-from musicgen.dataset.verify import verify
+from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import JobError, RowError, StoreError
 
 from .conftest import Maker, clip_of, shard_of
@@ -64,7 +64,7 @@ def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: 
     make.shard(failing={1: RowError("generation", "no")})
     make.shard(shard=1)
     before = [info.path for info in make.store.list()]
-    wrote = write_page(musicgen.dataset.open(make.store.uri))
+    wrote = write_page(musicgen.dataset.open_dataset(make.store.uri))
     page, rows = Path(wrote.path), shard_of("r1-1", 0)
     assert (page, wrote.clips, wrote.whole, wrote.faults) == (Path(make.store.join("listen.html")), 5, 5, 0)
     tags = Tags(page)
@@ -81,7 +81,7 @@ def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: 
     assert not tags.of("link")
     added = {info.path.split("/")[0] for info in make.store.list()} - {path.split("/")[0] for path in before}
     assert added == {"listen.html", "spectrograms"} | (set() if layout == "files" else {"clips"})
-    report = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True)
     assert (report.faults, report.orphans) == ([], 0)
 
 
@@ -90,7 +90,9 @@ def test_what_a_manifest_says_is_text(make: Maker):
     rows = shard_of("r1-1", 0, 1)
     request = replace(rows.requests[0], prompt=HOSTILE, id="<b>id</b>", melody="tunes/<i>&amp;.wav")
     make.shard(rows_of=replace(rows, requests=[request], keys=["../<x>%41?#"]))
-    page = Path(write_page(musicgen.dataset.open(make.store.uri), str(Path(make.store.uri).parent / "a page")).path)
+    page = Path(
+        write_page(musicgen.dataset.open_dataset(make.store.uri), str(Path(make.store.uri).parent / "a page")).path
+    )
     tags = Tags(page)
     assert HOSTILE in tags.text
     assert "<b>id</b>" in tags.text
@@ -105,22 +107,22 @@ def test_what_a_manifest_says_is_text(make: Maker):
 def test_the_first_clips_only_and_it_says_so(make: Maker):
     make.shard()
     make.shard(shard=1)
-    wrote = write_page(musicgen.dataset.open(make.store.uri), clips=4)
+    wrote = write_page(musicgen.dataset.open_dataset(make.store.uri), clips=4)
     tags = Tags(Path(wrote.path))
     assert (wrote.clips, len(tags.of("audio"))) == (4, 4)
     assert "The first 4 of 6 clips" in tags.text
     assert "prompt 3" in tags.text
     assert "prompt 4" not in tags.text
-    write_page(musicgen.dataset.open(make.store.uri))
+    write_page(musicgen.dataset.open_dataset(make.store.uri))
     assert "6 clips." in Tags(Path(wrote.path)).text  # the page is written anew
 
 
 def test_a_clip_that_is_gone_or_damaged_does_not_hide_the_others(make: Maker):
     make.shard()
-    gone, damaged, _ = musicgen.dataset.open(make.store.uri).to_arrow(["audio"]).column("audio").to_pylist()
+    gone, damaged, _ = musicgen.dataset.open_dataset(make.store.uri).to_arrow(["audio"]).column("audio").to_pylist()
     make.store.delete(gone)
     make.store.write(damaged, b"noise")
-    wrote = write_page(musicgen.dataset.open(make.store.uri))
+    wrote = write_page(musicgen.dataset.open_dataset(make.store.uri))
     tags = Tags(Path(wrote.path))
     assert (wrote.faults, len(tags.of("audio")), len(tags.of("article"))) == (2, 1, 3)
     assert "its audio is not there" in tags.text
@@ -133,10 +135,10 @@ def test_a_dataset_in_a_bucket_wants_a_folder_for_the_page(s3, tmp_path: Path):
     make = Maker(open_store(s3.uri))
     make.shard()
     with pytest.raises(JobError, match="--output FOLDER"):
-        write_page(musicgen.dataset.open(s3.uri))
+        write_page(musicgen.dataset.open_dataset(s3.uri))
     with pytest.raises(JobError, match="is no folder"):
-        write_page(musicgen.dataset.open(s3.uri), s3.uri + "-page")
-    page = Path(write_page(musicgen.dataset.open(s3.uri), str(tmp_path / "page")).path)
+        write_page(musicgen.dataset.open_dataset(s3.uri), s3.uri + "-page")
+    page = Path(write_page(musicgen.dataset.open_dataset(s3.uri), str(tmp_path / "page")).path)
     tags = Tags(page)
     assert [decode_audio(source(page, attrs).read_bytes())[1] for attrs in tags.of("audio")] == [32000] * 3
 
@@ -144,7 +146,7 @@ def test_a_dataset_in_a_bucket_wants_a_folder_for_the_page(s3, tmp_path: Path):
 def test_a_dataset_without_clips_is_said(make: Maker):
     make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
     with pytest.raises(StoreError, match="no clips to listen to yet"):
-        write_page(musicgen.dataset.open(make.store.uri))
+        write_page(musicgen.dataset.open_dataset(make.store.uri))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -153,7 +155,7 @@ def test_a_browser_finds_every_sound_and_picture(make: Maker, layout: str, tmp_p
     make = make.settings(layout=layout)
     rows = shard_of("r1-1", 0)
     make.shard(rows_of=replace(rows, requests=[replace(rows.requests[0], prompt=HOSTILE), *rows.requests[1:]]))
-    page = Path(write_page(musicgen.dataset.open(make.store.uri)).path)
+    page = Path(write_page(musicgen.dataset.open_dataset(make.store.uri)).path)
     with page.open("a", encoding="utf-8") as file:
         file.write(ASK)
     flags = [

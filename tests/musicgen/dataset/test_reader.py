@@ -33,7 +33,7 @@ def two_runs(make: Maker) -> Maker:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_parquet_reader_is_a_client(make: Maker, layout: str):
     folder = two_runs(make.settings(layout=layout)).store.uri
-    keys = set(musicgen.dataset.open(folder).to_arrow(["key"]).column("key").to_pylist())
+    keys = set(musicgen.dataset.open_dataset(folder).to_arrow(["key"]).column("key").to_pylist())
     assert len(keys) == 7
     query = f"SELECT key, caption_id, duration_s FROM read_parquet('{folder}/index/**/*.parquet')"
     assert {row[0] for row in duckdb.sql(query).fetchall()} == keys
@@ -53,7 +53,7 @@ def test_duckdb_and_soundfile_alone_find_the_sound(make: Maker):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_reader(make_anywhere: Maker, layout: str):
-    dataset = musicgen.dataset.open(two_runs(make_anywhere.settings(layout=layout)).store.uri)
+    dataset = musicgen.dataset.open_dataset(two_runs(make_anywhere.settings(layout=layout)).store.uri)
     assert dataset.runs() == ["r1-1", "r2-1"]
     assert len(dataset) == dataset.to_arrow().num_rows == sum(b.num_rows for b in dataset.batches(["key"])) == 7
     assert dataset.run("r2-1").to_arrow(["prompt"]).column("prompt").to_pylist() == ["prompt 100", "prompt 101"]
@@ -76,12 +76,12 @@ def test_rows_refused_while_planning_are_among_the_failures(make: Maker):
     refused = {"key": None, "source": "prompts.csv:7", "error_class": "invalid", "error": "no prompt", "run": "r1-1"}
     pq.write_table(pa.Table.from_pylist([refused], schema=FAILURES), sink)
     make.store.write("failures/r1-1/plan.parquet", sink.getvalue().to_pybytes())
-    assert musicgen.dataset.open(make.store.uri).failures().column("source").to_pylist() == ["prompts.csv:7"]
+    assert musicgen.dataset.open_dataset(make.store.uri).failures().column("source").to_pylist() == ["prompts.csv:7"]
 
 
 def test_a_dataset_without_rows_has_its_columns(make: Maker):
     make.writer().close()
-    dataset = musicgen.dataset.open(make.store.uri)
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
     table = dataset.to_arrow()
     assert table.num_rows == 0
     assert {"key", "caption_id"} <= set(table.column_names)
@@ -90,4 +90,4 @@ def test_a_dataset_without_rows_has_its_columns(make: Maker):
 
 def test_a_folder_that_is_no_dataset_is_said_to_be_none(tmp_path):
     with pytest.raises(StoreError, match=r"is not a dataset .*dataset\.json"):
-        musicgen.dataset.open(str(tmp_path))
+        musicgen.dataset.open_dataset(str(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 
 import musicgen.dataset
 from musicgen.dataset.run_report import RunReport, Session, hardware, read_report, versions, write_report
-from musicgen.dataset.status import status
+from musicgen.dataset.status import run_statuses
 from musicgen.errors import RowError
 
 from .conftest import Maker
@@ -66,7 +66,7 @@ def test_status_of_runs_in_every_state(make: Maker):
     make.store.write("runs/r1-1/plan.json", json.dumps(plan).encode())
     make.store.write("runs/r1-2/plan.json", json.dumps(plan | {"rows": 4}).encode())
     make.shard("r0-1", 0)  # its plan is gone
-    old, running, waiting = status(musicgen.dataset.open(make.store.uri))
+    old, running, waiting = run_statuses(musicgen.dataset.open_dataset(make.store.uri))
     assert (old.run, old.planned, old.made, old.missing, old.finished) == ("r0-1", 3, 3, 0, True)
     assert (running.planned, running.made, running.failed, running.missing, running.invalid) == (7, 2, 1, 4, 2)
     assert (running.shards, running.committed, running.finished, running.audio_s) == (3, 1, False, 1.0)

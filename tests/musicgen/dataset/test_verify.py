@@ -10,7 +10,7 @@ import pytest
 
 import musicgen.dataset
 from musicgen.dataset.key_index import Ledger
-from musicgen.dataset.verify import verify
+from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import RowError
 from musicgen.storage import open_store
 
@@ -20,7 +20,7 @@ PART = "index/r1-1/part-00000.parquet"
 
 
 def kinds(make: Maker, deep: bool = False) -> list[str]:
-    return [fault.kind for fault in verify(musicgen.dataset.open(make.store.uri), deep).faults]
+    return [fault.kind for fault in verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep).faults]
 
 
 def edit(make: Maker, path: str, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -37,7 +37,7 @@ def set_column(name: str, values: list) -> Callable[[pa.Table], pa.Table]:
 
 
 def clip_paths(make: Maker) -> list[str]:
-    return musicgen.dataset.open(make.store.uri).to_arrow(["audio"]).column("audio").to_pylist()
+    return musicgen.dataset.open_dataset(make.store.uri).to_arrow(["audio"]).column("audio").to_pylist()
 
 
 @pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
@@ -45,7 +45,7 @@ def clip_paths(make: Maker) -> list[str]:
 def test_a_sound_dataset_is_sound(make: Maker, layout: str, format: str):
     make = make.settings(layout=layout, format=format)
     make.shard(failing={0: RowError("generation", "no")}, channels=2, rows=2)
-    report = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True)
     assert report.faults == []
     assert (report.sound, report.parts, report.rows, report.failed, report.audio_s, report.orphans) == (
         True,
@@ -61,7 +61,7 @@ def test_in_a_bucket_too(s3):
     make = Maker(open_store(s3.uri))
     make.shard()
     make.store.delete(clip_paths(make)[1])
-    report = verify(musicgen.dataset.open(s3.uri))
+    report = verify_dataset(musicgen.dataset.open_dataset(s3.uri))
     assert [(fault.kind, fault.where) for fault in report.faults] == [("missing", clip_paths(make)[1])]
     assert not report.sound
 
@@ -73,7 +73,7 @@ def test_missing_truncated_and_altered_audio(make: Maker):
     make.store.delete(missing)
     make.store.write(truncated, make.store.read(truncated)[:-1])
     make.store.write(altered, data[:-1] + bytes([data[-1] ^ 1]))
-    faults = verify(musicgen.dataset.open(make.store.uri)).faults
+    faults = verify_dataset(musicgen.dataset.open_dataset(make.store.uri)).faults
     assert [(fault.kind, fault.where) for fault in faults] == [
         ("missing", missing),
         ("size", truncated),
@@ -112,7 +112,7 @@ def test_deep_sees_an_index_that_does_not_match_the_sound(make: Maker, column: s
     edit(make, PART, lambda t: set_column(column, values or [*t.column(column).to_pylist()[:2], "0" * 64])(t))
     assert kinds(make) == []
     assert kind in kinds(make, deep=True)
-    assert len({f.where for f in verify(musicgen.dataset.open(make.store.uri), deep=True).faults}) == 1
+    assert len({f.where for f in verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True).faults}) == 1
 
 
 def test_deep_sees_audio_that_is_none(make: Maker):
@@ -129,7 +129,7 @@ def test_deep_sees_audio_that_is_none(make: Maker):
 def test_a_key_made_twice(make: Maker):
     make.shard("r1-1", 0)
     make.shard("r2-1", 0, rows_of=shard_of("r2-1", 0, 1, first=1))
-    report = verify(musicgen.dataset.open(make.store.uri))
+    report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri))
     assert [fault.kind for fault in report.faults] == ["duplicate"]
     assert "index/r2-1/part-00000.parquet" in str(report.faults[0])
     assert report.faults[0].where == shard_of("", 0, 1, first=1).keys[0]
@@ -139,7 +139,7 @@ def test_a_damaged_index_part(make: Maker):
     make.shard()
     make.shard(shard=1)
     make.store.write(PART, b"PAR1 but not really")
-    report = verify(musicgen.dataset.open(make.store.uri))
+    report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri))
     assert [(fault.kind, fault.where) for fault in report.faults] == [("index", PART)]
     assert report.rows == 3  # the other part was looked at all the same
 
@@ -150,7 +150,7 @@ def test_a_part_that_lost_rows_and_one_in_the_wrong_place(make: Maker):
     assert kinds(make) == ["index"]
     make.shard(shard=1)
     make.store.write("index/r1-1/part-00007.parquet", make.store.read("index/r1-1/part-00001.parquet"))
-    faults = verify(musicgen.dataset.open(make.store.uri)).faults
+    faults = verify_dataset(musicgen.dataset.open_dataset(make.store.uri)).faults
     assert any("it is the part of run r1-1, shard 1" in str(fault) for fault in faults)
 
 
@@ -170,7 +170,7 @@ def test_failures_that_are_gone(make: Maker):
 def test_a_forged_path_does_not_leave_the_dataset(make: Maker, path: str):
     make.shard()
     edit(make, PART, lambda t: set_column("audio", [path, *t.column("audio").to_pylist()[1:]])(t))
-    faults = verify(musicgen.dataset.open(make.store.uri), deep=True).faults
+    faults = verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True).faults
     assert len(faults) == 1
     assert "not a path inside a store" in str(faults[0])
 
@@ -178,7 +178,7 @@ def test_a_forged_path_does_not_leave_the_dataset(make: Maker, path: str):
 def test_objects_that_no_row_names_are_counted_and_are_no_fault(make: Maker):
     make.shard()
     make.store.write("audio/ab/orphan.flac", b"x")
-    report = verify(musicgen.dataset.open(make.store.uri))
+    report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri))
     assert (report.sound, report.orphans) == (True, 1)
 
 
@@ -186,7 +186,9 @@ def test_the_report_as_json(make: Maker):
     make.shard()
     seen: list[int] = []
     make.store.delete(clip_paths(make)[0])
-    report = verify(musicgen.dataset.open(make.store.uri), progress=seen.append)
+    report = verify_dataset(
+        musicgen.dataset.open_dataset(make.store.uri), progress=lambda done, total: seen.append(done)
+    )
     assert seen[-1] == 3
     assert report.to_json()["faults"] == [
         {"kind": "missing", "where": clip_paths(make)[0], "what": "the audio object is missing"}

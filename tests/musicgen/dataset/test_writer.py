@@ -15,7 +15,7 @@ import pytest
 import musicgen.dataset
 from musicgen.dataset.index_part import read_footer
 from musicgen.dataset.schema import FAILURES, index_schema
-from musicgen.dataset.verify import verify
+from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import RowError, StoreError
 from musicgen.storage import Store, open_store
 
@@ -26,7 +26,7 @@ PART = "index/r1-1/part-00000.parquet"
 
 
 def is_sound(make: Maker) -> bool:
-    report = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True)
     assert report.faults == []
     return report.sound
 
@@ -38,7 +38,7 @@ def test_a_shard_becomes_index_rows_with_their_audio(make_anywhere: Maker, layou
     committed = make.shard(rows_of=rows, failing={2: RowError("melody", "0 bytes")}, channels=2)
     assert (committed.won, committed.made, committed.failed, committed.audio_s) == (True, 3, 1, 1.5)
 
-    dataset = musicgen.dataset.open(make.store.uri)
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
     table = dataset.to_arrow()
     assert table.schema == index_schema(layout, CARRIED)
     assert table.column("key").to_pylist() == [rows.keys[0], rows.keys[1], rows.keys[3]]
@@ -85,7 +85,7 @@ def test_a_shard_where_every_row_failed_commits_an_empty_typed_part(make: Maker,
     assert read_footer(make.store, PART).failed == 3
     assert [f.path for f in make.store.list("audio")] == []
     make.shard(shard=1)
-    assert musicgen.dataset.open(make.store.uri).to_arrow().num_rows == 3
+    assert musicgen.dataset.open_dataset(make.store.uri).to_arrow().num_rows == 3
     assert is_sound(make)
 
 
@@ -100,13 +100,13 @@ def test_equal_clips_are_equal_bytes_in_any_order_and_thread(tmp_path: Path, lay
             writer.commit()
         columns = ["key", "audio", "audio_sha256", "audio_offset"]
         audio = [(f.path, here.store.sha256(f.path)) for f in here.store.list("audio")]
-        digests.append((musicgen.dataset.open(here.store.uri).to_arrow(columns).to_pylist(), audio))
+        digests.append((musicgen.dataset.open_dataset(here.store.uri).to_arrow(columns).to_pylist(), audio))
     assert digests[0] == digests[1]
 
 
 def test_a_webdataset_tar_is_one(make: Maker):
     make.settings(layout="webdataset").shard(attempt="a7")
-    rows = musicgen.dataset.open(make.store.uri).to_arrow().to_pylist()
+    rows = musicgen.dataset.open_dataset(make.store.uri).to_arrow().to_pylist()
     data = make.store.read("audio/r1-1/part-00000-a7.tar")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getnames() == [f"{row['key']}.{kind}" for row in rows for kind in ("flac", "json")]
@@ -124,7 +124,7 @@ def test_large_shards_of_cells_are_split_into_row_groups(make: Maker, monkeypatc
 def test_codes_are_kept_on_request(make: Maker):
     rows = shard_of("r1-1", 0, 2)
     make.settings(codes=True).shard(rows_of=rows)
-    codes = musicgen.dataset.open(make.store.uri).to_arrow(["codes"]).column("codes").to_pylist()
+    codes = musicgen.dataset.open_dataset(make.store.uri).to_arrow(["codes"]).column("codes").to_pylist()
     assert np.array_equal(np.array(codes[1], np.int16), clip_of(rows.requests[1]).codes)
     assert len(codes[1][0]) == rows.requests[1].frames(FRAME_RATE)
 
@@ -157,11 +157,11 @@ def test_a_zombie_loses_without_harm(make_anywhere: Maker, layout: str):
     zombie.add(1, clip_of(rows.requests[1]))
     zombie.fail(2, RowError("generation", "it thought so"))
     assert make.shard(attempt="heir", rows_of=rows).won
-    before = musicgen.dataset.open(make.store.uri).to_arrow()
+    before = musicgen.dataset.open_dataset(make.store.uri).to_arrow()
 
     lost = zombie.commit()
     assert (lost.won, lost.made, lost.failed, lost.audio_s) == (False, 3, 0, 1.5)  # the winner's figures
-    assert musicgen.dataset.open(make.store.uri).to_arrow().equals(before)
+    assert musicgen.dataset.open_dataset(make.store.uri).to_arrow().equals(before)
     assert not any("zombie" in f.path for f in make.store.list())
     assert is_sound(make)
 
@@ -244,7 +244,7 @@ def test_killed_at_any_moment_the_dataset_verifies_and_goes_on(
     assert process.exitcode == -9
     make = make.settings(layout=layout)
     assert make.store.exists(PART) is committed
-    before = verify(musicgen.dataset.open(make.store.uri))
+    before = verify_dataset(musicgen.dataset.open_dataset(make.store.uri))
     assert before.sound
     assert before.rows == (2 if committed else 0)
     assert before.orphans == orphans
@@ -252,6 +252,6 @@ def test_killed_at_any_moment_the_dataset_verifies_and_goes_on(
     again = make.shard(attempt="next", failing={1: RowError("generation", "no")})
     assert again.won is not committed
     assert (again.made, again.failed) == (2, 1)
-    after = verify(musicgen.dataset.open(make.store.uri), deep=True)
+    after = verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True)
     assert (after.sound, after.rows, after.failed) == (True, 2, 1)
     assert after.orphans == (1 if layout == "webdataset" else 0)  # the same clips took the same names

@@ -96,8 +96,10 @@ class Report:
         }
 
 
-def verify(dataset: Dataset, deep: bool = False, progress: Callable[[int], None] | None = None) -> Report:
-    """Verify a dataset against its audio. `progress` is called with the number of rows done so far, now and then."""
+def verify_dataset(
+    dataset: Dataset, deep: bool = False, progress: Callable[[int, int | None], None] | None = None
+) -> Report:
+    """Verify a dataset against its audio. `progress` is called now and then with the rows done so far."""
     report = Report(dataset.uri, deep)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder)) as ledger:
         for faults, row in _checked(dataset, deep, report, ledger):
@@ -107,14 +109,17 @@ def verify(dataset: Dataset, deep: bool = False, progress: Callable[[int], None]
             report.audio_bytes += row["audio_bytes"] or 0
             report.audio_s += row["duration_s"] or 0.0
             if progress is not None and report.rows % 16 == 0:
-                progress(report.rows)
+                progress(report.rows, None)
         for key, parts in ledger.duplicates():
             report.add(Fault("duplicate", key, f"the key is in the index {len(parts)} times: {', '.join(parts)}"))
         if dataset.only is None:
             report.orphans = ledger.orphans(info.path for info in dataset.store.list(paths.AUDIO))
     if progress is not None:
-        progress(report.rows)
+        progress(report.rows, None)
     return report
+
+
+verify = verify_dataset  # the name before 0.2, which scripts use
 
 
 def _checked(

@@ -1,0 +1,108 @@
+"""One way through a job: the command line and the flow run the same stages, and each stage once."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+import flows.stages
+from actors.pool import Pool
+from musicgen.storage.local import LocalStore
+from tests.flows.conftest import sounds
+
+SETTINGS = ["--set", "generation.duration_s=0.2", "--set", "cluster.address=local"]
+ONCE = {"open": 1, "probe": 1, "resolve": 1, "plan": 1, "join": 1, "generate": 1, "card": 1}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    """Where the dataset goes."""
+    return str(tmp_path / "dataset")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, output: str) -> Counter[str]:
+    """Counts the calls of everything that a run should do once, and lets them do it."""
+    counter: Counter[str] = Counter()
+
+    def count(owner: object, name: str, label: str) -> None:
+        original = getattr(owner, name)
+
+        def counting(*args: object, **kwargs: object) -> object:
+            if not (
+                args and isinstance(args[0], LocalStore) and args[0].uri != output
+            ):  # other stores, such as the manifest's
+                counter[label] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(flows.stages, "open_store", "open")
+    count(LocalStore, "probe", "probe")
+    count(flows.stages, "resolve_checkpoint", "resolve")
+    count(flows.stages, "make_plan", "plan")
+    count(ray, "init", "join")
+    count(Pool, "run", "generate")
+    count(flows.stages, "publish_card", "card")
+    return counter
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, prefect_url: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_url)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_the_command_line_does_each_thing_once(
+    calls: Counter[str],
+    output: str,
+    served: None,
+    text_checkpoint: Path,
+    write_rows: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from flows.cli.main import app
+
+    rows = write_rows([{"prompt": f"tune {number}"} for number in range(2)])
+    command = ["run", "--manifest", str(rows), "--output", output, "--model", str(text_checkpoint), "--json", *SETTINGS]
+    app(command, standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["made"] == 2
+    assert dict(calls) == ONCE
+    assert len(sounds(output)) == 2
+
+
+def test_the_flow_does_each_thing_once_and_makes_the_same(
+    calls: Counter[str],
+    output: str,
+    served: None,
+    text_checkpoint: Path,
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    from flows.synthesize import synthesize
+    from musicgen.job import Job
+
+    rows = write_rows([{"prompt": f"tune {number}"} for number in range(2)])
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "manifest": {"uri": str(rows)},
+                "model": {"name": str(text_checkpoint)},
+                "generation": {"duration_s": 0.2},
+                "cluster": {"address": "local"},
+                "output": {"uri": output},
+            }
+        )
+    )
+    summary = synthesize(Job.load(path))
+    assert summary is not None
+    assert (summary.made, summary.missing) == (2, 0)
+    assert "local Ray" in summary.cluster
+    assert dict(calls) == ONCE
+    assert synthesize(Job.load(path)) is None, "nothing is missing"
+    assert calls["join"] == 1
