@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
+# Names the arithmetic in the index column `engine`. Raise it with every change of the kernels that may change bits.
+# 2: right with two threads and more (docs/changelog.md); names without a revision are from before.
+KERNEL_REVISION = 2
+
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _CACHE = [
     _INT,
@@ -71,6 +75,8 @@ def load_library() -> "ctypes.CDLL | str":
         log.warning("the CPU kernels could not be compiled, falling back to slower eager operations: %s", detail)
         return "g++ failed"
     library.instruction_set.restype = ctypes.c_char_p
+    library.shuffle_chunks.argtypes, library.shuffle_chunks.restype = [ctypes.c_uint64], None
+    library.helped_loops.restype = _LONG
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
@@ -135,7 +141,7 @@ class CpuOps:
         self.threads = threads
         self.lanes: int = library.lanes()
         self._tile_rows: int = library.tile_rows()
-        self.name = f"native-{library.instruction_set().decode()}"
+        self.name = f"native-{library.instruction_set().decode()}-r{KERNEL_REVISION}"
         kind = _NAMES[dtype]
         self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
         self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
