@@ -113,25 +113,40 @@ inline C* place(C* cache, int row, int head, int heads, int capacity, int width)
     return cache + ((int64_t)row * heads + head) * capacity * width;
 }
 
-// Token i becomes position lengths[i] - 1 of cache row rows[i].
+// Token i becomes position lengths[i] - 1 of cache row rows[i]. The tokens of one row stand in ascending order of position.
+//
+// A chunk owns a run of heads, for all tokens: every (row, head) of the cache is written by one thread, in the order of the
+// tokens. Chunks of tokens would be wrong. Two positions share a unit of values, where the first clears the second, and in
+// bf16 they share words of 32 bits.
 template <typename C>
 void append(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, C* values,
             int heads, int dim, int capacity, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
-    crew().share(tokens, useful(threads, (int64_t)tokens * heads * dim * 8), [&](int64_t token) {
-        int position = lengths[token] - 1;
-        for (int head = 0; head < heads; head++) {
-            if (head + 1 < heads)  // the lines of a block are far apart: ask for all of them before the first is needed
-                for (int d = 0; d < dim; d += 2)
-                    __builtin_prefetch(place(keys, rows[token], head + 1, heads, capacity, dim) +
-                                           (int64_t)(position / LANES) * dim * LANES + d / 2 * UNIT + within<C>(0, position % LANES), 1);
-            write(k + token * stride + head * dim, v + token * stride + head * dim, position, dim, padded,
-                  place(keys, rows[token], head, heads, capacity, dim), place(values, rows[token], head, heads, capacity, padded));
+    int hired = useful(threads, (int64_t)tokens * heads * dim * 8);
+    int run = hired > 1 ? (heads + 4 * hired - 1) / (4 * hired) : heads;  // short runs: a thread that loses its core holds few
+    crew().share((heads + run - 1) / run, hired, [&](int64_t chunk) {
+        int first = chunk * run, end = first + run < heads ? first + run : heads;
+        for (int token = 0; token < tokens; token++) {
+            int position = lengths[token] - 1;
+            for (int head = first; head < end; head++) {
+                // The lines of a block are far apart: ask for all of the next block's before the first is needed.
+                int next = head + 1 < end ? token : token + 1, next_head = head + 1 < end ? head + 1 : first;
+                if (next < tokens) {
+                    int lane = (lengths[next] - 1) % LANES;
+                    const C* block = place(keys, rows[next], next_head, heads, capacity, dim) + (int64_t)(lengths[next] - 1 - lane) * dim;
+                    for (int d = 0; d < dim; d += 2) __builtin_prefetch(block + d / 2 * UNIT + within<C>(0, lane), 1);
+                }
+                write(k + token * stride + head * dim, v + token * stride + head * dim, position, dim, padded,
+                      place(keys, rows[token], head, heads, capacity, dim), place(values, rows[token], head, heads, capacity, padded));
+            }
         }
     });
 }
 
 // Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the capacity.
+//
+// A chunk owns the outputs of a run of (token, head): `dim` numbers of `out` each. The cache is only read. How long the runs
+// are depends on the number of threads, but each (token, head) is computed from its own row alone.
 template <typename C>
 void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys, const C* values,
                int heads, int dim, int capacity, float* out, int threads) {

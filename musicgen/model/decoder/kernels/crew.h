@@ -3,12 +3,18 @@
 // a thread that comes late finds nothing left, and nobody waits for it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <numeric>
+#include <random>
 #include <sched.h>
+#include <system_error>
 #include <thread>
+#include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -18,53 +24,91 @@ namespace {
 class Crew {
 public:
     // body(chunk) for every chunk in [0, chunks), by the caller and at most `threads` - 1 others, in no promised order.
+    //
+    // So what one chunk writes, no other chunk may write or read. "Writes" includes words that are read, changed in part and
+    // written back. Each loop says in a comment what one of its chunks owns.
     template <typename Body>
     void share(int64_t chunks, int threads, const Body& body) {
+        std::vector<int64_t> shuffled;
+        if (uint64_t seed = seed_) shuffled = permutation(chunks, seed);
+        const int64_t* order = shuffled.empty() ? nullptr : shuffled.data();
         std::unique_lock<std::mutex> turn(turn_, std::defer_lock);
         if (threads < 2 || chunks < 2 || chunks > 0xfffff || !turn.try_lock()) {  // another caller has the crew: go alone
-            for (int64_t i = 0; i < chunks; i++) body(i);
+            for (int64_t i = 0; i < chunks; i++) body(order ? order[i] : i);
             return;
         }
-        while (hired_ < threads - 1) std::thread(&Crew::work, this, hired_++).detach();
+        hire(threads - 1);
         run_ = [](const void* body, int64_t chunk) { (*(const Body*)body)(chunk); };
         body_ = &body;
+        order_ = order;
         helpers_ = threads - 1;
+        expected_ = (int)std::min<int64_t>(chunks, std::min(threads - 1, hired_) + 1);
+        met_ = 0;
         done_ = 0;
         claim_ = ((claim_ >> 40) + 1) << 40 | (uint64_t)chunks << 20;  // publishes the loop
         if (asleep_ > 0) {
             { std::lock_guard<std::mutex> hold(sleep_); }
             wake_.notify_all();
         }
-        take();
+        take(false);
         for (int tries = 0; done_ < chunks; tries++) pause(tries);
     }
+
+    // For tests. With a seed other than 0, the chunks of every loop come in an order that is drawn from it, and no thread begins
+    // its first chunk before as many threads as the loop has use for hold one.
+    void shuffle(uint64_t seed) { seed_ = seed; }
+
+    // For tests: how often a thread other than the caller has worked on a loop.
+    int64_t helped() const { return helped_; }
 
 private:
     typedef void (*Run)(const void*, int64_t);
 
     std::mutex turn_, sleep_;
     std::condition_variable wake_;
-    int hired_ = 0;
+    int hired_ = 0;         // threads that were started; changed in turn_
+    bool refused_ = false;  // the system gives no more of them
+    std::atomic<uint64_t> seed_{0};
+    std::atomic<int64_t> helped_{0};
     // The loop at hand. claim_ holds its number (24 bits), its chunks (20) and the next chunk to be claimed (20). The rest
     // is only believed by a thread whose claim succeeds: then the loop is not done, and its fields stand until it is.
     std::atomic<uint64_t> claim_{0};
     std::atomic<Run> run_{nullptr};
     std::atomic<const void*> body_{nullptr};
+    std::atomic<const int64_t*> order_{nullptr};  // null: as they are numbered
     std::atomic<int64_t> done_{0};
-    std::atomic<int> helpers_{0}, asleep_{0};
+    std::atomic<int> helpers_{0}, asleep_{0}, expected_{0}, met_{0};
 
-    void take() {
-        uint64_t claim = claim_;
+    // As many threads as the system gives. Fewer than were asked for make a loop slower, and change nothing else.
+    void hire(int threads) {
+        while (hired_ < threads && !refused_) {
+            try {
+                std::thread(&Crew::work, this, hired_).detach();
+                hired_++;
+            } catch (const std::system_error&) {
+                refused_ = true;
+            }
+        }
+    }
+
+    void take(bool helper) {
+        uint64_t claim = claim_, joined = UINT64_MAX;
         while (true) {
             Run run = run_;
             const void* body = body_;
+            const int64_t* order = order_;
             int64_t chunk = claim & 0xfffff;
             if (chunk >= (int64_t)(claim >> 20 & 0xfffff)) {
                 uint64_t now = claim_;
                 if (now == claim) return;
                 claim = now;
             } else if (claim_.compare_exchange_weak(claim, claim + 1)) {
-                run(body, chunk);
+                if (claim >> 40 != joined) {  // the first chunk of this loop
+                    joined = claim >> 40;
+                    if (helper) helped_++;
+                    if (order) meet();
+                }
+                run(body, order ? order[chunk] : chunk);
                 done_++;
                 claim = claim_;
             }
@@ -77,7 +121,7 @@ private:
             uint64_t loop = claim_ >> 40;
             if (loop != seen) {
                 seen = loop;
-                if (number < helpers_) take();
+                if (number < helpers_) take(true);
                 tries = 0;
             } else if (tries < 20000) {
                 pause(tries);
@@ -88,6 +132,21 @@ private:
                 asleep_--;
             }
         }
+    }
+
+    // For tests: wait until the threads that this loop has use for are there, or for ten seconds. The loop is not done
+    // meanwhile, since the caller of this has a chunk of it.
+    void meet() {
+        met_++;
+        auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        while (met_ < expected_ && std::chrono::steady_clock::now() < limit) sched_yield();
+    }
+
+    static std::vector<int64_t> permutation(int64_t chunks, uint64_t seed) {
+        std::vector<int64_t> order(chunks);
+        std::iota(order.begin(), order.end(), 0);
+        std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
+        return order;
     }
 
     // Spin for some ten microseconds, then let others have the core between looks.

@@ -13,6 +13,8 @@
 extern "C" {
 int lanes() { return LANES; }
 int tile_rows() { return ROWS; }
+void shuffle_chunks(uint64_t seed) { crew().shuffle(seed); }  // for tests: see crew.h
+int64_t helped_loops() { return crew().helped(); }
 const char* instruction_set() {
 #if defined(__AVX512BF16__)
     return "avx512_bf16";

@@ -64,9 +64,11 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
     int blocks = (rows + ROWS - 1) / ROWS, panels = (columns + COLUMNS - 1) / COLUMNS;
     bool ragged = columns % COLUMNS;  // then the last panel's product goes through a buffer of its own
     std::vector<float> last(ragged ? (size_t)rows * COLUMNS : 0);
+    // A chunk owns a block of ROWS rows of `packed`.
     crew().share(blocks, useful(threads, (int64_t)rows * depth * (activate ? 8 : 2)), [&](int64_t i) {
         pack<W>(x, x_stride, i * ROWS, rows, depth, activate, packed + i * ROWS * (depth / 2));
     });
+    // A chunk owns a run of panels: their columns of y, in every row. The last panel's owner alone uses `last`.
     constexpr int TOGETHER = 4;  // panels: what is fetched ahead of one is wanted by the next
     crew().share((panels + TOGETHER - 1) / TOGETHER, useful(threads, (int64_t)rows * depth * columns / 8), [&](int64_t chunk) {
         for (int j = chunk * TOGETHER; j < panels && j < (chunk + 1) * TOGETHER; j++) {
@@ -103,11 +105,16 @@ void convolve(const float* x, int64_t x_stride, int64_t rows, int depth, const W
     }
 }
 
+// A chunk owns a panel of `packed`.
 template <typename W>
 void pack_weights(const float* w, int columns, int depth, W* packed, int threads) {
-    crew().share(columns, threads, [&](int64_t n) {
-        W* panel = packed + n / COLUMNS * COLUMNS * depth + n % COLUMNS / LANES * UNIT;
-        for (int k = 0; k < depth; k++) put(panel + k / 2 * 2 * UNIT + within<W>(k % 2, n % LANES), w[n * depth + k]);
+    crew().share((columns + COLUMNS - 1) / COLUMNS, threads, [&](int64_t j) {
+        W* panel = packed + j * COLUMNS * depth;
+        int width = columns - j * COLUMNS < COLUMNS ? columns - j * COLUMNS : COLUMNS;
+        for (int n = 0; n < width; n++) {
+            const float* column = w + (j * COLUMNS + n) * depth;
+            for (int k = 0; k < depth; k++) put(panel + n / LANES * UNIT + k / 2 * 2 * UNIT + within<W>(k % 2, n % LANES), column[k]);
+        }
     });
 }
 

@@ -7,7 +7,7 @@
 
 namespace {
 
-// x += delta for the first `added` rows; y = layer norm of x (eps 1e-5).
+// x += delta for the first `added` rows; y = layer norm of x (eps 1e-5). A chunk owns a row of x and of y.
 void norm(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width, float* y, int threads) {
     crew().share(rows, useful(threads, (int64_t)rows * width * 4), [&](int64_t r) {
         float *xr = x + r * width, *yr = y + r * width;

@@ -72,7 +72,7 @@ int32_t draw(const float* logits, int size, const Choice& c, int step, int codeb
 }
 
 // next[clip, codebook] where it is -1: drawn from logits [rows, codebooks, size]; `size` where they are not finite (see
-// engine/sampling.py): a sort of such numbers is undefined.
+// engine/sampling.py): a sort of such numbers is undefined. A chunk owns one element of `next`.
 void sample(const float* logits, const Choice* choices, int clips, const int32_t* steps, int codebooks, int size, int32_t* next,
             int threads) {
     crew().share(clips * codebooks, useful(threads, (int64_t)clips * codebooks * size * 4), [&](int64_t i) {
