@@ -64,7 +64,7 @@ class MusicGen:
         Raises the first `RowError` after the others are done.
         """
         resolved = [
-            _hashed(Request(prompt=r) if isinstance(r, str) else r).resolve(salt, self.spec.frame_rate)
+            add_content_hashes(Request(prompt=r) if isinstance(r, str) else r).resolve(salt, self.spec.frame_rate)
             for r in requests
         ]
         try:
@@ -140,8 +140,11 @@ class MusicGen:
         return self._engine
 
 
-def _hashed(request: Request) -> Request:
-    """The request with the content hashes of its files, which are part of what is heard; a job takes them while planning."""
+def add_content_hashes(request: Request) -> Request:
+    """Return the request with the sha256 of its melody and continuation, which identify what is heard.
+
+    A job takes these hashes while planning. Raises `RowError` for a file that cannot be read.
+    """
     from musicgen.audio.fetch import digest
 
     if request.melody and not request.melody_sha256:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.errors import RowError
-from musicgen.model import native
+from musicgen.model.decoder import cpu_ops
 from musicgen.request import Request
 from tests.fixtures.engines import make_engine
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
@@ -296,7 +296,9 @@ def test_the_fingerprint_names_what_bits_may_depend_on(model: Any) -> None:
     found = json.loads(make_engine(model, slots=2, threads=1).fingerprint)
     assert found["torch"] == torch.__version__
     assert (found["device"], found["dtype"], found["slots"], found["threads"]) == ("cpu", "float32", 2, 1)
-    assert re.fullmatch(rf"native-\w+-r{native.KERNEL_REVISION}", found["path"])
-    assert native.KERNEL_REVISION >= 2, "1, which had no name, is that of the kernels that lost values (docs/changelog.md)"
+    assert re.fullmatch(rf"native-\w+-r{cpu_ops.KERNEL_REVISION}", found["path"])
+    assert cpu_ops.KERNEL_REVISION >= 2, (
+        "1, which had no name, is that of the kernels that lost values (docs/changelog.md)"
+    )
     assert found["vectors"] == torch.backends.cpu.get_cpu_capability()
     assert found["transformers"] == transformers.__version__
