@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from actors.messages import Result
 from flows.progress import RunObserver
 from flows.signals import run_interruptibly
@@ -29,6 +27,7 @@ from musicgen.job import Job
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.plan import Plan, PlanOutcome, make_plan, pending_shards
 from musicgen.storage import Store, open_store
+from musicgen.storage.parquet_reader import ParquetReader
 
 if TYPE_CHECKING:
     from actors.cluster import Cluster
@@ -191,5 +190,5 @@ def _first_audio_path(run: Dataset) -> str:
     for path, footer in run.footers():
         if footer.made:
             with run.store.open(path) as file:
-                return str(pq.ParquetFile(file).read_row_group(0, columns=["audio"])["audio"][0].as_py())
+                return str(ParquetReader(file).read_row_group(0, columns=["audio"])["audio"][0].as_py())
     return ""

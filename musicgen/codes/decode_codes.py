@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from musicgen.audio.encode import encode as encode_file
 from musicgen.codes.codes_file import FILES_SCHEMA, Done, Progress, TableWriter, check_codec
 from musicgen.errors import ManifestError, RowError, first_line
 from musicgen.storage import expand, open_store
+from musicgen.storage.parquet_reader import ParquetReader
 
 if TYPE_CHECKING:
     from musicgen.model.codec.codec import Codec
@@ -59,7 +59,7 @@ def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
         folder, _, name = path.rpartition("/")
         with open_store(folder or "/").open(name) as raw:
             try:
-                parquet = pq.ParquetFile(raw)
+                parquet = ParquetReader(raw)
             except pa.ArrowInvalid as error:
                 raise ManifestError(f"{path}: cannot be read as Parquet: {first_line(error)}") from None
             schema = parquet.schema_arrow

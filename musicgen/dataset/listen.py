@@ -11,8 +11,6 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-import pyarrow.parquet as pq
-
 from musicgen.audio import decode_audio
 from musicgen.audio.spectrogram import PIXELS, spectrogram
 from musicgen.dataset import paths
@@ -20,6 +18,7 @@ from musicgen.dataset.page import Card, render
 from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.errors import JobError, StoreError
 from musicgen.storage import Store, open_store
+from musicgen.storage.parquet_reader import ParquetReader
 
 _AT_ONCE = 16  # rows read at a time: with layout parquet they hold the audio
 
@@ -64,7 +63,7 @@ def _rows(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
     """The first rows of the index, audio included and codes left out, without reading more of it than that takes."""
     for path in dataset.parts():
         with dataset.store.open(path) as file:
-            part = pq.ParquetFile(file)
+            part = ParquetReader(file)
             columns = [name for name in part.schema_arrow.names if name != "codes"]
             for batch in part.iter_batches(min(_AT_ONCE, count), columns=columns):
                 yield from (rows := batch.to_pylist()[:count])

@@ -21,6 +21,7 @@ from musicgen.dataset.info import Pins, read_pins
 from musicgen.dataset.schema import AUDIO_STRUCT, FAILURES, index_schema
 from musicgen.errors import StoreError
 from musicgen.storage import Store, open_store
+from musicgen.storage.parquet_reader import ParquetReader
 
 if TYPE_CHECKING:
     import datasets
@@ -83,17 +84,15 @@ class Dataset:
         """The index in record batches, part by part: for datasets that do not fit in memory."""
         for path in self.parts():
             with self.store.open(path) as file:
-                yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(
-                    columns=None if columns is None else list(columns)
-                )
+                yield from ParquetReader(file).iter_batches(columns=None if columns is None else list(columns))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The index as one table, in the order of runs and shards; with `columns`, these only."""
 
         def read(path: str) -> pa.Table:
             with self.store.open(path) as file:
-                return pq.read_table(file, columns=None if columns is None else list(columns)).replace_schema_metadata(
-                    None
+                return (
+                    ParquetReader(file).read(None if columns is None else list(columns)).replace_schema_metadata(None)
                 )
 
         tables = list(_in_parallel(read, self.parts()))
@@ -115,7 +114,7 @@ class Dataset:
             return read_audio(self.store, clip)
         for path in self.parts():
             with self.store.open(path) as file:
-                part = pq.ParquetFile(file)
+                part = ParquetReader(file)
                 for group in range(part.num_row_groups):
                     found = pc.index(part.read_row_group(group, columns=["key"]).column("key"), clip).as_py()
                     if found >= 0:
@@ -132,7 +131,7 @@ class Dataset:
 
         def read(path: str) -> pa.Table:
             with self.store.open(path) as file:
-                return pq.read_table(file).select(FAILURES.names).cast(FAILURES)
+                return ParquetReader(file).read().select(FAILURES.names).cast(FAILURES)
 
         return pa.concat_tables([FAILURES.empty_table(), *_in_parallel(read, self._failure_files())])
 
@@ -141,7 +140,7 @@ class Dataset:
         rows: list[dict[str, Any]] = []
         for path in self._failure_files():
             with self.store.open(path) as file:
-                for batch in pq.ParquetFile(file).iter_batches(count, columns=FAILURES.names):
+                for batch in ParquetReader(file).iter_batches(count, columns=FAILURES.names):
                     rows += batch.to_pylist()
                     if len(rows) >= count:
                         return rows[:count]

@@ -25,6 +25,7 @@ from musicgen.dataset.index_part import Footer, parse_footer
 from musicgen.dataset.key_index import Ledger
 from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
+from musicgen.storage.parquet_reader import ParquetReader
 
 MOST_FAULTS = 10_000
 """How many faults are named; all are counted."""
@@ -142,7 +143,7 @@ def _rows(dataset: Dataset, report: Report, ledger: Ledger) -> Iterator[dict[str
         report.parts += 1
         try:
             with dataset.store.open(path) as file:
-                part = pq.ParquetFile(file)
+                part = ParquetReader(file)
                 report.failed += _check_part(dataset, path, part, report)
                 size = 8 if dataset.pins.layout == "parquet" else _BATCH_ROWS  # there, rows hold whole clips
                 for batch in part.iter_batches(size, columns=_COLUMNS):

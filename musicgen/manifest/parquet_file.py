@@ -12,6 +12,7 @@ from musicgen.errors import ManifestError, first_line
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_file
 from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
+from musicgen.storage.parquet_reader import ParquetReader
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # an unnamed index that `to_parquet` wrote along: nobody's column
 NOT_UTF8 = "is not valid UTF-8"
@@ -21,7 +22,7 @@ def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch
     """The rows of a Parquet file in batches. Raises `ManifestError`: not Parquet, damaged, a missing column."""
     with open_file(file) as raw:
         try:
-            parquet = pq.ParquetFile(raw)
+            parquet = ParquetReader(raw)
             header = parquet.schema_arrow.names
             columns.check(header, file.uri)
             number = 1

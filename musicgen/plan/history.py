@@ -17,6 +17,7 @@ from musicgen.errors import StoreError, first_line
 from musicgen.plan.plan import Plan
 from musicgen.plan.spill import halves
 from musicgen.storage import Store
+from musicgen.storage.parquet_reader import ParquetReader
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -142,10 +143,10 @@ class _open:
     def __init__(self, store: Store, path: str):
         self.store, self.path = store, path
 
-    def __enter__(self) -> pq.ParquetFile:
+    def __enter__(self) -> ParquetReader:
         self.file = self.store.open(self.path)
         try:
-            return pq.ParquetFile(self.file)
+            return ParquetReader(self.file)
         except pa.ArrowException as error:
             self.file.close()
             raise StoreError(

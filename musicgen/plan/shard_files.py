@@ -13,6 +13,7 @@ from musicgen.plan.row_schema import ROWS, requests
 from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, shard_tables
 from musicgen.shard import ShardRows
 from musicgen.storage import Store
+from musicgen.storage.parquet_reader import ParquetReader
 
 # Carried columns may be called as ours are; in these files, which only we read, a mark keeps them apart.
 _CARRIED = "carried:"
@@ -58,7 +59,7 @@ def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
     part, group = plan.locate(shard)
     try:
         with store.open(part.path) as file:
-            table = pq.ParquetFile(file).read_row_group(group)
+            table = ParquetReader(file).read_row_group(group)
     except FileNotFoundError:
         raise StoreError(f"{store.join(part.path)} is gone; run {plan.run} cannot go on without it") from None
     except pa.ArrowException as error:

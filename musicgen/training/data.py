@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-import pyarrow.parquet as pq
-
 from musicgen.dataset import paths
 from musicgen.errors import UserError
 from musicgen.storage import Store, open_store
+from musicgen.storage.parquet_reader import ParquetReader
 
 SPLITS = ("train", "valid", "test")
 _VALID_OF = 50  # where nothing says otherwise, one row in fifty is for validation
@@ -66,7 +65,7 @@ def _folder_rows(store: Store) -> Iterator[Row]:
         )
     for path in files:
         with store.open(path) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = ParquetReader(file)
             missing = {"audio", "prompt"} - set(parquet.schema_arrow.names)
             if missing:
                 raise UserError(
