@@ -22,6 +22,7 @@ from actors.environment import check_versions, versions
 from actors.generation_loop import Engine, Feed, Outcome, Row
 from actors.messages import Condemned, EngineFailed, Loaded, Pulse, ShardReport, Work
 from musicgen.clip import Clip
+from musicgen.dataset import paths
 from musicgen.errors import JobError, ModelError, RowError, StoreError
 from musicgen.plan import Plan, read_shard
 from musicgen.storage import Store, open_store
@@ -140,7 +141,6 @@ class Generator:
 
     def _committed(self, work: Work) -> ShardReport | None:
         """What another driver's actor, or an attempt thought dead, has committed meanwhile."""
-        from musicgen.dataset import paths
         from musicgen.dataset.index_part import read_footer
 
         path = paths.index_part(self._settings.plan.run, work.shard)
@@ -155,7 +155,7 @@ class Generator:
         settings = self._settings
         if settings.slots != "auto":
             return self._make_engine(settings)
-        path = f"runs/{settings.plan.run}/slots.json"
+        path = paths.slots(settings.plan.run)
         try:
             return self._make_engine(replace(settings, slots=json.loads(self._store.read(path))["slots"]))
         except FileNotFoundError:

@@ -16,6 +16,7 @@ from actors.dispatcher import Assign, Dispatcher, Kill, Limits, Start, Stop
 from actors.environment import versions
 from actors.generator import EngineFactory, Generator, Settings, load_engine
 from actors.messages import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Stopped, Work
+from musicgen.dataset import paths
 from musicgen.errors import UserError
 from musicgen.job import Job
 from musicgen.plan import Plan
@@ -60,7 +61,7 @@ class Pool:
             slots=plan.slots,
             threads=cluster.threads,
             driver=driver,
-            token=f"runs/{plan.run}/drivers/{driver}",
+            token=paths.driver_token(plan.run, driver),
             # On a local cluster actors import the driver's own files; whoever edits these meanwhile knows what they do.
             versions={name: value for name, value in versions().items() if name != "code" or not cluster.ours},
         )

@@ -20,7 +20,7 @@ from flows.signals import run_interruptibly
 from flows.summary import Summary
 from musicgen.dataset.card import publish_card
 from musicgen.dataset.reader import Dataset, read_dataset
-from musicgen.dataset.run_report import RunReport, Session, hardware, versions, write_report
+from musicgen.dataset.run_report import RunReport, Session, describe_hardware, package_versions, write_report
 from musicgen.dataset.status import run_statuses
 from musicgen.errors import JobError, StoreError
 from musicgen.job import Job
@@ -159,8 +159,8 @@ def _record_session(context: JobContext, plan: Plan, result: Result, interrupted
             "generate": progress.generating_s,
         },
         events={"crashes": progress.crashes, "preemptions": progress.preemptions, "given_up": len(result.given_up)},
-        versions=versions(),
-        hardware=hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
+        versions=package_versions(),
+        hardware=describe_hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
         engines=tuple(sorted({actor.engine for actor in result.loaded})),
     )
     write_report(context.store, _run_report(plan, session))
@@ -185,7 +185,7 @@ def _slow_path(result: Result | None) -> str:
 
 def _first_audio_path(run: Dataset) -> str:
     """The path of the run's first audio object inside the dataset; empty if it has none."""
-    if run.pins.layout == "parquet":
+    if run.info.layout == "parquet":
         return ""
     for path, footer in run.footers():
         if footer.made:

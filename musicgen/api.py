@@ -145,10 +145,10 @@ def add_content_hashes(request: Request) -> Request:
 
     A job takes these hashes while planning. Raises `RowError` for a file that cannot be read.
     """
-    from musicgen.audio.fetch import digest
+    from musicgen.audio.fetch import hash_audio
 
     if request.melody and not request.melody_sha256:
-        request = replace(request, melody_sha256=digest(request.melody).sha256)
+        request = replace(request, melody_sha256=hash_audio(request.melody).sha256)
     if request.continuation and not request.continuation_sha256:
-        request = replace(request, continuation_sha256=digest(request.continuation, what="continuation").sha256)
+        request = replace(request, continuation_sha256=hash_audio(request.continuation, what="continuation").sha256)
     return request

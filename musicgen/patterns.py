@@ -82,10 +82,10 @@ def layout(name: str, codebooks: int, frames: int) -> Layout:
     """
     if codebooks < 1 or frames < 1:
         raise ValueError(f"a pattern needs at least one codebook and one frame, not {codebooks} and {frames}")
-    return [[], *_PATTERNS[proper(name)](codebooks, frames)]
+    return [[], *_PATTERNS[canonical_name(name)](codebooks, frames)]
 
 
-def proper(name: str) -> str:
+def canonical_name(name: str) -> str:
     """The name in `NAMES` of a pattern that a configuration may call otherwise. Raises ValueError for an unknown one."""
     name = _ALIASES.get(name, name)
     if name not in _PATTERNS:

@@ -1,7 +1,31 @@
-"""From a waveform to a file: levels made safe and measured, samples hashed, bytes that are the same every time."""
+"""Audio files and waveforms: fetch and decode within bounds, measure and limit levels, encode reproducibly."""
 
-from musicgen.audio.encode import FORMATS, Encoded, encode
-from musicgen.audio.levels import Levels, measure, normalise, peak_safe
-from musicgen.audio.read import decode_audio
+from typing import TYPE_CHECKING
 
-__all__ = ["FORMATS", "Encoded", "Levels", "decode_audio", "encode", "measure", "normalise", "peak_safe"]
+import lazy_loader
+
+if TYPE_CHECKING:
+    from musicgen.audio.encode import FORMATS, EncodedAudio, encode_audio
+    from musicgen.audio.levels import Levels, limit_peak, measure_levels, normalize_loudness
+    from musicgen.audio.read import decode_audio
+
+__all__ = [
+    "FORMATS",
+    "EncodedAudio",
+    "Levels",
+    "decode_audio",
+    "encode_audio",
+    "limit_peak",
+    "measure_levels",
+    "normalize_loudness",
+]
+
+# Planning uses `fetch` alone; numpy is imported when a waveform is handled.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "encode": ["FORMATS", "EncodedAudio", "encode_audio"],
+        "levels": ["Levels", "limit_peak", "measure_levels", "normalize_loudness"],
+        "read": ["decode_audio"],
+    },
+)

@@ -27,7 +27,7 @@ _MAX_FRAMES = 300_000  # two hours; longer files are refused for their length
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def sniff(file: IO[bytes]) -> Kind | None:
+def detect_kind(file: IO[bytes]) -> Kind | None:
     """The kind of audio file by its first bytes; None for anything else (text, pictures, archives ...)."""
     file.seek(0)
     head = file.read(12)
@@ -64,7 +64,7 @@ class Extent:
     cut_short: str | None = None
 
 
-def measure(file: IO[bytes], kind: Kind) -> Extent:
+def measure_extent(file: IO[bytes], kind: Kind) -> Extent:
     """The extent of a file of this kind. Reads headers only."""
     file.seek(0, os.SEEK_END)
     size = file.tell()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.levels import measure, normalise, peak_safe
-from musicgen.audio.ogg import set_serial
+from musicgen.audio.levels import limit_peak, measure_levels, normalize_loudness
+from musicgen.audio.ogg import set_stream_serial
 from musicgen.errors import RowError
 
 FORMATS = {
@@ -23,7 +23,7 @@ _BLOCK = 1 << 15  # frames a call: libsndfile's Vorbis encoder puts a whole call
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedAudio:
     """An audio file in memory and what is known of it.
 
     `pcm_sha256` is the hash of the samples before encoding, as little-endian int16, channels interleaved: what FLAC and
@@ -47,7 +47,9 @@ class Encoded:
         return self.samples / self.sample_rate
 
 
-def encode(audio: NDArray[np.float32], rate: int, format: str = "flac", loudness_lufs: float | None = None) -> Encoded:
+def encode_audio(
+    audio: NDArray[np.float32], rate: int, format: str = "flac", loudness_lufs: float | None = None
+) -> EncodedAudio:
     """Encode a waveform, float32 [channels, samples], nominally in [-1, 1].
 
     With `loudness_lufs` it is brought to that loudness first; what exceeds full scale is scaled down (levels.py). Equal
@@ -59,16 +61,16 @@ def encode(audio: NDArray[np.float32], rate: int, format: str = "flac", loudness
         )
     if not np.isfinite(audio).all():
         raise RowError("generation", "the waveform holds NaN or infinity; try dtype fp32")
-    safe, clipped = peak_safe(np.asarray(audio, np.float32))
+    safe, clipped = limit_peak(np.asarray(audio, np.float32))
     if loudness_lufs is not None:
-        safe, _ = peak_safe(normalise(safe, rate, loudness_lufs))
-    pcm = to_pcm(safe)
-    levels = measure(pcm.T.astype(np.float32) / np.float32(32768), rate)
-    data = _write(pcm, rate, format)
-    return Encoded(
+        safe, _ = limit_peak(normalize_loudness(safe, rate, loudness_lufs))
+    pcm = quantize_to_int16(safe)
+    levels = measure_levels(pcm.T.astype(np.float32) / np.float32(32768), rate)
+    data = _encode_file(pcm, rate, format)
+    return EncodedAudio(
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
-        pcm_sha256=pcm_sha256(pcm),
+        pcm_sha256=hash_pcm(pcm),
         sample_rate=rate,
         channels=pcm.shape[1],
         samples=pcm.shape[0],
@@ -79,18 +81,18 @@ def encode(audio: NDArray[np.float32], rate: int, format: str = "flac", loudness
     )
 
 
-def to_pcm(audio: NDArray[np.float32]) -> NDArray[np.int16]:
+def quantize_to_int16(audio: NDArray[np.float32]) -> NDArray[np.int16]:
     """A waveform, [channels, samples], as int16 [samples, channels]: rounded, full scale at 32768, so that decoding to
     float gives the waveform back to within half a step."""
     return np.clip(np.rint(audio.T * np.float32(32768)), -32768, 32767).astype("<i2")
 
 
-def pcm_sha256(pcm: NDArray[np.int16]) -> str:
+def hash_pcm(pcm: NDArray[np.int16]) -> str:
     """The sha256 of int16 samples, [samples, channels], little-endian and interleaved."""
     return hashlib.sha256(np.ascontiguousarray(pcm, "<i2").tobytes()).hexdigest()
 
 
-def _write(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
+def _encode_file(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
     import soundfile
 
     container, coding = FORMATS[format]
@@ -103,4 +105,4 @@ def _write(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
         for start in range(0, len(pcm), _BLOCK):
             file.write(samples[start : start + _BLOCK])
     data = buffer.getvalue()
-    return set_serial(data, 0) if format == "ogg" else data
+    return set_stream_serial(data, 0) if format == "ogg" else data

@@ -63,7 +63,7 @@ class Fetched:
         self.close()
 
 
-def fetch(
+def fetch_audio(
     uri: str,
     *,
     what: str = "melody",
@@ -86,7 +86,7 @@ def fetch(
         if sha256 is not None and digest.sha256 != sha256:
             raise RowError(
                 "melody",
-                f"{what} {shown(uri)} has changed since the run was planned (sha256 {digest.sha256[:12]}..., planned "
+                f"{what} {redact_uri(uri)} has changed since the run was planned (sha256 {digest.sha256[:12]}..., planned "
                 f"{sha256[:12]}...): put the old file back, or give the new one another name and run again",
             )
     except BaseException:
@@ -96,7 +96,7 @@ def fetch(
     return Fetched(uri, cast(IO[bytes], copy), digest.sha256, digest.size)
 
 
-def digest(
+def hash_audio(
     uri: str,
     *,
     what: str = "melody",
@@ -107,7 +107,7 @@ def digest(
     return _read(uri, what, roots, max_bytes, None)
 
 
-def locate(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[str]] | None = None) -> str:
+def resolve_uri(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[str]] | None = None) -> str:
     """Where `uri` really points: an s3:// URI as it is, a local file as an absolute path without links or `..`.
 
     Touches no file's content and no network. A relative path is looked up in the first of `roots`. Raises
@@ -119,19 +119,23 @@ def locate(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[
     except ValueError:  # brackets that are no IPv6 address, and the like
         parts = None
     if parts is None or not uri.strip() or "\0" in uri:
-        raise RowError("melody", f"{what} is not a path or URI: {shown(uri)!r}")
+        raise RowError("melody", f"{what} is not a path or URI: {redact_uri(uri)!r}")
     scheme = parts.scheme.lower()
     if scheme in REMOTE_SCHEMES:
         if not parts.netloc or not parts.path.strip("/"):
-            raise RowError("melody", f"{what} {shown(uri)} names no object: write {scheme}://bucket/path/to/file.wav")
+            raise RowError(
+                "melody", f"{what} {redact_uri(uri)} names no object: write {scheme}://bucket/path/to/file.wav"
+            )
         return uri
     if "://" in uri and scheme != "file":
         raise RowError(
-            "melody", f"{what} {shown(uri)}: {scheme}:// is not allowed, use s3:// or a file beside the manifest"
+            "melody", f"{what} {redact_uri(uri)}: {scheme}:// is not allowed, use s3:// or a file beside the manifest"
         )
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):
-            raise RowError("melody", f"{what} {shown(uri)} names a file on another host: use s3:// or a local path")
+            raise RowError(
+                "melody", f"{what} {redact_uri(uri)} names a file on another host: use s3:// or a local path"
+            )
         path = Path(unquote(parts.path))
     else:
         path = Path(uri)
@@ -141,12 +145,12 @@ def locate(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[
     if roots is not None and not any(real.is_relative_to(_real(Path(root))) for root in roots):
         raise RowError(
             "melody",
-            f"{what} {shown(uri)} is outside the manifest's own folder: move it there, or add its folder to manifest.melody_roots",
+            f"{what} {redact_uri(uri)} is outside the manifest's own folder: move it there, or add its folder to manifest.melody_roots",
         )
     return str(real)
 
 
-def shown(uri: str) -> str:
+def redact_uri(uri: str) -> str:
     """The URI for a message: without user, password or query (they may be secrets), and not longer than a line."""
     scheme, separator, rest = uri.partition("://")
     if separator:
@@ -170,7 +174,7 @@ def _real(path: Path) -> Path:
 def _read(
     uri: str, what: str, roots: Sequence[str | os.PathLike[str]] | None, max_bytes: int, copy: IO[bytes] | None
 ) -> Digest:
-    place = locate(uri, what=what, roots=roots)
+    place = resolve_uri(uri, what=what, roots=roots)
     sha, size = hashlib.sha256(), 0
     try:
         for chunk in _remote(place, max_bytes) if _is_remote(place) else _local(place):
@@ -182,16 +186,16 @@ def _read(
                 copy.write(chunk)
     except _TooLarge as error:
         raise RowError(
-            "melody", f"{what} {shown(uri)} is larger than {max_bytes / 1e6:g} MB: cut it or compress it"
+            "melody", f"{what} {redact_uri(uri)} is larger than {max_bytes / 1e6:g} MB: cut it or compress it"
         ) from error
     except FileNotFoundError as error:
-        raise RowError("melody", f"{what} {shown(uri)} does not exist") from error
+        raise RowError("melody", f"{what} {redact_uri(uri)} does not exist") from error
     except (StoreError, ValueError) as error:  # ValueError: a path that no store can hold
-        raise RowError("melody", f"{what} {shown(uri)} cannot be read: {error}") from error
+        raise RowError("melody", f"{what} {redact_uri(uri)} cannot be read: {error}") from error
     except OSError as error:
-        raise RowError("melody", f"{what} {shown(uri)} cannot be read: {error.strerror or error}") from error
+        raise RowError("melody", f"{what} {redact_uri(uri)} cannot be read: {error.strerror or error}") from error
     if size == 0:
-        raise RowError("melody", f"{what} {shown(uri)} is empty (0 bytes)")
+        raise RowError("melody", f"{what} {redact_uri(uri)} is empty (0 bytes)")
     return Digest(sha.hexdigest(), size)
 
 

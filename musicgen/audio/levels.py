@@ -33,7 +33,7 @@ class Levels:
     silent: bool
 
 
-def measure(audio: NDArray[np.float32], rate: int) -> Levels:
+def measure_levels(audio: NDArray[np.float32], rate: int) -> Levels:
     """Measure a waveform, [channels, samples]: sample peak in dBFS and integrated loudness in LUFS (ITU-R BS.1770-4)."""
     peak = _peak(audio)
     peak_dbfs = None if peak == 0.0 else round(float(20 * np.log10(peak)), 4)
@@ -41,7 +41,7 @@ def measure(audio: NDArray[np.float32], rate: int) -> Levels:
     return Levels(peak_dbfs, None if silent else _loudness(audio, rate), silent)
 
 
-def peak_safe(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
+def limit_peak(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
     """The waveform scaled to fit full scale if it exceeds it, and whether it did."""
     peak = _peak(audio)
     if peak <= 1.0:
@@ -49,20 +49,20 @@ def peak_safe(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
     return (audio * np.float32(FULL_SCALE / peak)).astype(np.float32, copy=False), True
 
 
-def normalise(audio: NDArray[np.float32], rate: int, loudness_lufs: float) -> NDArray[np.float32]:
+def normalize_loudness(audio: NDArray[np.float32], rate: int, loudness_lufs: float) -> NDArray[np.float32]:
     """Bring a waveform, [channels, samples], to a loudness, as far as its true peak stays below -1 dBTP.
 
     Where loudness is not defined (silence, clips shorter than 0.4 s) the waveform comes back as it is.
     """
-    loudness = measure(audio, rate).loudness_lufs
+    loudness = measure_levels(audio, rate).loudness_lufs
     if loudness is None:
         return audio
     gain = 10 ** ((loudness_lufs - loudness) / 20)
-    headroom = 10 ** (TRUE_PEAK_CEILING_DBTP / 20) / true_peak(audio, rate)
+    headroom = 10 ** (TRUE_PEAK_CEILING_DBTP / 20) / measure_true_peak(audio, rate)
     return (audio * np.float32(min(gain, headroom))).astype(np.float32, copy=False)
 
 
-def true_peak(audio: NDArray[np.float32], rate: int) -> float:
+def measure_true_peak(audio: NDArray[np.float32], rate: int) -> float:
     """The peak between the samples too, by fourfold oversampling (ITU-R BS.1770-4, annex 2)."""
     import soxr
 

@@ -11,7 +11,7 @@ _SERIAL_AT, _CHECKSUM_AT = 14, 22
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def set_serial(data: bytes, serial: int) -> bytes:
+def set_stream_serial(data: bytes, serial: int) -> bytes:
     """The same Ogg stream under another serial number, its checksums made right.
 
     Raises `ValueError` if the bytes are not a sequence of Ogg pages.

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.container import Extent, Kind, measure, sniff
+from musicgen.audio.container import Extent, Kind, detect_kind, measure_extent
 from musicgen.errors import RowError
 
 MAX_S = 1800.0  # a whole symphony is a mistake, ten hours are an attack; the model listens to 30 s of it
@@ -40,10 +40,10 @@ def decode_excerpt(
     def refuse(reason: str) -> RowError:
         return RowError("melody", f"{what} {name} {reason}")
 
-    kind = sniff(file)
+    kind = detect_kind(file)
     if kind is None:
         raise refuse("is not a wav, flac, mp3 or ogg file")
-    extent = measure(file, kind)
+    extent = measure_extent(file, kind)
     if extent.cut_short:
         raise refuse(extent.cut_short)
     file.seek(0)
@@ -108,7 +108,7 @@ def _read(
         if not np.isfinite(block).all():
             raise refuse("contains samples that are not finite numbers")
         if (level := float(np.abs(block).max())) > MAX_LEVEL:
-            raise refuse(f"contains samples as large as {level:.1e}, where full scale is 1: normalise it")
+            raise refuse(f"contains samples as large as {level:.1e}, where full scale is 1: normalize it")
         mixed = _mix(block, channels)
         pieces.append(mixed if stream is None else stream.resample_chunk(mixed))
     if announced is not None and done < wanted:

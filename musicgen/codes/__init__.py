@@ -5,8 +5,8 @@ A codes file has one row per audio file: `id`, `prompt` (where the manifest has 
 on. Its schema's metadata say which codec made it. An index of a dataset made with `audio.codes: true` decodes as well.
 """
 
-from musicgen.codes.codes_file import Done
+from musicgen.codes.codes_file import CodesSummary
 from musicgen.codes.decode_codes import decode_codes
 from musicgen.codes.encode_manifest import encode_manifest
 
-__all__ = ["Done", "decode_codes", "encode_manifest"]
+__all__ = ["CodesSummary", "decode_codes", "encode_manifest"]

@@ -44,7 +44,7 @@ _GROUP_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CodesSummary:
     """What came of it: files made, and rows that failed with their reasons."""
 
     made: int
@@ -56,7 +56,7 @@ Progress = Callable[[int], None]
 """Called with the number of rows done so far."""
 
 
-def describe(codec: "Codec") -> dict[str, Any]:
+def describe_codec(codec: "Codec") -> dict[str, Any]:
     """What tells one codec's codes from another's."""
     return {
         "sample_rate": codec.sample_rate,
@@ -71,7 +71,7 @@ def check_codec(metadata: dict[bytes, bytes], codec: "Codec", path: str) -> None
     """Raise ManifestError if the codes of the file at `path` are another codec's. An index does not say."""
     if CODEC not in metadata:
         return  # an index: the shape of the codes must tell
-    theirs, ours = json.loads(metadata[CODEC]), describe(codec)
+    theirs, ours = json.loads(metadata[CODEC]), describe_codec(codec)
     for name, value in ours.items():
         if theirs.get(name) != value:
             raise ManifestError(
@@ -79,7 +79,7 @@ def check_codec(metadata: dict[bytes, bytes], codec: "Codec", path: str) -> None
             )
 
 
-class TableWriter:
+class CodesWriter:
     """A Parquet file that grows by row groups in a temporary file and is put in its place when it is whole."""
 
     def __init__(self, output: str, schema: pa.Schema):
@@ -102,7 +102,7 @@ class TableWriter:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._size = [], 0
 
-    def __enter__(self) -> "TableWriter":
+    def __enter__(self) -> "CodesWriter":
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from musicgen.audio.encode import encode as encode_file
-from musicgen.codes.codes_file import FILES_SCHEMA, Done, Progress, TableWriter, check_codec
+from musicgen.audio.encode import encode_audio
+from musicgen.codes.codes_file import FILES_SCHEMA, CodesSummary, CodesWriter, Progress, check_codec
 from musicgen.errors import ManifestError, RowError, first_line
 from musicgen.storage import expand, open_store
 from musicgen.storage.parquet_reader import ParquetReader
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def decode_codes(
     uri: str, output: str, codec: "Codec", *, format: str = "flac", progress: Progress | None = None
-) -> Done:
+) -> CodesSummary:
     """Decode Parquet files of codes (a file, a folder or a glob) to audio files in the folder `output`.
 
     Files are named by the rows' `id` or `key`, or numbered; `files.parquet` lists them, written last. Raises `ManifestError`:
@@ -31,11 +31,11 @@ def decode_codes(
     failed: list[tuple[str, str]] = []
     made = 0
     names: set[str] = set()
-    with TableWriter(store.join("files.parquet"), FILES_SCHEMA) as writer:
+    with CodesWriter(store.join("files.parquet"), FILES_SCHEMA) as writer:
         for number, (source, name, codes) in enumerate(_codes(uri, codec)):
             row: dict[str, Any] = {"id": name}
             try:
-                file = encode_file(codec.decode(_array(codes)), codec.sample_rate, format)
+                file = encode_audio(codec.decode(_array(codes)), codec.sample_rate, format)
             except (RowError, ValueError) as error:
                 failed.append((source, str(error)))
                 row["error"] = str(error)
@@ -47,7 +47,7 @@ def decode_codes(
             writer.add(row)
             if progress:
                 progress(made + len(failed))
-    return Done(made, failed, output)
+    return CodesSummary(made, failed, output)
 
 
 def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.fetch import fetch_audio, redact_uri
 from musicgen.audio.read import MAX_S, decode_excerpt
-from musicgen.codes.codes_file import CODEC, CODES_SCHEMA, Done, Progress, TableWriter, describe
+from musicgen.codes.codes_file import CODEC, CODES_SCHEMA, CodesSummary, CodesWriter, Progress, describe_codec
 from musicgen.errors import RowError
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest
@@ -32,7 +32,7 @@ def encode_manifest(
     columns: dict[str, str] | None = None,
     roots: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Done:
+) -> CodesSummary:
     """Encode every audio file that a manifest names; `output` is the Parquet file to write, local or in a store.
 
     `column` holds the files' URIs; relative ones start at the manifest's folder, and local ones must lie there or under
@@ -42,7 +42,7 @@ def encode_manifest(
     mapping = ColumnMap({"melody": column, **(columns or {})}, prompt_needed=False)
     failed: list[tuple[str, str]] = []
     made = 0
-    with TableWriter(output, CODES_SCHEMA.with_metadata({CODEC: json.dumps(describe(codec))})) as writer:
+    with CodesWriter(output, CODES_SCHEMA.with_metadata({CODEC: json.dumps(describe_codec(codec))})) as writer:
         for row, audio in _ahead(_sources(uri, mapping), lambda row: _load(row, codec, roots)):
             if isinstance(audio, RowError):
                 row |= {"error": str(audio)}
@@ -56,7 +56,7 @@ def encode_manifest(
             writer.add(row, 0 if row.get("frames") is None else row["frames"] * codec.codebooks)
             if progress:
                 progress(made + len(failed))
-    return Done(made, failed, output)
+    return CodesSummary(made, failed, output)
 
 
 def _sources(uri: str, columns: ColumnMap) -> Iterator[dict[str, Any]]:
@@ -92,10 +92,15 @@ def _load(row: dict[str, Any], codec: "Codec", roots: Sequence[str]) -> NDArray[
         if "://" in folder and "://" not in uri and not os.path.isabs(uri):
             uri = f"{folder}/{uri}"
         allowed = list(roots) if "://" in folder else [folder, *roots]
-        with fetch(uri, what="audio", roots=allowed) as file:
+        with fetch_audio(uri, what="audio", roots=allowed) as file:
             row["audio_sha256"] = file.sha256
             return decode_excerpt(
-                file.file, rate=codec.sample_rate, seconds=MAX_S, channels=codec.channels, what="audio", name=shown(uri)
+                file.file,
+                rate=codec.sample_rate,
+                seconds=MAX_S,
+                channels=codec.channels,
+                what="audio",
+                name=redact_uri(uri),
             )
     except RowError as error:
         return error

@@ -21,15 +21,17 @@ _EPS = 1e-6  # below this a frame is not scaled up (torch.nn.functional.normaliz
 _FRAMES_AT_ONCE = 32  # 4 MB of spectrum
 
 
-def bins(audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FFT, hop: int = HOP) -> NDArray[np.int8]:
+def strongest_pitch_classes(
+    audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FFT, hop: int = HOP
+) -> NDArray[np.int8]:
     """The strongest pitch class (0 = C) of every frame of `audio` [samples] at 32 kHz, mono: int8 [1 + samples // hop].
 
     Silence gives 0, as the argmax of equal values does.
     """
-    return chromagram(audio, n_chroma, n_fft, hop).argmax(axis=1).astype(np.int8)
+    return compute_chromagram(audio, n_chroma, n_fft, hop).argmax(axis=1).astype(np.int8)
 
 
-def chromagram(
+def compute_chromagram(
     audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FFT, hop: int = HOP
 ) -> NDArray[np.float64]:
     """The chromagram before quantisation: float64 [frames, n_chroma], each frame's largest value 1 (or near silence, less).

@@ -5,7 +5,7 @@ from typing import IO
 
 import torch
 
-from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.fetch import fetch_audio, redact_uri
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning.chroma import CHUNK_S
 from musicgen.errors import RowError
@@ -19,7 +19,7 @@ from musicgen.request import Request
 _REMEMBERED = 256
 
 
-class JointEncoder:
+class ClapSoundEncoder:
     """The first 30 s of a row's sound as the decoder reads a prompt; each file once. Safe to use from several threads.
 
     The audio tower, as large as the text tower, is loaded when the first such row comes.
@@ -42,16 +42,16 @@ class JointEncoder:
         uri, sha256 = request.melody or "", request.melody_sha256
         if sha256 is not None:
             return self._known.get(sha256, lambda: self._fetch(uri, sha256))
-        with fetch(uri, what="sound") as file:
+        with fetch_audio(uri, what="sound") as file:
             return self._known.get(file.sha256, lambda: self._encode(file.file, uri))
 
     def _fetch(self, uri: str, sha256: str) -> TextStates:
-        with fetch(uri, what="sound", sha256=sha256) as file:
+        with fetch_audio(uri, what="sound", sha256=sha256) as file:
             return self._encode(file.file, uri)
 
     @torch.inference_mode()
     def _encode(self, file: IO[bytes], uri: str) -> TextStates:
-        audio = decode_excerpt(file, rate=RATE_HZ, seconds=CHUNK_S, what="sound", name=shown(uri))[0]
+        audio = decode_excerpt(file, rate=RATE_HZ, seconds=CHUNK_S, what="sound", name=redact_uri(uri))[0]
         states = self._tower()(audio)
         projection = self._model.text.projection
         return TextStates(synchronized(states if projection is None else projection(states)))

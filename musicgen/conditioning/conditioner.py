@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from musicgen.audio.fetch import shown
-from musicgen.conditioning.clap_sound import JointEncoder
+from musicgen.audio.fetch import redact_uri
+from musicgen.conditioning.clap_sound import ClapSoundEncoder
 from musicgen.conditioning.conditions import Branch, Conditions, Prepared
 from musicgen.conditioning.continuation import Continuations
 from musicgen.conditioning.melody import Melodies
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
 from musicgen.conditioning.windows import window_starts
-from musicgen.conditioning.workers import Beside
+from musicgen.conditioning.workers import BackgroundWorkers
 from musicgen.errors import ErrorClass, RowError
 from musicgen.model.load import Model
 from musicgen.model.text.encoder import TextStates
@@ -57,10 +57,10 @@ class RequestConditioner:
             self.chroma_embeddings = (
                 (projection.weight.T + projection.bias).detach().contiguous()
             )  # [chroma_bins, hidden]
-        self.joint = JointEncoder(model) if model.spec.accepts_sound_prompt else None
+        self.joint = ClapSoundEncoder(model) if model.spec.accepts_sound_prompt else None
         if model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
-        self._beside = Beside(model.device, _THREADS)
+        self._beside = BackgroundWorkers(model.device, _THREADS)
         self._expected: dict[Request, Future[PreparedRequest]] = {}
         self._lock = threading.Lock()
 
@@ -125,19 +125,19 @@ class RequestConditioner:
             text = self.text.encode(request.prompt)
         forced: Tensor | None = None
         if request.continuation is not None:
-            with _blamed("melody", f"continuation {shown(request.continuation)}"):
+            with _blamed("melody", f"continuation {redact_uri(request.continuation)}"):
                 forced = torch.from_numpy(self.continuations.codes(request))
         bins: dict[int, NDArray[np.int8]] = {}
         style: Tensor | None = None
         if request.melody is not None:
             if self.melodies is not None:
-                with _blamed("melody", f"melody {shown(request.melody)}"):
+                with _blamed("melody", f"melody {redact_uri(request.melody)}"):
                     bins = self._bins(request, window_starts(request, self.spec))
             elif self.style is not None:
-                with _blamed("melody", f"style excerpt {shown(request.melody)}"):
+                with _blamed("melody", f"style excerpt {redact_uri(request.melody)}"):
                     style = self.style.encode(request)
             elif self.joint is not None:
-                with _blamed("melody", f"sound {shown(request.melody)}"):
+                with _blamed("melody", f"sound {redact_uri(request.melody)}"):
                     text = self.joint.encode(request)
             else:
                 raise RowError("invalid", "this model takes no melody: use a preset that does, as musicgen-melody")

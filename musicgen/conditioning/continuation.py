@@ -5,7 +5,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.fetch import fetch_audio, redact_uri
 from musicgen.audio.read import decode_excerpt
 from musicgen.errors import RowError
 from musicgen.memo import Memo
@@ -34,11 +34,11 @@ class Continuations:
         uri, sha256 = request.continuation, request.continuation_sha256
         if sha256 is not None:
             return self._codes.get((sha256, frames), lambda: self._fetch(uri, sha256, frames))
-        with fetch(uri, what="continuation") as file:
+        with fetch_audio(uri, what="continuation") as file:
             return self._codes.get((file.sha256, frames), lambda: self._encode(file.file, uri, frames))
 
     def _fetch(self, uri: str, sha256: str, frames: int) -> NDArray[np.int16]:
-        with fetch(uri, what="continuation", sha256=sha256) as file:
+        with fetch_audio(uri, what="continuation", sha256=sha256) as file:
             return self._encode(file.file, uri, frames)
 
     def _encode(self, file: IO[bytes], uri: str, frames: int) -> NDArray[np.int16]:
@@ -50,17 +50,17 @@ class Continuations:
             seconds=frames / codec.frame_rate,
             channels=codec.channels,
             what="continuation",
-            name=shown(uri),
+            name=redact_uri(uri),
         )
         whole = audio.shape[1] // hop
         if whole == 0:
             raise RowError(
-                "melody", f"continuation {shown(uri)} is shorter than one frame ({1 / codec.frame_rate:g} s)"
+                "melody", f"continuation {redact_uri(uri)} is shorter than one frame ({1 / codec.frame_rate:g} s)"
             )
         if whole >= frames:
             raise RowError(
                 "melody",
-                f"continuation {shown(uri)} is as long as the clip ({frames / codec.frame_rate:g} s) or longer, which leaves "
+                f"continuation {redact_uri(uri)} is as long as the clip ({frames / codec.frame_rate:g} s) or longer, which leaves "
                 "nothing to generate: cut it, or ask for a larger duration_s",
             )
         return codec.encode(audio[:, : whole * hop])

@@ -13,10 +13,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.fetch import fetch_audio, redact_uri
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning import chroma
-from musicgen.conditioning.stems import Separate, separator
+from musicgen.conditioning.stems import Separate, load_demucs
 from musicgen.errors import ModelError, RowError
 from musicgen.memo import Memo
 from musicgen.request import Request
@@ -57,25 +57,25 @@ class Melodies:
         if request.melody_sha256 is not None:
             return self._bins.get((request.melody_sha256, windows, stems), lambda: self._fetch(request, windows))
         # Outside a planned run nobody vouches for the file's content: look at it each time.
-        with fetch(request.melody) as file:
+        with fetch_audio(request.melody) as file:
             return self._bins.get(
                 (file.sha256, windows, stems), lambda: self._analyse(file.file, request.melody or "", windows, stems)
             )
 
     def _fetch(self, request: Request, windows: tuple[float, ...] | None) -> tuple[NDArray[np.int8], ...]:
         uri = request.melody or ""
-        with fetch(uri, sha256=request.melody_sha256) as file:
+        with fetch_audio(uri, sha256=request.melody_sha256) as file:
             return self._analyse(file.file, uri, windows, request.stems)
 
     def _analyse(
         self, file: IO[bytes], uri: str, windows: tuple[float, ...] | None, stems: bool
     ) -> tuple[NDArray[np.int8], ...]:
         seconds = chroma.CHUNK_S + (max(windows) if windows else 0.0)
-        name = shown(uri)
+        name = redact_uri(uri)
         read = self._separator() if stems else _mono
         audio = read(file, seconds, name)
         if windows is None:
-            found = chroma.bins(audio, self.n_chroma)
+            found = chroma.strongest_pitch_classes(audio, self.n_chroma)
             return (np.resize(found, self.length),)  # repeats, or cuts
         return tuple(self._window(audio, start) for start in windows)
 
@@ -83,7 +83,7 @@ class Melodies:
         with self._loading:
             if self._separate is None:
                 try:
-                    self._separate = separator()
+                    self._separate = load_demucs()
                 except ModelError as error:  # the rows without stems can go on
                     raise RowError("melody", str(error)) from error
             return self._separate
@@ -91,7 +91,7 @@ class Melodies:
     def _window(self, audio: NDArray[np.float32], start_s: float) -> NDArray[np.int8]:
         first = int(start_s * chroma.RATE_HZ)
         positions = np.arange(first, first + round(chroma.CHUNK_S * chroma.RATE_HZ))
-        found = chroma.bins(np.take(audio, positions, mode="wrap"), self.n_chroma)
+        found = chroma.strongest_pitch_classes(np.take(audio, positions, mode="wrap"), self.n_chroma)
         return np.resize(found, self.length)
 
 

@@ -20,7 +20,7 @@ Separate = Callable[[IO[bytes], float, str], NDArray[np.float32]]
 STEMS = ("vocals", "other")
 
 
-def separator(model: str = "htdemucs", device: str = "cpu") -> Separate:
+def load_demucs(model: str = "htdemucs", device: str = "cpu") -> Separate:
     """A function that decodes a file and keeps what carries the tune: everything but drums and bass.
 
     Loads Demucs' weights (downloaded by Demucs at first use). Raises ModelError if the extra is not installed.

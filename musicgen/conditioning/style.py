@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.audio.fetch import fetch, shown
+from musicgen.audio.fetch import fetch_audio, redact_uri
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning.chroma import CHUNK_S
 from musicgen.errors import ModelError
@@ -155,17 +155,17 @@ class StyleEncoder:
         uri, sha256 = request.melody or "", request.melody_sha256
         if sha256 is not None:
             return self._known.get(sha256, lambda: self._fetch(uri, sha256))
-        with fetch(uri, what="style excerpt") as file:
+        with fetch_audio(uri, what="style excerpt") as file:
             return self._known.get(file.sha256, lambda: self._encode(file.file, uri))
 
     def _fetch(self, uri: str, sha256: str) -> Tensor:
-        with fetch(uri, what="style excerpt", sha256=sha256) as file:
+        with fetch_audio(uri, what="style excerpt", sha256=sha256) as file:
             return self._encode(file.file, uri)
 
     @torch.inference_mode()
     def _encode(self, file: IO[bytes], uri: str) -> Tensor:
         rate = self.network.settings.sample_rate
-        audio = decode_excerpt(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=shown(uri))[0]
+        audio = decode_excerpt(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=redact_uri(uri))[0]
         wanted = self.network.samples
         start = max(0, (len(audio) - wanted) // 2)
         excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _NICE = 5  # a quarter of a contended core: the codec needs about a tenth to keep pace
 
 
-class Beside:
+class BackgroundWorkers:
     """A few threads for conditioning and codec."""
 
     def __init__(self, device: torch.device, workers: int):

@@ -1,15 +1,17 @@
-"""A dataset on disk or in a bucket: what it pins, how shards commit to it, and how it is read and verified."""
+"""Datasets on disk or in a bucket: their names and columns, how shards are committed, how a dataset is read and verified."""
 
 from typing import TYPE_CHECKING
 
 import lazy_loader
+
+from musicgen import dataset_paths as paths
 
 if TYPE_CHECKING:
     from musicgen.dataset.reader import Dataset, open, open_dataset
     from musicgen.dataset.status import run_statuses
     from musicgen.dataset.verification import verify, verify_dataset
 
-__all__ = ["Dataset", "open", "open_dataset", "run_statuses", "verify", "verify_dataset"]
+__all__ = ["Dataset", "open", "open_dataset", "paths", "run_statuses", "verify", "verify_dataset"]
 
 # pyarrow is imported when a dataset is opened, not when the package is imported.
 __getattr__, __dir__, _ = lazy_loader.attach(

@@ -37,11 +37,11 @@ _NOT_IN_MEMBERS = frozenset(
 
 def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
     """The keys `configs` and `dataset_info` of the card; `small` is what `write_table` said."""
-    layout = dataset.pins.layout
+    layout = dataset.info.layout
     if layout == "parquet":
         return {"configs": [_config([f"{paths.INDEX}/**/*.parquet"])]}
     if small:
-        return {"configs": [_config([paths.EMBEDDED])]}
+        return {"configs": [_config([paths.HUGGINGFACE_COPY])]}
     if layout == "files":
         return {"configs": [_config([paths.METADATA, f"{paths.AUDIO}/**"])]}
     tars = _committed_tars(dataset)
@@ -50,7 +50,7 @@ def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
     matter["dataset_info"] = {
         "config_name": "default",
         "features": [
-            {"name": dataset.pins.format, "dtype": "audio"},
+            {"name": dataset.info.format, "dtype": "audio"},
             {"name": "json", "struct": features},
             {"name": "__key__", "dtype": "string"},
             {"name": "__url__", "dtype": "string"},
@@ -61,7 +61,7 @@ def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
 
 def is_small(dataset: Dataset) -> bool:
     """Whether a dataset has audio outside the index, and so little that a copy of it does not matter."""
-    return dataset.pins.layout != "parquet" and _audio_bytes(dataset) <= SMALL_BYTES
+    return dataset.info.layout != "parquet" and _audio_bytes(dataset) <= SMALL_BYTES
 
 
 def write_table(dataset: Dataset) -> bool:
@@ -70,13 +70,13 @@ def write_table(dataset: Dataset) -> bool:
     Streamed, so a dataset's size does not matter.
     """
     small = is_small(dataset)
-    wanted = paths.EMBEDDED if small else paths.METADATA if dataset.pins.layout == "files" else None
+    wanted = paths.HUGGINGFACE_COPY if small else paths.METADATA if dataset.info.layout == "files" else None
     if wanted is not None:
         with tempfile.TemporaryDirectory() as folder:
             temp = Path(folder, "table.parquet")
             _write_embedded(dataset, temp) if small else _write_metadata(dataset, temp)
             dataset.store.write(wanted, temp)
-    for other in {paths.EMBEDDED, paths.METADATA} - {wanted}:
+    for other in {paths.HUGGINGFACE_COPY, paths.METADATA} - {wanted}:
         dataset.store.delete(other)
     return small
 
@@ -100,8 +100,8 @@ def _write_metadata(dataset: Dataset, path: Path) -> None:
 
 def _write_embedded(dataset: Dataset, path: Path) -> None:
     """The columns that the layout's own loader gives, each clip's bytes among them as Hugging Face's {bytes, path}."""
-    arrange = _as_folder if dataset.pins.layout == "files" else _as_webdataset
-    column = "audio" if dataset.pins.layout == "files" else dataset.pins.format
+    arrange = _as_folder if dataset.info.layout == "files" else _as_webdataset
+    column = "audio" if dataset.info.layout == "files" else dataset.info.format
     empty = arrange(dataset.schema().empty_table(), pa.array([], AUDIO_STRUCT), column)
     schema = with_audio(empty.schema, column)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

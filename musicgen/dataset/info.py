@@ -1,19 +1,25 @@
-"""`dataset.json`: what every run of a dataset has in common, fixed by the first one."""
+"""`dataset.json`: what all runs of a dataset have in common, written by the first one."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from musicgen.dataset import paths
 from musicgen.dataset.schema import SCHEMA_VERSION
 from musicgen.errors import JobError
 from musicgen.storage import Store
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 @dataclass(frozen=True)
-class Pins:
-    """Schema version, audio layout and format, whether codes are kept, and the carried columns' types by name (as pyarrow spells them)."""
+class DatasetInfo:
+    """The layout and format of a dataset's audio, whether it keeps codes, its carried columns and its schema version.
+
+    `carried` maps the names of the carried columns to their types as pyarrow spells them.
+    """
 
     layout: str
     format: str
@@ -22,39 +28,43 @@ class Pins:
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
-    def of(cls, layout: str, format: str, carried: Iterable[Any] = (), codes: bool = False) -> "Pins":
-        """The pins of a job, with the carried columns as a pyarrow schema."""
-        return cls(layout, format, {column.name: str(column.type) for column in carried}, codes)
+    def of(cls, layout: str, format: str, carried: "pa.Schema | None" = None, codes: bool = False) -> "DatasetInfo":
+        """The info of a job's dataset, with the carried columns as a pyarrow schema."""
+        types = {} if carried is None else {column.name: str(column.type) for column in carried}
+        return cls(layout, format, types, codes)
 
-    def differences(self, wanted: "Pins") -> list[str]:
-        """What a job wants otherwise, each as a phrase."""
-        found = [
+    def differences(self, wanted: "DatasetInfo") -> list[str]:
+        """The differences from what a job wants, each as a phrase."""
+        differences = [
             f"{name} is {getattr(self, name)!r}, not {getattr(wanted, name)!r}"
             for name in ("layout", "format", "codes")
             if getattr(self, name) != getattr(wanted, name)
         ]
         for name in sorted({*self.carried, *wanted.carried}):
-            have, want = self.carried.get(name), wanted.carried.get(name)
-            if have is None:
-                found.append(f"it carries no column {name!r}")
-            elif want is None:
-                found.append(f"it carries a column {name!r} that the manifest lacks")
-            elif have != want:
-                found.append(f"the carried column {name!r} is {have}, not {want}")
-        return found
+            own_type, wanted_type = self.carried.get(name), wanted.carried.get(name)
+            if own_type is None:
+                differences.append(f"it carries no column {name!r}")
+            elif wanted_type is None:
+                differences.append(f"it carries a column {name!r} that the manifest lacks")
+            elif own_type != wanted_type:
+                differences.append(f"the carried column {name!r} is {own_type}, not {wanted_type}")
+        return differences
 
 
-def read_pins(store: Store) -> Pins | None:
-    """The dataset's pins, or None where there is no dataset yet. Raises `JobError` for one that cannot be added to."""
+def read_dataset_info(store: Store) -> DatasetInfo | None:
+    """Read `dataset.json`; None where there is no dataset yet.
+
+    Raises `JobError` for a file that is not ours or has another schema version.
+    """
     try:
-        data = store.read(paths.PINS)
+        data = store.read(paths.INFO)
     except FileNotFoundError:
         return None
-    where = store.join(paths.PINS)
+    uri = store.join(paths.INFO)
     try:
         document = json.loads(data)
         version = int(document["schema_version"])
-        pins = Pins(
+        info = DatasetInfo(
             str(document["layout"]),
             str(document["format"]),
             dict(document["carried"]),
@@ -62,28 +72,32 @@ def read_pins(store: Store) -> Pins | None:
             version,
         )
     except (ValueError, KeyError, TypeError):
-        raise JobError(f"{where} is not a dataset's; choose an empty folder as output.uri") from None
+        raise JobError(f"{uri} is not a dataset's; choose an empty folder as output.uri") from None
     if version != SCHEMA_VERSION:
         raise JobError(
-            f"{where}: schema version {version}, and this musicgen-batch writes version {SCHEMA_VERSION}; "
+            f"{uri}: schema version {version}, and this musicgen-batch writes version {SCHEMA_VERSION}; "
             "use the release that made it, or another output.uri"
         )
-    return pins
+    return info
 
 
-def check_pins(store: Store, wanted: Pins) -> Pins | None:
-    """The dataset's pins if a job fits them, None if there are none yet. Raises `JobError` naming what differs."""
-    pins = read_pins(store)
-    if pins is not None and (differences := pins.differences(wanted)):
+def check_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo | None:
+    """Return the dataset's info if a job fits it, None if there is no dataset. Raises `JobError` naming what differs."""
+    info = read_dataset_info(store)
+    if info is not None and (differences := info.differences(wanted)):
         raise JobError(
-            f"{store.uri} is a dataset that this job does not fit: {'; '.join(differences)}; change the job, or use another output.uri"
+            f"{store.uri} is a dataset that this job does not fit: {'; '.join(differences)}; "
+            "change the job, or use another output.uri"
         )
-    return pins
+    return info
 
 
-def pin(store: Store, wanted: Pins) -> Pins:
-    """Fix the pins unless a run before, or one racing with this, has; then check against theirs."""
-    if check_pins(store, wanted) is None:
-        store.put_if_absent(paths.PINS, json.dumps(asdict(wanted), indent=2, ensure_ascii=False).encode() + b"\n")
-        check_pins(store, wanted)
+def write_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo:
+    """Write `dataset.json` if it is absent, then check that the job fits what is there: another job may have been first.
+
+    Raises `JobError` naming what differs.
+    """
+    if check_dataset_info(store, wanted) is None:
+        store.put_if_absent(paths.INFO, json.dumps(asdict(wanted), indent=2, ensure_ascii=False).encode() + b"\n")
+        check_dataset_info(store, wanted)
     return wanted

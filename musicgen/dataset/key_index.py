@@ -11,7 +11,7 @@ _SEEN = pa.schema([("key", pa.string()), ("object", pa.string()), ("part", pa.st
 _FOUND = pa.schema([("path", pa.string())])
 
 
-class Ledger:
+class KeyIndex:
     """Which keys and objects the index names. DuckDB with bounded memory, in a folder of the caller's."""
 
     def __init__(self, folder: Path, memory: str = "512MB"):
@@ -24,7 +24,7 @@ class Ledger:
         )
         self._rows: list[tuple[str, str | None, str]] = []
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> "KeyIndex":
         return self
 
     def __exit__(

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from musicgen.audio import decode_audio
-from musicgen.audio.spectrogram import PIXELS, spectrogram
+from musicgen.audio.spectrogram import PIXELS, draw_spectrogram
 from musicgen.dataset import paths
-from musicgen.dataset.page import Card, render
+from musicgen.dataset.page import ClipCard, render_page
 from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.errors import JobError, StoreError
 from musicgen.storage import Store, open_store
@@ -24,7 +24,7 @@ _AT_ONCE = 16  # rows read at a time: with layout parquet they hold the audio
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListenPage:
     """What was written: the page's path, the clips on it, the dataset's clips, and the clips that could not be read."""
 
     path: str
@@ -33,7 +33,7 @@ class Page:
     faults: int
 
 
-def write_page(dataset: Dataset, folder: str | None = None, clips: int = 100) -> Page:
+def write_page(dataset: Dataset, folder: str | None = None, clips: int = 100) -> ListenPage:
     """Write the page of the first `clips` clips to `folder`, by default the dataset's own; it replaces what was there.
 
     In the dataset's own folder a clip with a file of its own is linked; every other is copied beside the page. A clip
@@ -55,8 +55,8 @@ def write_page(dataset: Dataset, folder: str | None = None, clips: int = 100) ->
         raise StoreError(f"{dataset.uri} has no clips to listen to yet; `musicgen status` says how far its runs are")
     cards = [_card(dataset, target, row) for row in _rows(dataset, clips)]
     title = PurePath(dataset.uri).name or dataset.uri
-    target.write(paths.LISTEN, render(title, cards, whole, PIXELS).encode())
-    return Page(target.join(paths.LISTEN), len(cards), whole, sum(bool(card.fault) for card in cards))
+    target.write(paths.LISTEN, render_page(title, cards, whole, PIXELS).encode())
+    return ListenPage(target.join(paths.LISTEN), len(cards), whole, sum(bool(card.fault) for card in cards))
 
 
 def _rows(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
@@ -72,7 +72,7 @@ def _rows(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
                     return
 
 
-def _card(dataset: Dataset, target: Store, row: dict[str, Any]) -> Card:
+def _card(dataset: Dataset, target: Store, row: dict[str, Any]) -> ClipCard:
     about = (row["prompt"] or "", row["duration_s"], _facts(row))
     try:
         data = read_audio(dataset.store, row)
@@ -81,15 +81,15 @@ def _card(dataset: Dataset, target: Store, row: dict[str, Any]) -> Card:
         reason = (
             "its audio is not there" if isinstance(error, FileNotFoundError) else f"its audio cannot be read: {error}"
         )
-        return Card(*about, fault=f"{reason}; `musicgen verify` says what else is wrong")
+        return ClipCard(*about, fault=f"{reason}; `musicgen verify` says what else is wrong")
     name = quote(row["key"], safe="")  # a key is a hash; a forged one is still one file's name
     picture = f"{paths.SPECTROGRAMS}/{name}.png"
-    target.write(picture, spectrogram(audio, rate))
-    if dataset.pins.layout == "files" and target.uri == dataset.uri:
-        return Card(*about, row["audio"], picture)
-    copy = f"{paths.CLIPS}/{name}.{dataset.pins.format}"
+    target.write(picture, draw_spectrogram(audio, rate))
+    if dataset.info.layout == "files" and target.uri == dataset.uri:
+        return ClipCard(*about, row["audio"], picture)
+    copy = f"{paths.CLIPS}/{name}.{dataset.info.format}"
     target.write(copy, data)
-    return Card(*about, copy, picture)
+    return ClipCard(*about, copy, picture)
 
 
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:

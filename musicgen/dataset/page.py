@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ClipCard:
     """A clip on the page. `audio` and `picture` are paths beside the page; without them, `fault` says why."""
 
     prompt: str
@@ -19,7 +19,7 @@ class Card:
     fault: str = ""
 
 
-def render(title: str, cards: Sequence[Card], whole: int, pixels: tuple[int, int]) -> str:
+def render_page(title: str, cards: Sequence[ClipCard], whole: int, pixels: tuple[int, int]) -> str:
     """The page's text. `whole` is the number of clips that the dataset has, `pixels` the size of a picture."""
     shown = f"{whole:,} {'clip' if whole == 1 else 'clips'}"
     if len(cards) < whole:
@@ -47,7 +47,7 @@ def render(title: str, cards: Sequence[Card], whole: int, pixels: tuple[int, int
 """
 
 
-def _card(number: int, card: Card, pixels: tuple[int, int]) -> str:
+def _card(number: int, card: ClipCard, pixels: tuple[int, int]) -> str:
     name = escape(card.prompt) or "(no prompt)"
     short = escape(shorten(card.prompt, 80, placeholder=" ...")) or name
     facts = "".join(
@@ -56,19 +56,19 @@ def _card(number: int, card: Card, pixels: tuple[int, int]) -> str:
     lines = [f'<li><article aria-labelledby="clip-{number}">', f'<h2 id="clip-{number}" dir="auto">{name}</h2>']
     if card.audio is not None:
         lines.append(
-            f'<audio controls preload="metadata" src="{_link(card.audio)}" aria-label="Clip {number}: {short}"></audio>'
+            f'<audio controls preload="metadata" src="{_quote_path(card.audio)}" aria-label="Clip {number}: {short}"></audio>'
         )
     if card.picture is not None:
         alt = f"Log-mel spectrogram of clip {number}, {card.duration_s:.1f} seconds: {short}"
         lines.append(
-            f'<img src="{_link(card.picture)}" alt="{alt}" width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
+            f'<img src="{_quote_path(card.picture)}" alt="{alt}" width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
         )
     if card.fault:
         lines.append(f'<p class="fault">{escape(card.fault)}</p>')
     return "\n".join([*lines, f"<dl>{facts}</dl>", "</article></li>"])
 
 
-def _link(path: str) -> str:
+def _quote_path(path: str) -> str:
     """A relative path as a URL: a colon or a percent sign in it is a letter."""
     return escape(quote(path))
 

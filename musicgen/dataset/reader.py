@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from musicgen.audio import decode_audio
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import Footer, read_footer
-from musicgen.dataset.info import Pins, read_pins
+from musicgen.dataset.info import DatasetInfo, read_dataset_info
 from musicgen.dataset.schema import AUDIO_STRUCT, FAILURES, index_schema
 from musicgen.errors import StoreError
 from musicgen.storage import Store, open_store
@@ -35,7 +35,7 @@ class Dataset:
     """A dataset, or the part of it that one run made. Reads what is committed at the time of each call."""
 
     store: Store
-    pins: Pins
+    info: DatasetInfo
     only: str | None = None
 
     def __len__(self) -> int:
@@ -48,11 +48,7 @@ class Dataset:
 
     def runs(self) -> list[str]:
         """The names of the runs, in order: those planned and those that committed anything."""
-        planned = {
-            p.path.split("/")[1]
-            for p in self.store.list(paths.RUNS)
-            if p.path.endswith("/plan.json") and p.path.count("/") == 2
-        }
+        planned = {run for info in self.store.list(paths.RUNS) if (run := paths.parse_plan(info.path))}
         committed = {run for run, _, _ in self._shards()}
         return sorted({run for run in planned | committed if self.only is None or run == self.only})
 
@@ -60,7 +56,7 @@ class Dataset:
         """The rows that one run made. Raises `KeyError` for a run that the dataset does not have."""
         if run not in self.runs():
             raise KeyError(f"{self.uri} has no run {run!r}; it has {', '.join(self.runs()) or 'none'}")
-        return Dataset(self.store, self.pins, run)
+        return Dataset(self.store, self.info, run)
 
     def parts(self) -> Iterator[str]:
         """The paths of the index parts, in order."""
@@ -76,9 +72,9 @@ class Dataset:
             with self.store.open(path) as file:
                 return pq.read_schema(file).remove_metadata()
         carried = pa.schema(
-            [(name, pa.type_for_alias(kind)) for name, kind in self.pins.carried.items() if _is_simple(kind)]
+            [(name, pa.type_for_alias(kind)) for name, kind in self.info.carried.items() if _is_simple(kind)]
         )
-        return index_schema(self.pins.layout, carried, self.pins.codes)
+        return index_schema(self.info.layout, carried, self.info.codes)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The index in record batches, part by part: for datasets that do not fit in memory."""
@@ -159,8 +155,8 @@ class Dataset:
         import datasets
 
         table = self.to_arrow()
-        if self.pins.layout != "parquet":
-            stay = self.pins.layout == "files" and self.store.location.scheme == "file"
+        if self.info.layout != "parquet":
+            stay = self.info.layout == "files" and self.store.location.scheme == "file"
             table = table.set_column(table.column_names.index("audio"), "audio", self.cells(table, stay))
         return datasets.Dataset(table).cast_column("audio", datasets.Audio())
 
@@ -192,10 +188,10 @@ def open_dataset(uri: str) -> Dataset:
 
 def read_dataset(store: Store) -> Dataset:
     """Return the dataset in a store that has been checked. Raises `StoreError` if there is none."""
-    pins = read_pins(store)
-    if pins is None:
-        raise StoreError(f"{store.uri} is not a dataset (it has no {paths.PINS}); check the path")
-    return Dataset(store, pins)
+    info = read_dataset_info(store)
+    if info is None:
+        raise StoreError(f"{store.uri} is not a dataset (it has no {paths.INFO}); check the path")
+    return Dataset(store, info)
 
 
 open = open_dataset  # the name before 0.2, which scripts use

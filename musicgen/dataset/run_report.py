@@ -122,7 +122,7 @@ def write_report(store: Store, report: RunReport) -> RunReport:
     return total
 
 
-def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """The versions of what makes the sound and of what moves it, and Python's."""
     found = {"python": platform.python_version()}
     for package in packages:
@@ -133,7 +133,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def describe_hardware() -> dict[str, Any]:
     """This machine: processor, cores and memory. No host name."""
     import psutil
 

@@ -1,11 +1,10 @@
-"""How far each run is: from its plan and the footers of its index parts, without reading a row."""
+"""The progress of each run, from its plan and the footers of its index parts, without reading rows."""
 
-import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from musicgen.dataset import paths
 from musicgen.dataset.reader import Dataset
+from musicgen.run_plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class RunStatus:
         """Whether nothing is missing."""
         return self.missing == 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As values for `--json`."""
         return asdict(self)
 
@@ -41,29 +40,29 @@ def run_statuses(dataset: Dataset) -> list[RunStatus]:
 
 
 def _run_status(dataset: Dataset, run: str) -> RunStatus:
-    footers = [footer for _, footer in Dataset(dataset.store, dataset.pins, run).footers()]
-    made, failed = sum(f.made for f in footers), sum(f.failed for f in footers)
-    plan = _plan(dataset, run)
-    planned = int(plan.get("rows", sum(f.rows for f in footers)))
+    footers = [footer for _, footer in Dataset(dataset.store, dataset.info, run).footers()]
+    made, failed = sum(footer.made for footer in footers), sum(footer.failed for footer in footers)
+    plan = _read_plan(dataset, run)
+    planned = plan.rows if plan else sum(footer.rows for footer in footers)
     return RunStatus(
         run=run,
         planned=planned,
         made=made,
         failed=failed,
         missing=max(0, planned - made - failed),
-        invalid=int(plan.get("invalid", 0)),
-        shards=sum(len(part["shard_rows"]) for part in plan.get("parts", [])) or len(footers),
+        invalid=plan.invalid if plan else 0,
+        shards=len(plan.shards) if plan else len(footers),
         committed=len(footers),
-        audio_s=round(sum(f.audio_s for f in footers), 6),
-        model=(plan.get("model") or {}).get("name"),
-        model_revision=(plan.get("model") or {}).get("revision"),
+        audio_s=round(sum(footer.audio_s for footer in footers), 6),
+        model=plan.model.name if plan else None,
+        model_revision=plan.model.revision if plan else None,
         superseded=dataset.store.exists(paths.superseded(run)),
     )
 
 
-def _plan(dataset: Dataset, run: str) -> dict[str, Any]:
-    """The run's plan as JSON; empty if it is gone."""
+def _read_plan(dataset: Dataset, run: str) -> Plan | None:
+    """The run's plan, or None if it is gone. Raises `StoreError` if it is damaged."""
     try:
-        return json.loads(dataset.store.read(paths.plan(run)))
+        return Plan.from_json(dataset.store.read(paths.plan(run)))
     except FileNotFoundError:
-        return {}
+        return None

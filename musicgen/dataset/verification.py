@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.audio import decode_audio
-from musicgen.audio.encode import pcm_sha256, to_pcm
+from musicgen.audio.encode import hash_pcm, quantize_to_int16
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import Footer, parse_footer
-from musicgen.dataset.key_index import Ledger
+from musicgen.dataset.key_index import KeyIndex
 from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
 from musicgen.storage.parquet_reader import ParquetReader
@@ -102,7 +102,7 @@ def verify_dataset(
 ) -> Report:
     """Verify a dataset against its audio. `progress` is called now and then with the rows done so far."""
     report = Report(dataset.uri, deep)
-    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder)) as ledger:
+    with tempfile.TemporaryDirectory() as folder, KeyIndex(Path(folder)) as ledger:
         for faults, row in _checked(dataset, deep, report, ledger):
             for fault in faults:
                 report.add(fault)
@@ -124,7 +124,7 @@ verify = verify_dataset  # the name before 0.2, which scripts use
 
 
 def _checked(
-    dataset: Dataset, deep: bool, report: Report, ledger: Ledger
+    dataset: Dataset, deep: bool, report: Report, ledger: KeyIndex
 ) -> Iterator[tuple[list[Fault], dict[str, Any]]]:
     """Every row with its faults. A few rows are in hand at a time, whatever the size of the dataset."""
     waiting: deque[tuple[Future[list[Fault]], dict[str, Any]]] = deque()
@@ -138,14 +138,14 @@ def _checked(
             yield future.result(), done
 
 
-def _rows(dataset: Dataset, report: Report, ledger: Ledger) -> Iterator[dict[str, Any]]:
+def _rows(dataset: Dataset, report: Report, ledger: KeyIndex) -> Iterator[dict[str, Any]]:
     for path in dataset.parts():
         report.parts += 1
         try:
             with dataset.store.open(path) as file:
                 part = ParquetReader(file)
                 report.failed += _check_part(dataset, path, part, report)
-                size = 8 if dataset.pins.layout == "parquet" else _BATCH_ROWS  # there, rows hold whole clips
+                size = 8 if dataset.info.layout == "parquet" else _BATCH_ROWS  # there, rows hold whole clips
                 for batch in part.iter_batches(size, columns=_COLUMNS):
                     rows = batch.to_pylist()
                     ledger.add([row["key"] for row in rows], [_object_of(row) for row in rows], path)
@@ -235,5 +235,5 @@ def _check_sound(where: str, row: dict[str, Any], data: bytes) -> Iterator[Fault
         )
     if not np.isfinite(audio).all():
         yield Fault("samples", where, "the audio holds NaN or infinity")
-    elif row["audio_format"] in _LOSSLESS and pcm_sha256(to_pcm(audio)) != row["pcm_sha256"]:
+    elif row["audio_format"] in _LOSSLESS and hash_pcm(quantize_to_int16(audio)) != row["pcm_sha256"]:
         yield Fault("samples", where, "the samples' sha256 is not the index's pcm_sha256")

@@ -13,57 +13,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musicgen.audio import Encoded, encode
+from musicgen.audio import EncodedAudio, encode_audio
 from musicgen.clip import Clip
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import Footer, read_footer, schema_with, write_part
 from musicgen.dataset.layouts import Place, make_layout
 from musicgen.dataset.schema import FAILURES, index_schema
 from musicgen.errors import RowError, StoreError
+from musicgen.job import AudioSettings
 from musicgen.request import Request
+from musicgen.shard import PlannedModel, ShardRows
 from musicgen.storage import Store
 
 _ROW_GROUP_BYTES = 64 << 20  # of audio: what a reader of `layout: parquet` holds at once
-
-
-class Rows(Protocol):
-    """A shard of the plan (`musicgen.plan.ShardRows`): requests with their keys and sources, and the carried columns."""
-
-    @property
-    def requests(self) -> list[Request]: ...
-    @property
-    def keys(self) -> list[str]: ...
-    @property
-    def sources(self) -> list[str]: ...
-    @property
-    def carried(self) -> pa.Table: ...
-
-
-class Model(Protocol):
-    """The checkpoint (`musicgen.plan.PlannedModel`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-
-
-class AudioLike(Protocol):
-    """How audio is stored (`musicgen.job.AudioSettings`)."""
-
-    @property
-    def format(self) -> Any: ...
-    @property
-    def layout(self) -> Any: ...
-    @property
-    def loudness_lufs(self) -> float | None: ...
-    @property
-    def codes(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +52,15 @@ class ShardWriter:
     """
 
     def __init__(
-        self, store: Store, run: str, shard: int, attempt: str, rows: Rows, audio: AudioLike, model: Model, engine: str
+        self,
+        store: Store,
+        run: str,
+        shard: int,
+        attempt: str,
+        rows: ShardRows,
+        audio: AudioSettings,
+        model: PlannedModel,
+        engine: str,
     ):
         self.store, self.run, self.shard, self.attempt = store, run, shard, attempt
         self._rows, self._audio, self._model, self._engine = rows, audio, model, engine
@@ -108,7 +83,7 @@ class ShardWriter:
     def add(self, position: int, clip: Clip) -> None:
         """Encode, measure and write one clip. Raises `RowError` if its waveform cannot be stored; then call `fail`."""
         request, key = self._rows.requests[position], self._rows.keys[position]
-        encoded = encode(clip.audio, clip.sample_rate, self._audio.format, self._audio.loudness_lufs)
+        encoded = encode_audio(clip.audio, clip.sample_rate, self._audio.format, self._audio.loudness_lufs)
         self._layout.add(position, key, encoded.data, encoded.sha256)
         row = self._index_row(request, key, clip, encoded)
         with self._lock:
@@ -172,7 +147,7 @@ class ShardWriter:
                 f"{self.run} shard {self.shard}: {len(missing)} rows neither made nor failed, first at {missing[0]}"
             )
 
-    def _index_row(self, request: Request, key: str, clip: Clip, encoded: Encoded) -> dict[str, Any]:
+    def _index_row(self, request: Request, key: str, clip: Clip, encoded: EncodedAudio) -> dict[str, Any]:
         codes = {"codes": clip.codes.tolist()} if self._audio.codes else {}
         return {
             "key": key,

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.conditioning.workers import Beside
+from musicgen.conditioning.workers import BackgroundWorkers
 
 Ticket = TypeVar("Ticket")
 Codes = NDArray[np.int16]
@@ -32,7 +32,7 @@ class DecodeQueue(Generic[Ticket]):
     `decode` is a codec's `decode_all`; a ticket identifies the clip of some codes.
     """
 
-    def __init__(self, decode: Decode, background: Beside, workers: int):
+    def __init__(self, decode: Decode, background: BackgroundWorkers, workers: int):
         self._decode = decode
         self._background = background
         self._workers = workers

@@ -12,7 +12,7 @@ import torch
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Conditioner, Prepared
-from musicgen.conditioning.workers import Beside
+from musicgen.conditioning.workers import BackgroundWorkers
 from musicgen.engine import memory
 from musicgen.engine.decode_queue import DecodeQueue
 from musicgen.engine.running_request import RunningRequest
@@ -71,7 +71,7 @@ class Engine:
         self._captures_steps = self._decoder.ops.captures_graphs
         self._allocated_stepper: Stepper | None = Stepper(self._decoder, slots, self._width, self._capacity)
         workers = 1 if model.device.type == "cuda" else max(1, min(4, self.threads))
-        self._background = Beside(model.device, workers)
+        self._background = BackgroundWorkers(model.device, workers)
         self._decode_queue: DecodeQueue[RunningRequest] = DecodeQueue(model.codec.decode_all, self._background, workers)
         self._finished: deque[Clip | Failed] = deque()
         self.steps = 0  # decode steps so far

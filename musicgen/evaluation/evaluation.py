@@ -43,11 +43,11 @@ def evaluate(
     def keep(kind: str, number: int, clip: Clip) -> None:
         import soundfile
 
-        from musicgen.audio.levels import peak_safe
+        from musicgen.audio.levels import limit_peak
 
         path = output / "clips" / f"{kind}-{number:03}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, peak_safe(clip.audio)[0].T, clip.sample_rate)
+        soundfile.write(path, limit_peak(clip.audio)[0].T, clip.sample_rate)
 
     measures = measure(model, reference, seed, told=told, keep=keep)
     about: dict[str, Any] = {

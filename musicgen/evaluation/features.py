@@ -53,7 +53,7 @@ class Heard:
 def listen(sound: Sound, seconds: float | None = None) -> Heard:
     """Judge the first `seconds` of a clip (None: all of it)."""
     wave, rate = _opened(sound, seconds)
-    level = levels.measure(wave, rate)
+    level = levels.measure_levels(wave, rate)
     audio = _mono(wave, rate)
     found = None if level.silent else key.key(chroma.chromagram(audio))
     return Heard(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
+from musicgen.dataset_paths import OUTPUT_FOLDERS
 from musicgen.errors import ManifestError, StoreError, first_line
 from musicgen.storage import expand, open_store
 
@@ -22,7 +23,6 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".csv.gz": "csv",
 }
-OUTPUT_FOLDERS = ("index", "failures", "runs", "audio")
 _GZIP = b"\x1f\x8b"
 _BUFFER = 1 << 20
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from musicgen.errors import ModelError
-from musicgen.patterns import proper
+from musicgen.patterns import canonical_name
 
 Kind = Literal["text", "melody", "style"]
 CODECS = ("encodec", "spectral_rvq")
@@ -206,7 +206,7 @@ def _hop_length(codec: Mapping[str, object], codec_type: str, where: str) -> int
 
 def _read_pattern(decoder: Mapping[str, object], where: str) -> str:
     try:
-        return proper(str(decoder.get("codebook_pattern") or "delay"))
+        return canonical_name(str(decoder.get("codebook_pattern") or "delay"))
     except ValueError as error:
         raise ModelError(f"{where}: decoder.codebook_pattern: {error}") from None
 

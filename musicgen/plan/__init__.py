@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-from musicgen.plan.plan import Plan, PlanOutcome, PlanPart
+from musicgen.plan.plan import PlanOutcome
+from musicgen.run_plan import Plan, PlanPart
 
 if TYPE_CHECKING:
     from musicgen.plan.history import load_plan, pending_shards

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import parse_footer
 from musicgen.errors import StoreError, first_line
-from musicgen.plan.plan import Plan
 from musicgen.plan.spill import halves
+from musicgen.run_plan import Plan
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
 
@@ -67,7 +67,7 @@ def read_past(store: Store, folder: Path) -> dict[str, PastRun]:
     `failed.parquet`, rows refused while planning to `known_refused.parquet`.
     """
     parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
-    refusals = [info.path for info in store.list(paths.FAILURES) if info.path.endswith("/plan.parquet")]
+    refusals = [info.path for info in store.list(paths.FAILURES) if paths.is_plan_failures(info.path)]
     committed: dict[str, set[int]] = {}
     for path in parts:
         if found := paths.parse_index_part(path):

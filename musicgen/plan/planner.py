@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
-from musicgen.dataset.info import Pins, check_pins, pin, read_pins
+from musicgen.dataset.info import DatasetInfo, check_dataset_info, read_dataset_info, write_dataset_info
 from musicgen.dataset.run_report import read_report
 from musicgen.dataset.schema import FAILURES, carried_name
 from musicgen.errors import JobError, ManifestError, StoreError
@@ -29,10 +29,11 @@ from musicgen.plan.history import PastRun, load_plan, pending_shards, read_past
 from musicgen.plan.keyed_rows import Parser
 from musicgen.plan.keys import Keyer
 from musicgen.plan.missing import Counts, Ledger
-from musicgen.plan.plan import Plan, PlanOutcome, PlanPart
+from musicgen.plan.plan import PlanOutcome
 from musicgen.plan.shard_files import with_carried, write_parts
 from musicgen.plan.shards import cut, expected_speed, shard_limits
 from musicgen.plan.spill import Spill
+from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import PlannedModel
 from musicgen.storage import Store
 
@@ -81,10 +82,11 @@ class _Planning:
 
     def check_kind(self) -> None:
         """Refuse a dataset of another layout or format before the manifest is read."""
-        pins = read_pins(self.store)
-        if pins is not None:
-            check_pins(
-                self.store, Pins(self.job.audio.layout, self.job.audio.format, pins.carried, self.job.audio.codes)
+        existing = read_dataset_info(self.store)
+        if existing is not None:
+            check_dataset_info(
+                self.store,
+                DatasetInfo(self.job.audio.layout, self.job.audio.format, existing.carried, self.job.audio.codes),
             )
 
     def read(self, progress: Callable[[int, int | None], None] | None) -> None:
@@ -108,9 +110,9 @@ class _Planning:
         self._settle_carried()
 
     def _settle_carried(self) -> None:
-        """Names and types of the carried columns in the index: as the dataset pins them, if it does."""
-        pins = read_pins(self.store)
-        pinned = dict(pins.carried) if pins else {}
+        """Names and types of the carried columns in the index: as the dataset fixes them, if there is one."""
+        existing = read_dataset_info(self.store)
+        pinned = dict(existing.carried) if existing else {}
         fields = []
         taken: set[str] = set()
         for field in self.spill.carried_schema(self.job.manifest.uri):
@@ -128,8 +130,8 @@ class _Planning:
         self.carried = pa.schema(fields)
         by_name = {target: source for source, target in self.names.items()}
         self.names = {by_name[field.name]: field.name for field in fields}
-        self.pins = Pins.of(self.job.audio.layout, self.job.audio.format, self.carried, self.job.audio.codes)
-        check_pins(self.store, self.pins)
+        self.info = DatasetInfo.of(self.job.audio.layout, self.job.audio.format, self.carried, self.job.audio.codes)
+        check_dataset_info(self.store, self.info)
         if pinned:  # whether all values fit must be known before anything is written
             for _, rows in self.spill.batches():
                 self.spill.carried(rows, self.carried, self.names)
@@ -227,7 +229,7 @@ class _Planning:
         self, run: str, fingerprint: str, ledger: Ledger, counts: Counts, past: dict[str, PastRun]
     ) -> dict[str, Any]:
         self.store.probe()
-        pin(self.store, self.pins)
+        write_dataset_info(self.store, self.info)
         limits = shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed)
         tables = (with_carried(rows, self.spill.carried(rows, self.carried, self.names)) for rows in self._todo(ledger))
         parts: list[PlanPart] = []
@@ -331,7 +333,7 @@ class _Planning:
 
 
 def _pinned_type(pinned: str | None, own: pa.DataType) -> pa.DataType:
-    """The type that the dataset pins, if it is another one that values could be cast to."""
+    """The type that the dataset fixes, if it is another one that values could be cast to."""
     if pinned is None or pinned == str(own):
         return own
     try:

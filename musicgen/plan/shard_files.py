@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.errors import StoreError, first_line
-from musicgen.plan.plan import Plan, PlanPart
 from musicgen.plan.row_schema import ROWS, requests
 from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, shard_tables
+from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import ShardRows
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
@@ -35,7 +35,7 @@ def write_parts(
     shard = next(shards, None)
     number = 0
     while shard is not None:
-        path = f"{paths.RUNS}/{run}/manifest/{attempt}/part-{number:05d}.parquet"
+        path = paths.manifest_part(run, attempt, number)
         temp = folder / f"part-{number:05d}.parquet"
         rows: list[int] = []
         seconds: list[float] = []

@@ -45,7 +45,7 @@ class Row:
 def rows(store: Store) -> list[Row]:
     """Every row of the data in `store`, in the order of its Parquet files. Raises `UserError`: none, or a column is missing."""
     store.check()
-    found = list(_dataset_rows(store) if store.exists(paths.PINS) else _folder_rows(store))
+    found = list(_dataset_rows(store) if store.exists(paths.INFO) else _folder_rows(store))
     if not found:
         raise UserError(f"{store.uri}: nothing to train on: its Parquet files have no rows")
     return found

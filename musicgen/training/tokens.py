@@ -108,7 +108,9 @@ def analyse(row: Row, store: Store, codec: Any, hears_melody: bool) -> Analysed:
 
 def _bins(file: Any, what: str, name: str) -> NDArray[np.int8]:
     """Pitch classes as `musicgen.conditioning.melody` takes them."""
-    return chroma.bins(decode_excerpt(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0])
+    return chroma.strongest_pitch_classes(
+        decode_excerpt(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0]
+    )
 
 
 class _Worker:

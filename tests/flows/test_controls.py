@@ -8,7 +8,7 @@ import pytest
 
 import musicgen.dataset
 from musicgen import MusicGen, Request
-from musicgen.audio import encode
+from musicgen.audio import encode_audio
 from musicgen.storage import open_store
 from tests.conftest import S3
 from tests.flows.conftest import Cli, sounds
@@ -93,6 +93,6 @@ def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(
     for row in dataset.to_arrow().to_pylist():
         (clip,) = model.generate([Request(**{name: row[name] for name in HEARD if row[name] is not None})])
         assert clip.duration_s == row["duration_s"]
-        assert encode(clip.audio, clip.sample_rate, "flac").pcm_sha256 == row["pcm_sha256"], row["id"]
+        assert encode_audio(clip.audio, clip.sample_rate, "flac").pcm_sha256 == row["pcm_sha256"], row["id"]
         assert hashlib.sha256(dataset.store.read(row["audio"])).hexdigest() == row["audio_sha256"]
     model.close()

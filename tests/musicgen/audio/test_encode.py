@@ -11,8 +11,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen.audio import FORMATS, decode_audio, encode
-from musicgen.audio.ogg import set_serial
+from musicgen.audio import FORMATS, decode_audio, encode_audio
+from musicgen.audio.ogg import set_stream_serial
 from musicgen.errors import RowError
 
 RATE = 32000
@@ -29,7 +29,7 @@ def music(seconds: float = 1.0, channels: int = 1, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("format", ["flac", "wav"])
 def test_lossless_formats_give_the_samples_back(format: str, channels: int):
     audio = music(channels=channels)
-    encoded = encode(audio, RATE, format)
+    encoded = encode_audio(audio, RATE, format)
     back, rate = decode_audio(encoded.data)
     assert rate == RATE
     assert back.shape == audio.shape
@@ -43,23 +43,23 @@ def test_lossless_formats_give_the_samples_back(format: str, channels: int):
 @pytest.mark.parametrize("format", ["ogg", "mp3"])
 def test_lossy_formats_sound_alike(format: str):
     audio = music(2.0, channels=2)
-    encoded = encode(audio, RATE, format)
+    encoded = encode_audio(audio, RATE, format)
     back, rate = decode_audio(encoded.data)
     assert rate == RATE
     assert back.shape[0] == 2
     assert abs(back.shape[1] - audio.shape[1]) / RATE < 0.1
     for channel in (0, 1):  # libsndfile's int16 path garbles stereo MP3
         assert np.corrcoef(back[channel, :60000], audio[channel, :60000])[0, 1] > 0.99
-    assert encoded.pcm_sha256 == encode(audio, RATE, "flac").pcm_sha256  # of the samples before encoding
+    assert encoded.pcm_sha256 == encode_audio(audio, RATE, "flac").pcm_sha256  # of the samples before encoding
 
 
 def test_equal_waveforms_give_equal_bytes_in_another_process_too():
     # Ogg's serial number comes from the clock; a process of its own, a second later, shows it
-    here = [encode(music(0.5, channels=2), RATE, format).sha256 for format in FORMATS]
+    here = [encode_audio(music(0.5, channels=2), RATE, format).sha256 for format in FORMATS]
     code = (
-        "import sys, time, numpy as np; time.sleep(1.1); from musicgen.audio import FORMATS, encode;"
+        "import sys, time, numpy as np; time.sleep(1.1); from musicgen.audio import FORMATS, encode_audio;"
         "audio = np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(2, -1);"
-        f"print(*[encode(audio, {RATE}, format).sha256 for format in FORMATS])"
+        f"print(*[encode_audio(audio, {RATE}, format).sha256 for format in FORMATS])"
     )
     there = subprocess.run(
         [sys.executable, "-c", code], input=music(0.5, channels=2).tobytes(), capture_output=True, check=True
@@ -68,20 +68,20 @@ def test_equal_waveforms_give_equal_bytes_in_another_process_too():
 
 
 def test_ogg_pages_keep_valid_checksums():
-    data = encode(music(3.0), RATE, "ogg").data
-    other = set_serial(data, 12345)
+    data = encode_audio(music(3.0), RATE, "ogg").data
+    other = set_stream_serial(data, 12345)
     assert other != data
-    assert set_serial(other, 0) == data
+    assert set_stream_serial(other, 0) == data
     assert decode_audio(other)[0].shape == (1, 3 * RATE)  # libogg drops pages whose checksum is wrong
     broken = bytearray(data)
     broken[len(data) // 2] ^= 0xFF
-    assert set_serial(bytes(broken), 0) != bytes(broken)  # the checksum covers every byte
+    assert set_stream_serial(bytes(broken), 0) != bytes(broken)  # the checksum covers every byte
     with pytest.raises(ValueError, match="no Ogg page"):
-        set_serial(b"RIFF" + data, 0)
+        set_stream_serial(b"RIFF" + data, 0)
 
 
 def test_long_vorbis_does_not_crash_libsndfile():
-    encoded = encode(music(60.0), RATE, "ogg")
+    encoded = encode_audio(music(60.0), RATE, "ogg")
     assert decode_audio(encoded.data)[0].shape[1] == 60 * RATE
 
 
@@ -97,30 +97,30 @@ def test_what_fits_full_scale_comes_back_to_half_a_step(
     seed: int, samples: int, channels: int, scale: float, rate: int
 ):
     audio = (np.random.default_rng(seed).uniform(-1, 1, (channels, samples)) * scale).astype(np.float32)
-    encoded = encode(audio, rate)
+    encoded = encode_audio(audio, rate)
     back, back_rate = decode_audio(encoded.data)
     assert back_rate == rate
     assert np.abs(back - np.clip(audio, -1, 32767 / 32768)).max() <= 0.5 / 32768 + 1e-7
-    assert encode(back, rate).pcm_sha256 == encoded.pcm_sha256  # and stays as it is from then on
+    assert encode_audio(back, rate).pcm_sha256 == encoded.pcm_sha256  # and stays as it is from then on
 
 
 def test_over_full_scale_is_scaled_and_remembered():
-    encoded = encode(music() * 4, RATE)
+    encoded = encode_audio(music() * 4, RATE)
     back, _ = decode_audio(encoded.data)
     assert encoded.clipped
     assert encoded.peak_dbfs == pytest.approx(0.0, abs=0.01)
     assert np.count_nonzero(np.abs(back) >= 32767 / 32768) <= 2  # one peak, not a plateau
-    assert not encode(music(), RATE).clipped
+    assert not encode_audio(music(), RATE).clipped
 
 
 def test_full_scale_does_not_wrap():
     square = np.where(np.arange(RATE) % 64 < 32, 1.0, -1.0).astype(np.float32)[None]
-    back, _ = decode_audio(encode(square, RATE, "wav").data)
+    back, _ = decode_audio(encode_audio(square, RATE, "wav").data)
     assert np.array_equal(np.sign(back), np.sign(square))
 
 
 def test_loudness_is_normalised_on_request():
-    assert encode(music(), RATE, "flac", -20.0).loudness_lufs == pytest.approx(-20.0, abs=0.1)
+    assert encode_audio(music(), RATE, "flac", -20.0).loudness_lufs == pytest.approx(-20.0, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_loudness_is_normalised_on_request():
 )
 def test_what_is_no_waveform_is_a_failed_row(audio: np.ndarray):
     with pytest.raises(RowError) as caught:
-        encode(audio.astype(np.float32), RATE)
+        encode_audio(audio.astype(np.float32), RATE)
     assert caught.value.error_class == "generation"
 
 
-@pytest.mark.parametrize("data", [b"", b"not audio at all", encode(music(), RATE).data[:20]])
+@pytest.mark.parametrize("data", [b"", b"not audio at all", encode_audio(music(), RATE).data[:20]])
 def test_bytes_that_are_no_audio(data: bytes):
     with pytest.raises(ValueError, match="not decodable"):
         decode_audio(data)

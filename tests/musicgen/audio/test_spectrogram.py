@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from musicgen.audio.spectrogram import PIXELS, log_mel, spectrogram
+from musicgen.audio.spectrogram import PIXELS, draw_spectrogram, log_mel
 
 RATE = 32000
 
@@ -18,7 +18,7 @@ def tone(hz: float, seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
 
 def brightness(audio: np.ndarray) -> np.ndarray:
     """The picture of a clip as [height, width] in 0 .. 1."""
-    picture = imread(io.BytesIO(spectrogram(audio, RATE)))
+    picture = imread(io.BytesIO(draw_spectrogram(audio, RATE)))
     assert picture.shape[1::-1] == PIXELS
     return picture[..., :3].mean(axis=2)
 
@@ -46,9 +46,9 @@ def test_silence_is_dark_and_what_is_short_or_long_has_a_picture():
     assert brightness(np.zeros((1, RATE), np.float32))[10:180, 80:860].max() < 0.2
     assert brightness(tone(440))[10:180, 80:860].max() > 0.6
     assert log_mel(np.zeros((2, 0), np.float32), RATE).shape[1] > 0
-    assert spectrogram(tone(440, 0.001), RATE).startswith(b"\x89PNG")
+    assert draw_spectrogram(tone(440, 0.001), RATE).startswith(b"\x89PNG")
     assert 600 < log_mel(tone(440, 40), RATE).shape[1] <= 1200
 
 
 def test_equal_clips_have_equal_pictures():
-    assert spectrogram(tone(440), RATE) == spectrogram(tone(440), RATE)
+    assert draw_spectrogram(tone(440), RATE) == draw_spectrogram(tone(440), RATE)

@@ -84,23 +84,23 @@ def noise(seconds: float, gain: float) -> np.ndarray:
 )
 def test_equals_transformers(extract, audio: np.ndarray) -> None:
     before, after = extract(audio)
-    assert np.abs(chroma.chromagram(audio) - before).max() < 1e-5
-    assert np.array_equal(np.eye(12)[chroma.bins(audio)], after)
+    assert np.abs(chroma.compute_chromagram(audio) - before).max() < 1e-5
+    assert np.array_equal(np.eye(12)[chroma.strongest_pitch_classes(audio)], after)
 
 
 def test_half_a_minute_is_235_positions() -> None:
-    assert len(chroma.bins(np.zeros(round(chroma.CHUNK_S * chroma.RATE_HZ), np.float32))) == 235
+    assert len(chroma.strongest_pitch_classes(np.zeros(round(chroma.CHUNK_S * chroma.RATE_HZ), np.float32))) == 235
 
 
 def test_silence_has_the_first_pitch_class() -> None:
-    assert not chroma.bins(np.zeros(100_000, np.float32)).any()
+    assert not chroma.strongest_pitch_classes(np.zeros(100_000, np.float32)).any()
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 96_000])
 def test_the_tune_is_heard_at_any_rate(rate: int) -> None:
     """Frames that lie within one note have its pitch class."""
     audio = heard(encoded(tune(12.0, rate, note_s=1.0), rate))[0]
-    found = chroma.bins(audio)
+    found = chroma.strongest_pitch_classes(audio)
     for note, pitch in enumerate(TUNE):
         frame = round((note + 0.5) * chroma.RATE_HZ / chroma.HOP)  # centred in the note
         assert found[frame] == pitch % 12

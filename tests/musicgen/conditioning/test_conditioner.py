@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.audio.fetch import digest
+from musicgen.audio.fetch import hash_audio
 from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
 from musicgen.conditioning.conditions import Conditions
@@ -40,7 +40,7 @@ def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidan
     kwargs = {"attention_mask": ids["attention_mask"]}
     if audio is not None:
         kwargs["input_features"] = torch.eye(12)[
-            torch.from_numpy(chroma.bins(audio[: 30 * chroma.RATE_HZ]).astype(np.int64))
+            torch.from_numpy(chroma.strongest_pitch_classes(audio[: 30 * chroma.RATE_HZ]).astype(np.int64))
         ][None]
     config = oracle.generation_config
     config.guidance_scale, config.output_attentions, config.output_hidden_states = guidance, False, False
@@ -110,7 +110,7 @@ def test_a_changed_melody_changes_what_is_heard(conditioner, melodies: Path) -> 
 
 def test_one_melody_of_a_thousand_rows_is_analysed_once(conditioner, melodies: Path) -> None:
     path = str(melodies / "b.flac")
-    request = Request("piano", melody=path, melody_sha256=digest(path).sha256)
+    request = Request("piano", melody=path, melody_sha256=hash_audio(path).sha256)
     rows = [replace(request, prompt=f"piano {i % 7}", seed=i) for i in range(1000)]
     for row in rows[:500]:
         conditioner.expect(row)  # some of them beside each other
@@ -125,7 +125,7 @@ def test_windows_of_a_long_clip_hear_the_melody_go_on(conditioner, melodies: Pat
     audio = heard((melodies / "long.ogg").read_bytes(), seconds=100)[0]
     for start in (0, 900, 1800, 2700):
         positions = np.arange(start * 640, start * 640 + 960_000) % len(audio)
-        wanted = chroma.bins(audio[positions])
+        wanted = chroma.strongest_pitch_classes(audio[positions])
         found = prepared.window(start, 1500).branches[0].prefix[:235]
         assert torch.equal(found, conditioner.chroma_embeddings[torch.from_numpy(wanted.astype(np.int64))])
     assert conditioner.melodies.analysed == 1

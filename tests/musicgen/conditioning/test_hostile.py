@@ -15,12 +15,12 @@ GROWTH_KB = 64_000  # twice what a fetched file may keep in memory, and a buffer
 CODE = """
 import json, resource, sys
 import musicgen.audio.read as module
-from musicgen.audio.fetch import fetch
+from musicgen.audio.fetch import fetch_audio
 from musicgen.errors import RowError
 
 def hear(uri):
     try:
-        with fetch(uri) as file:
+        with fetch_audio(uri) as file:
             return str(module.decode_excerpt(file.file, rate=32_000, seconds=30.0, name=uri).shape)
     except RowError as error:
         return f"{error.error_class}: {error}"

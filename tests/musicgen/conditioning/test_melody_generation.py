@@ -50,7 +50,7 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     )
     inputs = model.text.embedder.tokenizer([request.prompt], return_tensors="pt")
     if request.melody:
-        bins = chroma.bins(heard(Path(request.melody).read_bytes())[0])
+        bins = chroma.strongest_pitch_classes(heard(Path(request.melody).read_bytes())[0])
         inputs["input_features"] = torch.eye(12)[torch.from_numpy(bins.astype(np.int64))][None]
     if request.continuation:
         audio = heard(Path(request.continuation).read_bytes())

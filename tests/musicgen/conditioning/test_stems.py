@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.audio.fetch import digest
+from musicgen.audio.fetch import hash_audio
 from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
 from musicgen.conditioning.melody import Melodies
-from musicgen.conditioning.stems import separator
+from musicgen.conditioning.stems import load_demucs
 from musicgen.errors import ModelError, RowError
 from musicgen.request import Request
 from tests.musicgen.conditioning.music import tune, write
@@ -23,7 +23,7 @@ from tests.musicgen.conditioning.music import tune, write
 @pytest.mark.skipif(importlib.util.find_spec("demucs") is not None, reason="demucs is installed")
 def test_without_demucs_it_says_how_to_get_it() -> None:
     with pytest.raises(ModelError, match=r"musicgen-batch\[stems\]"):
-        separator()
+        load_demucs()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("demucs") is not None, reason="demucs is installed")
@@ -55,10 +55,10 @@ def test_drums_and_bass_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     melody, bass = 0.2 * tune(6.0, notes=(60, 64, 67), note_s=1.0), tune(6.0, notes=(54,), note_s=1.0)
     path = write(tmp_path / "a.wav", np.stack([melody, bass], axis=1))
     melodies = Melodies(235)
-    request = Request("", melody=str(path), melody_sha256=digest(str(path)).sha256)
+    request = Request("", melody=str(path), melody_sha256=hash_audio(str(path)).sha256)
     (found,) = melodies.bins(replace(request, stems=True))
     (mixed,) = melodies.bins(request)
-    plain = chroma.bins(melody)
+    plain = chroma.strongest_pitch_classes(melody)
     assert np.mean(found[: len(plain)] == plain) > 0.95
     assert np.mean(found[: len(plain)] == mixed[: len(plain)]) < 0.5
 
@@ -74,7 +74,7 @@ def test_the_real_demucs_runs_and_gives_the_same_each_time(monkeypatch: pytest.M
         network = HTDemucs(sources=["drums", "bass", "other", "vocals"], channels=16, t_layers=1, t_heads=2)
     monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: network)
     path = write(tmp_path / "a.wav", tune(9.0, 44_100), 44_100)
-    separate = separator()
+    separate = load_demucs()
     with path.open("rb") as file:
         one, other = (separate(file, 8.0, "a.wav") for _ in range(2))
     assert one.shape == (8 * chroma.RATE_HZ,)

@@ -1,7 +1,7 @@
 """Clips, shards and datasets as small as they can be and still be real."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 
 from musicgen.clip import Clip
-from musicgen.dataset.info import Pins, pin
+from musicgen.dataset import paths
+from musicgen.dataset.info import DatasetInfo, write_dataset_info
 from musicgen.dataset.writer import ShardWriter
 from musicgen.job import AudioSettings
 from musicgen.request import Request
+from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import PlannedModel, ShardRows
 from musicgen.storage import Store, open_store
 
@@ -51,6 +53,29 @@ def shard_of(run: str, shard: int, rows: int = 3, duration_s: float = 0.5, first
     return ShardRows(run, shard, requests, keys, [f"prompts.csv:{i + 2}" for i in range(start, start + rows)], carried)
 
 
+def plan_of(
+    run: str, rows: int, shard_rows: Sequence[Sequence[int]] = (), invalid: int = 0, model: PlannedModel = MODEL
+) -> Plan:
+    """A run's plan; `shard_rows` are the rows of each shard, by file of the normalized manifest."""
+    parts = tuple(
+        PlanPart(paths.manifest_part(run, "a0", number), tuple(sizes), tuple(0.5 * size for size in sizes))
+        for number, sizes in enumerate(shard_rows)
+    )
+    return Plan(
+        run=run,
+        number=1,
+        job={},
+        model=model,
+        slots="auto",
+        manifest_fingerprint="",
+        parts=parts,
+        rows=rows,
+        audio_s=0.5 * rows,
+        longest_s=0.5,
+        invalid=invalid,
+    )
+
+
 @dataclass
 class Maker:
     """Makes datasets shard by shard."""
@@ -63,7 +88,9 @@ class Maker:
     ) -> ShardWriter:
         """A writer of the shard; the dataset is pinned first."""
         rows = rows or shard_of(run, shard, **options)
-        pin(self.store, Pins.of(self.audio.layout, self.audio.format, rows.carried.schema, self.audio.codes))
+        write_dataset_info(
+            self.store, DatasetInfo.of(self.audio.layout, self.audio.format, rows.carried.schema, self.audio.codes)
+        )
         return ShardWriter(self.store, run, shard, attempt, rows, self.audio, MODEL, "torch 2; cpu; fp32; slots 4")
 
     def shard(

@@ -20,9 +20,10 @@ from musicgen.dataset.card import publish_card, render_card
 from musicgen.dataset.huggingface import write_table
 from musicgen.dataset.listen import write_page
 from musicgen.errors import RowError
+from musicgen.shard import PlannedModel
 from musicgen.storage import open_store
 
-from .conftest import Maker, clip_of, shard_of
+from .conftest import FRAME_RATE, Maker, clip_of, plan_of, shard_of
 
 STAND_IN = Path(__file__).with_name("torchcodec_stand_in")
 
@@ -52,8 +53,8 @@ with open(f"{out}/features.json", "w") as file:
 
 
 def planned(make: Maker, model: str = "facebook/musicgen-small", run: str = "r1-1", rows: int = 9) -> Maker:
-    plan = {"run": run, "rows": rows, "invalid": 2, "parts": [], "model": {"name": model, "revision": "0123abc"}}
-    make.store.write(f"runs/{run}/plan.json", json.dumps(plan).encode())
+    plan = plan_of(run, rows, invalid=2, model=PlannedModel(model, "0123abc", "0" * 64, FRAME_RATE))
+    make.store.write(f"runs/{run}/plan.json", plan.to_json().encode())
     return make
 
 

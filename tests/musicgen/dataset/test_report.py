@@ -1,20 +1,37 @@
 """Reports add up over sessions; status counts without reading rows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import musicgen.dataset
-from musicgen.dataset.run_report import RunReport, Session, hardware, read_report, versions, write_report
+from musicgen.dataset.run_report import (
+    RunReport,
+    Session,
+    describe_hardware,
+    package_versions,
+    read_report,
+    write_report,
+)
 from musicgen.dataset.status import run_statuses
 from musicgen.errors import RowError
+from musicgen.shard import PlannedModel
 
-from .conftest import Maker
+from .conftest import FRAME_RATE, Maker, plan_of
 
 
 def report(start: str, made: int, run: str = "r1-1", **events: int) -> RunReport:
     session = Session(
-        start, start + "1", made, 1, 10.0 * made, 20.0, events=events, engines=("torch 2",), versions=versions()
+        start,
+        start + "1",
+        made,
+        1,
+        10.0 * made,
+        20.0,
+        events=events,
+        engines=("torch 2",),
+        versions=package_versions(),
     )
     return RunReport(run, {"model": {"name": "embedded"}}, {"name": "embedded"}, (session,))
 
@@ -49,22 +66,18 @@ def test_a_damaged_report_stops_nothing(make: Maker, text: bytes):
 def test_the_machine_is_described_without_its_name():
     import platform
 
-    assert hardware()["cores"] >= 1
-    assert hardware()["memory_gb"] > 0.1
-    assert platform.node() not in json.dumps(hardware())
-    assert versions()["numpy"]
+    assert describe_hardware()["cores"] >= 1
+    assert describe_hardware()["memory_gb"] > 0.1
+    assert platform.node() not in json.dumps(describe_hardware())
+    assert package_versions()["numpy"]
 
 
 def test_status_of_runs_in_every_state(make: Maker):
     make.shard("r1-1", 0, failing={0: RowError("generation", "no")})
-    plan = {
-        "rows": 7,
-        "invalid": 2,
-        "parts": [{"shard_rows": [3, 3]}, {"shard_rows": [1]}],
-        "model": {"name": "embedded", "revision": None},
-    }
-    make.store.write("runs/r1-1/plan.json", json.dumps(plan).encode())
-    make.store.write("runs/r1-2/plan.json", json.dumps(plan | {"rows": 4}).encode())
+    model = PlannedModel("embedded", None, "0" * 64, FRAME_RATE)
+    plan = plan_of("r1-1", rows=7, shard_rows=[[3, 3], [1]], invalid=2, model=model)
+    make.store.write("runs/r1-1/plan.json", plan.to_json().encode())
+    make.store.write("runs/r1-2/plan.json", replace(plan, run="r1-2", rows=4).to_json().encode())
     make.shard("r0-1", 0)  # its plan is gone
     old, running, waiting = run_statuses(musicgen.dataset.open_dataset(make.store.uri))
     assert (old.run, old.planned, old.made, old.missing, old.finished) == ("r0-1", 3, 3, 0, True)

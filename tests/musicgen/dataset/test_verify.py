@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import musicgen.dataset
-from musicgen.dataset.key_index import Ledger
+from musicgen.dataset.key_index import KeyIndex
 from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import RowError
 from musicgen.storage import open_store
@@ -197,7 +197,7 @@ def test_the_report_as_json(make: Maker):
 
 
 def test_the_ledger_spills_and_counts(tmp_path: Path):
-    with Ledger(tmp_path, memory="64MB") as ledger:
+    with KeyIndex(tmp_path, memory="64MB") as ledger:
         for part in range(2):
             keys = [f"{part * 60_000 + i:064d}" for i in range(60_000)]
             ledger.add(keys, [f"audio/{key}" for key in keys], f"part-{part}")

@@ -7,14 +7,14 @@ import threading
 import pytest
 import torch
 
-from musicgen.conditioning.workers import Beside
+from musicgen.conditioning.workers import BackgroundWorkers
 
 
 def test_workers_compute_with_one_thread_and_leave_the_caller_alone() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        beside = Beside(torch.device("cpu"), workers=2)
+        beside = BackgroundWorkers(torch.device("cpu"), workers=2)
         assert [beside.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
         assert torch.get_num_threads() == 3
         later: list[int] = []
@@ -28,7 +28,7 @@ def test_workers_compute_with_one_thread_and_leave_the_caller_alone() -> None:
 
 
 def test_what_work_raises_is_in_its_future() -> None:
-    beside = Beside(torch.device("cpu"), workers=1)
+    beside = BackgroundWorkers(torch.device("cpu"), workers=1)
     with pytest.raises(ZeroDivisionError):
         beside.submit(lambda: 1 / 0).result()
     assert beside.submit(lambda a, b: a + b, 1, 2).result() == 3
@@ -37,7 +37,7 @@ def test_what_work_raises_is_in_its_future() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux alone")
 def test_the_step_goes_first() -> None:
-    beside = Beside(torch.device("cpu"), workers=1)
+    beside = BackgroundWorkers(torch.device("cpu"), workers=1)
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     theirs = beside.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
     assert theirs > mine

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from musicgen.clip import Failed
-from musicgen.conditioning.clap_sound import JointEncoder
+from musicgen.conditioning.clap_sound import ClapSoundEncoder
 from musicgen.conditioning.conditioner import RequestConditioner
 from musicgen.errors import RowError
 from musicgen.model import load_model
@@ -88,7 +88,7 @@ def test_the_embedding_is_transformers(tmp_path: Path, fused: bool) -> None:
     clap = ClapModel(clap_config(fused)).eval()
     clap.load_state_dict(model.tensors.read("text_encoder."))
     extract = ClapFeatureExtractor(truncation="fusion" if fused else "rand_trunc")
-    joint = JointEncoder(model)
+    joint = ClapSoundEncoder(model)
     for seconds, windows in ((4.0, 1), (10.0, 1), (12.3, 3)):
         path = write(tmp_path / f"{seconds}.wav", tune(seconds, 48_000), 48_000)
         audio = heard(path.read_bytes(), rate=48_000)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.audio.fetch import digest, fetch, locate
+from musicgen.audio.fetch import fetch_audio, hash_audio, resolve_uri
 from musicgen.errors import RowError
 from musicgen.storage import open_store
 
@@ -50,14 +50,16 @@ def test_places_that_are_not_allowed(tmp_path: Path, uri: str, reason: str) -> N
     (tmp_path / "secret.wav").write_bytes(b"secret")
     (root / "link.wav").symlink_to(tmp_path / "secret.wav")
     (root / "folder").symlink_to("/etc")
-    message = refused(digest, uri, roots=[root])
+    message = refused(hash_audio, uri, roots=[root])
     assert reason in message
     assert "hunter2" not in message
 
 
 def test_whether_a_forbidden_file_exists_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "there.wav").write_bytes(b"x")
-    there, absent = (refused(digest, f"{tmp_path}/{name}.wav", roots=[tmp_path / "m"]) for name in ("there", "absent"))
+    there, absent = (
+        refused(hash_audio, f"{tmp_path}/{name}.wav", roots=[tmp_path / "m"]) for name in ("there", "absent")
+    )
     assert there.replace("there.wav", "") == absent.replace("absent.wav", "")
 
 
@@ -66,9 +68,9 @@ def test_local_files_by_path_relative_path_and_uri(tmp_path: Path) -> None:
     path.write_bytes(b"sound")
     expected = hashlib.sha256(b"sound").hexdigest()
     for uri in (str(path), path.as_uri(), "a b.wav", "./x/../a b.wav"):
-        assert locate(uri, roots=[tmp_path]) == str(path)
-        assert digest(uri, roots=[tmp_path]).sha256 == expected
-    with fetch(str(path)) as file:
+        assert resolve_uri(uri, roots=[tmp_path]) == str(path)
+        assert hash_audio(uri, roots=[tmp_path]).sha256 == expected
+    with fetch_audio(str(path)) as file:
         assert (file.file.read(), file.sha256, file.size) == (b"sound", expected, 5)
 
 
@@ -76,7 +78,7 @@ def test_a_folder_beside_the_manifest_with_the_same_beginning_is_not_the_manifes
     (tmp_path / "data-private").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data-private" / "a.wav").write_bytes(b"x")
-    assert "outside" in refused(digest, str(tmp_path / "data-private" / "a.wav"), roots=[tmp_path / "data"])
+    assert "outside" in refused(hash_audio, str(tmp_path / "data-private" / "a.wav"), roots=[tmp_path / "data"])
 
 
 def test_missing_empty_large_and_irregular_files(tmp_path: Path) -> None:
@@ -91,19 +93,19 @@ def test_missing_empty_large_and_irregular_files(tmp_path: Path) -> None:
         ".": "cannot be read",
         "n" * 300: "cannot be read",
     }.items():
-        assert reason in refused(digest, name, roots=[tmp_path], max_bytes=2_000_000)
-        assert reason in refused(fetch, name, roots=[tmp_path], max_bytes=2_000_000)
-    assert "not a regular file" in refused(digest, "/dev/zero")
+        assert reason in refused(hash_audio, name, roots=[tmp_path], max_bytes=2_000_000)
+        assert reason in refused(fetch_audio, name, roots=[tmp_path], max_bytes=2_000_000)
+    assert "not a regular file" in refused(hash_audio, "/dev/zero")
 
 
 def test_a_file_that_changed_since_the_plan(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"one")
-    planned = digest(str(path)).sha256
-    with fetch(str(path), sha256=planned) as file:
+    planned = hash_audio(str(path)).sha256
+    with fetch_audio(str(path), sha256=planned) as file:
         path.write_bytes(b"two")
         assert file.file.read() == b"one"  # a copy that nobody else can change
-    assert "has changed since the run was planned" in refused(fetch, str(path), sha256=planned)
+    assert "has changed since the run was planned" in refused(fetch_audio, str(path), sha256=planned)
 
 
 def test_from_a_bucket(s3) -> None:
@@ -112,24 +114,24 @@ def test_from_a_bucket(s3) -> None:
     store.write("melodies/a b.wav", data)
     store.write("melodies/empty.wav", b"")
     store.write("melodies/a?b#c %20.wav", b"odd")
-    assert digest(f"{s3.uri}/melodies/a?b#c %20.wav").size == 3
-    assert "a?b#absent.wav does not exist" in refused(digest, f"{s3.uri}/melodies/a?b#absent.wav")
+    assert hash_audio(f"{s3.uri}/melodies/a?b#c %20.wav").size == 3
+    assert "a?b#absent.wav does not exist" in refused(hash_audio, f"{s3.uri}/melodies/a?b#absent.wav")
     uri = store.join("melodies", "a b.wav")
-    assert digest(uri) == digest(uri.replace("s3://", "S3://"))
-    assert digest(uri).sha256 == hashlib.sha256(data).hexdigest()
-    with fetch(uri, roots=[]) as file:
+    assert hash_audio(uri) == hash_audio(uri.replace("s3://", "S3://"))
+    assert hash_audio(uri).sha256 == hashlib.sha256(data).hexdigest()
+    with fetch_audio(uri, roots=[]) as file:
         assert file.file.read() == data
-    assert "larger than 1 MB" in refused(digest, uri, max_bytes=1_000_000)
-    assert "empty" in refused(digest, store.join("melodies", "empty.wav"))
-    assert "does not exist" in refused(digest, store.join("melodies", "absent.wav"))
-    assert "cannot be read" in refused(digest, f"{s3.uri}/../a.wav")
-    assert "no bucket" in refused(digest, "s3://there-is-none/a.wav")
+    assert "larger than 1 MB" in refused(hash_audio, uri, max_bytes=1_000_000)
+    assert "empty" in refused(hash_audio, store.join("melodies", "empty.wav"))
+    assert "does not exist" in refused(hash_audio, store.join("melodies", "absent.wav"))
+    assert "cannot be read" in refused(hash_audio, f"{s3.uri}/../a.wav")
+    assert "no bucket" in refused(hash_audio, "s3://there-is-none/a.wav")
 
 
 def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong-key")
-    message = refused(digest, f"{s3.uri}/a.wav")
+    message = refused(hash_audio, f"{s3.uri}/a.wav")
     assert "cannot be read" in message
     assert "wrong-secret" not in message
 
@@ -142,7 +144,7 @@ def test_many_threads_fetch_at_once(tmp_path: Path) -> None:
 
     def work(path: Path) -> None:
         for _ in range(10):
-            with fetch(str(path)) as file:
+            with fetch_audio(str(path)) as file:
                 if file.file.read() != path.name.encode() * 100_000:
                     wrong.append(path.name)
 
@@ -155,7 +157,7 @@ def test_many_threads_fetch_at_once(tmp_path: Path) -> None:
 
 
 def test_planning_needs_no_torch() -> None:
-    code = "import sys, musicgen.conditioning.fetch; print([m for m in ('torch', 'librosa', 'soundfile', 'numpy') if m in sys.modules])"
+    code = "import sys, musicgen.audio.fetch; print([m for m in ('torch', 'librosa', 'soundfile', 'numpy') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
