@@ -4,9 +4,9 @@ import hashlib
 import platform
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from musicgen.dataset.run_report import package_versions
 from musicgen.errors import JobError
 
 PACKAGES = ("musicgen", "actors", "flows", "configs")
@@ -16,13 +16,9 @@ _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr", "librosa", 
 @cache
 def versions() -> dict[str, str]:
     """Python, the libraries that decide bits or formats, and a hash of our own code."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "missing"
-    return {**found, "code": _code()}
+    installed = package_versions(_LIBRARIES)
+    libraries = {library: installed.get(library, "missing") for library in _LIBRARIES}
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **libraries, "code": _code()}
 
 
 def check_versions(driver: dict[str, str], where: str) -> None:

@@ -18,7 +18,6 @@ class Memo(Generic[Key, Value]):
 
     def __init__(self, size: int):
         self.size = size
-        self.computed = 0  # results computed so far
         self._results: OrderedDict[Key, Value] = OrderedDict()
         self._computing: dict[Key, threading.Event] = {}
         self._lock = threading.Lock()
@@ -45,7 +44,6 @@ class Memo(Generic[Key, Value]):
         try:
             value = compute()
             with self._lock:
-                self.computed += 1
                 self._results[key] = value
                 while len(self._results) > self.size:
                     self._results.popitem(last=False)

@@ -1,9 +1,9 @@
 """Prepares requests for the engine: text, melody, style and continuation become embeddings and forced codes.
 
-`RequestConditioner` is the engine's `Conditioner` (musicgen/conditioning/conditions.py). What is slow about a request (fetching,
-decoding, analysing, encoding) can begin when it is queued, on a few threads beside the engine's: `expect`. The result does
-not depend on it. What guidance compares with is the null condition, which is not zeros for a melody: silence has the pitch
-class 0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified waveform).
+`RequestConditioner` is the engine's `Conditioner` (musicgen/conditioning/conditions.py). The slow part of a request
+(fetching, decoding, analyzing, encoding) can begin when it is queued, on a few background threads: `expect`. The result does
+not depend on that. Guidance compares with the null condition, which is not zeros for a melody: silence has the pitch class
+0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified waveform).
 """
 
 import threading
@@ -20,8 +20,8 @@ from torch import Tensor
 from musicgen.audio.fetch import redact_uri
 from musicgen.conditioning.clap_sound import ClapSoundEncoder
 from musicgen.conditioning.conditions import Branch, Conditions, Prepared
-from musicgen.conditioning.continuation import Continuations
-from musicgen.conditioning.melody import Melodies
+from musicgen.conditioning.continuation import ContinuationEncoder
+from musicgen.conditioning.melody import MelodyAnalyzer
 from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
 from musicgen.conditioning.windows import window_starts
@@ -32,74 +32,73 @@ from musicgen.model.text.encoder import TextStates
 from musicgen.request import Request
 
 _THREADS = 2
-# Not a row's fault: the engine makes do with fewer slots, an actor whose device is lost is replaced, a closed one asks no more.
-_NOT_THE_ROWS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, CancelledError)
+# Errors that are not one row's fault: out of memory (the engine takes fewer slots), a lost device (the actor is replaced),
+# a closed conditioner (nobody asks any more).
+_SHARED_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, CancelledError)
 
 
 class RequestConditioner:
-    """The conditioner of a loaded model. Safe to use from several threads.
+    """The conditioner of a loaded model. Thread-safe.
 
-    `separate` is what takes drums and bass out for requests with `stems`; None: Demucs, when the first such request comes.
+    `separate` takes drums and bass out of melodies for requests with `stems`; None loads Demucs when the first such
+    request comes.
     """
 
     def __init__(self, model: Model, separate: Separate | None = None):
         self.spec = model.spec
         self.device = model.device
         self.text = model.text
-        self.continuations = Continuations(model.codec)
-        self.melodies: Melodies | None = None
+        self.continuations = ContinuationEncoder(model.codec)
+        self.melodies: MelodyAnalyzer | None = None
         self.style: StyleEncoder | None = None
+        self.clap_sound: ClapSoundEncoder | None = None
         if model.spec.kind == "melody":
             assert model.chroma_projection is not None
-            self.melodies = Melodies(model.spec.chroma_length, model.spec.chroma_bins, separate)
+            self.melodies = MelodyAnalyzer(model.spec.chroma_length, model.spec.chroma_bins, separate)
             # A linear layer of a one-hot vector is a column of its weight.
             projection = model.chroma_projection
-            self.chroma_embeddings = (
-                (projection.weight.T + projection.bias).detach().contiguous()
-            )  # [chroma_bins, hidden]
-        self.joint = ClapSoundEncoder(model) if model.spec.accepts_sound_prompt else None
-        if model.spec.kind == "style":
+            embeddings = projection.weight.T + projection.bias
+            self.chroma_embeddings = embeddings.detach().contiguous()  # [chroma_bins, hidden]
+        elif model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
-        self._beside = BackgroundWorkers(model.device, _THREADS)
+        if model.spec.accepts_sound_prompt:
+            self.clap_sound = ClapSoundEncoder(model)
+        self._workers = BackgroundWorkers(model.device, _THREADS)
         self._expected: dict[Request, Future[PreparedRequest]] = {}
         self._lock = threading.Lock()
 
     def expect(self, request: Request) -> None:
-        """Begin to prepare a request that will be asked for. Returns at once; requests of text alone are left for later."""
+        """Begin to prepare a request that will be asked for, and return at once. Text alone is left for `prepare`."""
         if request.melody is None and request.continuation is None:
             return
         with self._lock:
             if request not in self._expected:
-                self._expected[request] = self._beside.submit(self._prepare, request)
+                self._expected[request] = self._workers.submit(self._prepare_one, request)
 
     def prepare(self, requests: list[Request]) -> list[Prepared | Exception]:
-        """One result per request, in order. A `RowError` in a place fails that row alone; whatever a request's text or sound
-        brings about is one. Out of memory, and a lost device, are everybody's, and in the place as they are.
+        """Return one result per request, in order. A `RowError` in a place fails that row alone.
+
+        Every error that a request's text or audio causes is a `RowError`; out of memory and a lost device concern all
+        rows and are returned as they are.
         """
         results: list[Prepared | Exception] = []
         for request in requests:
             with self._lock:
                 expected = self._expected.pop(request, None)
             try:
-                results.append(self._prepare(request) if expected is None else expected.result())
-            except Exception as error:  # the engine tells one row's failure from everybody's
+                results.append(self._prepare_one(request) if expected is None else expected.result())
+            except Exception as error:  # the engine tells a row's error from one that concerns all rows
                 results.append(error)
         return results
 
-    def forget(self, request: Request) -> None:
-        """Drop what `expect` began: the request will not be asked for."""
-        with self._lock:
-            expected = self._expected.pop(request, None)
-        if expected is not None:
-            expected.cancel()
-
     def close(self) -> None:
-        """Stop the threads; what they are at is given up."""
-        self._beside.close()
+        """Stop the threads; unfinished work is dropped."""
+        self._workers.close()
 
     def width(self, request: Request) -> int:
-        """How many branches the request needs: 1 without conditions or guidance, else 2; one more for style and text, where
-        a scale of 1 drops the null branch and leaves w + beta (c - w).
+        """How many branches the request needs: 1 without conditions or without guidance, else 2.
+
+        Style with text needs one more: there a scale of 1 drops the null branch and leaves w + beta (c - w).
         """
         if not (_has_text(request) or request.melody):
             return 1
@@ -108,54 +107,61 @@ class RequestConditioner:
 
     @property
     def sound_positions(self) -> int:
-        """How many positions of a prefix a melody or a style takes at most, for the engine's plan."""
+        """The largest number of prefix positions that a melody or a style takes; the engine plans its cache with it."""
         return self.spec.chroma_length if self.style is None else self.style.positions
 
-    def prefix_length(self, request: Request) -> int:
-        """How many positions the prefix takes."""
-        if self.spec.kind == "text":
-            return 0
-        tokens = self.text.encode(request.prompt).states.shape[0]
-        if self.style is not None:
-            return tokens + (self.style.positions if request.melody else 1)
-        return tokens + self.spec.chroma_length
+    @property
+    def has_prefix(self) -> bool:
+        """Whether conditions come as a prefix of embeddings (melody, style); otherwise by cross-attention (text)."""
+        return self.melodies is not None or self.style is not None
 
-    def _prepare(self, request: Request) -> "PreparedRequest":
-        with _blamed("generation", "the prompt"):
+    def null_sound(self, positions: int, text: Tensor) -> Tensor:
+        """The null condition of a prefix's sound part, [positions, hidden]: pitch class 0 for melody, zeros for style.
+
+        Zeros have the type and device of the prefix's `text`, [tokens, hidden].
+        """
+        if self.melodies is not None:
+            return self.chroma_embeddings[:1].expand(positions, -1)
+        return text.new_zeros(positions, text.shape[1])
+
+    def melody_windows(self, request: Request, starts: Sequence[int]) -> dict[int, NDArray[np.int8]]:
+        """The melody's pitch classes, int8 [chroma_length], of each window by its first frame."""
+        assert self.melodies is not None
+        if len(starts) == 1 and starts[0] == 0:  # a clip of one window
+            return {0: self.melodies.pitch_classes(request)[0]}
+        starts_s = [start / self.spec.frame_rate for start in starts]
+        return dict(zip(starts, self.melodies.pitch_classes(request, starts_s), strict=True))
+
+    def _prepare_one(self, request: Request) -> "PreparedRequest":
+        with _as_row_error("generation", "the prompt"):
             text = self.text.encode(request.prompt)
         forced: Tensor | None = None
         if request.continuation is not None:
-            with _blamed("melody", f"continuation {redact_uri(request.continuation)}"):
-                forced = torch.from_numpy(self.continuations.codes(request))
-        bins: dict[int, NDArray[np.int8]] = {}
+            with _as_row_error("melody", f"continuation {redact_uri(request.continuation)}"):
+                forced = torch.from_numpy(self.continuations.encode(request))
+        pitch_classes: dict[int, NDArray[np.int8]] = {}
         style: Tensor | None = None
         if request.melody is not None:
+            name = redact_uri(request.melody)
             if self.melodies is not None:
-                with _blamed("melody", f"melody {redact_uri(request.melody)}"):
-                    bins = self._bins(request, window_starts(request, self.spec))
+                with _as_row_error("melody", f"melody {name}"):
+                    pitch_classes = self.melody_windows(request, window_starts(request, self.spec))
             elif self.style is not None:
-                with _blamed("melody", f"style excerpt {redact_uri(request.melody)}"):
+                with _as_row_error("melody", f"style excerpt {name}"):
                     style = self.style.encode(request)
-            elif self.joint is not None:
-                with _blamed("melody", f"sound {redact_uri(request.melody)}"):
-                    text = self.joint.encode(request)
+            elif self.clap_sound is not None:
+                with _as_row_error("melody", f"sound {name}"):
+                    text = self.clap_sound.encode(request)
             else:
                 raise RowError("invalid", "this model takes no melody: use a preset that does, as musicgen-melody")
-        return PreparedRequest(self, request, text, forced, bins, style)
-
-    def _bins(self, request: Request, starts: Sequence[int]) -> dict[int, NDArray[np.int8]]:
-        assert self.melodies is not None
-        if len(starts) == 1 and starts[0] == 0:  # a clip of one window
-            return {0: self.melodies.bins(request)[0]}
-        starts_s = [start / self.spec.frame_rate for start in starts]
-        return dict(zip(starts, self.melodies.bins(request, starts_s), strict=True))
+        return PreparedRequest(self, request, text, forced, pitch_classes, style)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedRequest:
     """A request whose slow conditioning is done (the engine's `Prepared`).
 
-    `bins` holds the melody's pitch classes int8 [chroma_length] by window start; `style` the excerpt's embeddings
+    `pitch_classes` holds the melody's int8 [chroma_length] by window start; `style` the excerpt's embeddings
     [positions, hidden]; `forced` int16 [codebooks, frames].
     """
 
@@ -163,66 +169,62 @@ class PreparedRequest:
     request: Request
     text: TextStates
     forced: Tensor | None
-    bins: dict[int, NDArray[np.int8]]
+    pitch_classes: dict[int, NDArray[np.int8]]
     style: Tensor | None
 
     def window(self, start: int, frames: int) -> Conditions:
         """Conditions for the clip's frames [start, start + frames)."""
-        owner, request = self.owner, self.request
-        kind = owner.spec.kind
-        if kind == "text":
+        owner, scale = self.owner, self.request.guidance_scale
+        if not owner.has_prefix:
             full, null = Branch(cross=None if self.text.empty else self.text.states), Branch()
         else:
-            silent = self._prefix(None, with_text=False)
-            full, null = self._prefix(self._sound(start), with_text=True), silent
-        width = owner.width(request)
-        if width == 1:
+            full = self._build_prefix(self._embed_sound(start), with_text=True)
+            null = self._build_prefix(None, with_text=False)
+        if owner.width(self.request) == 1:
             # Without conditions the two branches are equal, and guidance between them is nothing.
             return Conditions((full,))
-        if self.style is not None and not self.text.empty:
-            assert owner.style is not None
-            sound_only = self._prefix(self.style, with_text=False)
-            if request.guidance_scale == 1:
-                return Conditions((full, sound_only), owner.style.beta)  # what the formula of three is at a scale of 1
-            return Conditions((full, sound_only, null), request.guidance_scale, owner.style.beta)
-        return Conditions((full, null), request.guidance_scale)
+        if owner.style is not None and self.style is not None and not self.text.empty:
+            sound_only = self._build_prefix(self.style, with_text=False)
+            if scale == 1:  # the formula of three branches, in which the null branch cancels out
+                return Conditions((full, sound_only), owner.style.beta)
+            return Conditions((full, sound_only, null), scale, owner.style.beta)
+        return Conditions((full, null), scale)
 
-    def _sound(self, start: int) -> Tensor | None:
+    def _embed_sound(self, start: int) -> Tensor | None:
         """The melody's or the style's embeddings for the window that begins at `start`, [positions, hidden]."""
         if self.style is not None:
             return self.style
         if self.request.melody is None:
             return None
-        bins = self.bins.get(start)
-        if bins is None:  # an engine that lays its windows otherwise
-            bins = self.bins[start] = self.owner._bins(self.request, (start,))[start]
-        return self.owner.chroma_embeddings[torch.from_numpy(bins.astype(np.int64)).to(self.owner.device)]
+        classes = self.pitch_classes.get(start)
+        if classes is None:  # an engine whose windows begin elsewhere
+            classes = self.pitch_classes[start] = self.owner.melody_windows(self.request, (start,))[start]
+        return self.owner.chroma_embeddings[torch.from_numpy(classes.astype(np.int64)).to(self.owner.device)]
 
-    def _prefix(self, sound: Tensor | None, with_text: bool) -> Branch:
-        """Sound, then text: [positions + tokens, hidden]; without, their null conditions of the same length."""
+    def _build_prefix(self, sound: Tensor | None, with_text: bool) -> Branch:
+        """Sound, then text: [positions + tokens, hidden]; where one is left out, its null condition of the same length."""
         owner, text = self.owner, self.text.states
         if sound is None:
-            if owner.style is not None:
-                positions = 1 if self.style is None else self.style.shape[0]
-                sound = text.new_zeros(positions, text.shape[1])
+            if owner.melodies is not None:
+                positions = owner.spec.chroma_length
             else:
-                sound = owner.chroma_embeddings[:1].expand(owner.spec.chroma_length, -1)
+                positions = 1 if self.style is None else self.style.shape[0]
+            sound = owner.null_sound(positions, text)
         return Branch(prefix=torch.cat([sound, text if with_text else torch.zeros_like(text)]))
 
 
 @contextmanager
-def _blamed(error_class: ErrorClass, what: str) -> Iterator[None]:
-    """What goes wrong within is the row's failure."""
+def _as_row_error(error_class: ErrorClass, subject: str) -> Iterator[None]:
+    """Turn an error of the block into a `RowError`, except one that concerns all rows."""
     try:
         yield
-    except (RowError, *_NOT_THE_ROWS):
+    except (RowError, *_SHARED_ERRORS):
         raise
     except Exception as error:
-        if "allocate memory" in str(error) or "not enough memory" in str(
-            error
-        ):  # as torch's allocator for the CPU says it
+        # torch's allocator for the CPU raises a RuntimeError with one of these texts.
+        if "allocate memory" in str(error) or "not enough memory" in str(error):
             raise
-        raise RowError(error_class, f"{what} cannot be used: {type(error).__name__}: {error}") from error
+        raise RowError(error_class, f"{subject} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _has_text(request: Request) -> bool:

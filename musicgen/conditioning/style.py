@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.audio.fetch import fetch_audio, redact_uri
+from musicgen.audio.fetch import redact_uri
 from musicgen.audio.read import decode_excerpt
+from musicgen.conditioning.audio_memo import AudioMemo
 from musicgen.conditioning.chroma import CHUNK_S
 from musicgen.errors import ModelError
-from musicgen.memo import Memo
 from musicgen.model.checkpoint.tensors import load_parameters
 from musicgen.model.load import Model
 from musicgen.model.text.encoder import synchronized
@@ -58,7 +58,7 @@ class StyleSettings(BaseModel):
     guidance_beta: float = 5.0  # of the double guidance, for rows with text and style
 
 
-class _Layer(nn.Module):
+class _StyleLayer(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -75,7 +75,7 @@ class _Layer(nn.Module):
         return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
 
 
-class _Norm(nn.Module):
+class _FixedBatchNorm(nn.Module):
     """A batch norm without a gain, with the statistics of its training."""
 
     mean: Tensor
@@ -104,8 +104,8 @@ class StyleNetwork(nn.Module):
         self.settings = settings
         self.features = HubertModel(config)
         self.embed = nn.Linear(config.hidden_size, dim)
-        self.layers = nn.ModuleList(_Layer(dim, settings.heads) for _ in range(settings.layers))
-        self.norm = _Norm(dim)
+        self.layers = nn.ModuleList(_StyleLayer(dim, settings.heads) for _ in range(settings.layers))
+        self.norm = _FixedBatchNorm(dim)
         self.register_buffer("codebooks", torch.zeros(settings.quantizers, settings.bins, dim))
         self.output = nn.Linear(dim, hidden)
 
@@ -122,10 +122,10 @@ class StyleNetwork(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:  # [samples] -> [positions, hidden]
         x = self.embed(self.features(audio[None]).last_hidden_state[0])  # [T, dim]
-        x = x + _sinusoids(len(x), x.shape[1], x.device)
+        x = x + _sinusoidal_positions(len(x), x.shape[1], x.device)
         for layer in self.layers:
             x = layer(x)
-        x = _quantize(self.norm(x), self.codebooks[: self.settings.used_quantizers])
+        x = _quantize_residual(self.norm(x), self.codebooks[: self.settings.used_quantizers])
         return self.output(x[:: self.settings.downsample])
 
 
@@ -137,7 +137,7 @@ class StyleEncoder:
         self.device = device
         self.positions = network.positions
         self.beta = network.settings.guidance_beta
-        self._known: Memo[str, Tensor] = Memo(_REMEMBERED)
+        self._memo: AudioMemo[Tensor] = AudioMemo(_REMEMBERED, "style excerpt")
 
     @classmethod
     def load(cls, model: Model) -> "StyleEncoder":
@@ -146,24 +146,17 @@ class StyleEncoder:
 
         folder = model.checkpoint.folder
         with no_init_weights():  # they are replaced
-            network = StyleNetwork(_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
+            network = StyleNetwork(_parse_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
         load_parameters(network, model.tensors.read("style.", "cpu", torch.float32), f"{folder}: style")
         return cls(network, model.device)
 
     def encode(self, request: Request) -> Tensor:
         """The embeddings [positions, hidden] of the excerpt in `request.melody`. Raises RowError("melody")."""
-        uri, sha256 = request.melody or "", request.melody_sha256
-        if sha256 is not None:
-            return self._known.get(sha256, lambda: self._fetch(uri, sha256))
-        with fetch_audio(uri, what="style excerpt") as file:
-            return self._known.get(file.sha256, lambda: self._encode(file.file, uri))
-
-    def _fetch(self, uri: str, sha256: str) -> Tensor:
-        with fetch_audio(uri, what="style excerpt", sha256=sha256) as file:
-            return self._encode(file.file, uri)
+        uri = request.melody or ""
+        return self._memo.get(uri, request.melody_sha256, lambda file: self._encode_file(file, uri))
 
     @torch.inference_mode()
-    def _encode(self, file: IO[bytes], uri: str) -> Tensor:
+    def _encode_file(self, file: IO[bytes], uri: str) -> Tensor:
         rate = self.network.settings.sample_rate
         audio = decode_excerpt(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=redact_uri(uri))[0]
         wanted = self.network.samples
@@ -172,7 +165,7 @@ class StyleEncoder:
         return synchronized(self.network(torch.from_numpy(excerpt).to(self.device)).clone())
 
 
-def _settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:
+def _parse_settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:
     try:
         return StyleSettings.model_validate(dict(conditioner))
     except ValidationError as error:
@@ -183,7 +176,7 @@ def _settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:
         ) from None
 
 
-def _sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
+def _sinusoidal_positions(length: int, dim: int, device: torch.device) -> Tensor:
     """Positions as audiocraft embeds them: cos, then sin  # [length, dim]."""
     half = dim // 2
     positions = torch.arange(length, device=device, dtype=torch.float32)[:, None]
@@ -191,7 +184,7 @@ def _sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
-def _quantize(x: Tensor, codebooks: Tensor) -> Tensor:
+def _quantize_residual(x: Tensor, codebooks: Tensor) -> Tensor:
     """Residual nearest neighbours: x [T, dim], codebooks [levels, bins, dim] -> [T, dim]."""
     total = torch.zeros_like(x)
     for codebook in codebooks:

@@ -1,6 +1,5 @@
-"""The dataset's README.md: a Hugging Face dataset card that says what this is, under which licence, and how to use it."""
+"""The dataset's README.md: a Hugging Face dataset card that says what this is, under which license, and how to use it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,8 @@ _OPEN = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model that made clips here: its public name (never a path), its revision, and its licence if that is known."""
+class CardCheckpoint:
+    """A model that made clips here: its public name (never a path), its revision, and its license if that is known."""
 
     name: str
     revision: str | None
@@ -30,20 +29,17 @@ class Checkpoint:
 
     def __str__(self) -> str:
         revision = f" at revision `{self.revision}`" if self.revision else ""
-        licence = (
-            f"licence of the weights: {self.license}"
+        license = (
+            f"license of the weights: {self.license}"
             if self.license
-            else "licence of the weights: not known here; ask its author"
+            else "license of the weights: not known here; ask its author"
         )
-        return f"`{self.name}`{revision} ({licence})"
+        return f"`{self.name}`{revision} ({license})"
 
 
-def publish_card(dataset: Dataset, title: str = "Generated music", licenses: Mapping[str, str] | None = None) -> str:
-    """Write `README.md`, and the table for `load_dataset` where the layout needs one, for the dataset as it is now; the card.
-
-    `licenses` are those of checkpoints without a preset, by name.
-    """
-    card = render_card(dataset, title, licenses, write_table(dataset))
+def publish_card(dataset: Dataset, title: str = "Generated music") -> str:
+    """Write `README.md`, and the table for `load_dataset` where the layout needs one; return the card's text."""
+    card = render_card(dataset, title, write_table(dataset))
     dataset.store.write(paths.README, card.encode())
     return card
 
@@ -51,7 +47,6 @@ def publish_card(dataset: Dataset, title: str = "Generated music", licenses: Map
 def render_card(
     dataset: Dataset,
     title: str = "Generated music",
-    licenses: Mapping[str, str] | None = None,
     small: bool | None = None,
 ) -> str:
     """The card's text. `small` is what `huggingface.write_table` said; without it, it is looked up."""
@@ -59,7 +54,7 @@ def render_card(
 
     runs = run_statuses(dataset)
     clips, audio_s = sum(run.made for run in runs), sum(run.audio_s for run in runs)
-    checkpoints = _checkpoints(dataset, runs, licenses or {})
+    checkpoints = _list_checkpoints(runs)
     matter: dict[str, Any] = {
         "pretty_name": title,
         "license": _license(checkpoints),
@@ -73,7 +68,7 @@ def render_card(
 
 
 def _body(
-    dataset: Dataset, title: str, runs: list[RunStatus], checkpoints: list[Checkpoint], clips: int, audio_s: float
+    dataset: Dataset, title: str, runs: list[RunStatus], checkpoints: list[CardCheckpoint], clips: int, audio_s: float
 ) -> str:
     made_by = "\n".join(f"- {checkpoint}" for checkpoint in checkpoints) or "- nothing yet"
     table = "\n".join(f"| `{run.run}` | {run.planned} | {run.made} | {run.failed} | {run.missing} |" for run in runs)
@@ -87,7 +82,7 @@ Audio: {dataset.info.format}, {_LAYOUT_TEXT[dataset.info.layout]}
 
 {made_by}
 
-The audio is synthetic. The weights' licence binds whoever runs them; read it before you use the audio commercially.
+The audio is synthetic. The weights' license binds whoever runs them; read it before you use the audio commercially.
 
 ## Load
 
@@ -138,29 +133,29 @@ audio, rate = clips.audio(clips.to_arrow(["key"])["key"][0].as_py())    # float3
 clips.to_huggingface()    # the same as a datasets.Dataset"""
 
 
-def _checkpoints(dataset: Dataset, runs: list[RunStatus], licenses: Mapping[str, str]) -> list[Checkpoint]:
+def _list_checkpoints(runs: list[RunStatus]) -> list[CardCheckpoint]:
     """Every checkpoint that a run was planned with, once."""
     from musicgen.presets import find_preset
 
-    found: dict[tuple[str, str | None], Checkpoint] = {}
+    checkpoints: dict[tuple[str, str | None], CardCheckpoint] = {}
     for run in runs:
         if run.model is None:
             continue
         preset = find_preset(run.model)
-        license = licenses.get(run.model) or (preset.license if preset is not None else None)
-        name = preset.hub or preset.name if preset is not None else _public(run.model)
-        found.setdefault((name, run.model_revision), Checkpoint(name, run.model_revision, license))
-    return list(found.values())
+        license = preset.license if preset is not None else None
+        name = preset.hub or preset.name if preset is not None else _public_name(run.model)
+        checkpoints.setdefault((name, run.model_revision), CardCheckpoint(name, run.model_revision, license))
+    return list(checkpoints.values())
 
 
-def _public(name: str) -> str:
+def _public_name(name: str) -> str:
     """A checkpoint's name without where it lies on somebody's disk or in somebody's bucket."""
     is_hub_name = name.count("/") == 1 and not name.startswith(("/", ".", "~"))
     return name if is_hub_name or "/" not in name else f"a local checkpoint, {name.rstrip('/').rsplit('/', 1)[-1]}"
 
 
-def _license(checkpoints: list[Checkpoint]) -> str:
-    """The hub's identifier of the licence: that of the weights if they agree, else the strictest known, else `other`."""
+def _license(checkpoints: list[CardCheckpoint]) -> str:
+    """The hub's identifier of the license: that of the weights if they agree, else the strictest known, else `other`."""
     known = {(checkpoint.license or "other").lower() for checkpoint in checkpoints}
     if len(known) == 1:
         return known.pop()

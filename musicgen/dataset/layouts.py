@@ -19,8 +19,6 @@ from typing import Any, Protocol
 from musicgen.dataset import paths
 from musicgen.storage import Store
 
-LAYOUTS = ("files", "parquet", "webdataset")
-
 
 @dataclass(frozen=True, slots=True)
 class Place:

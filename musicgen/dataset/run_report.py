@@ -123,14 +123,14 @@ def write_report(store: Store, report: RunReport) -> RunReport:
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """The versions of what makes the sound and of what moves it, and Python's."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of those of these packages that are installed."""
+    versions = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def describe_hardware() -> dict[str, Any]:
@@ -138,12 +138,8 @@ def describe_hardware() -> dict[str, Any]:
     import psutil
 
     return {
-        "processor": _processor(),
+        "processor": processor_name() or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "platform": f"{platform.system()} {platform.machine()}",
     }
-
-
-def _processor() -> str:
-    return processor_name() or platform.processor() or platform.machine()

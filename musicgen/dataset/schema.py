@@ -65,9 +65,6 @@ INDEX_COLUMNS = tuple(_INDEX.names)
 RESERVED = frozenset({*INDEX_COLUMNS, "codes"})
 """Names that a carried column cannot have."""
 
-FAILURES_COLUMNS = tuple(FAILURES.names)
-
-
 CODES = pa.field("codes", pa.list_(pa.list_(pa.int16())))
 """The codec's codes, [codebooks][frames], in datasets made with `audio.codes: true`."""
 

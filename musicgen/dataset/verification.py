@@ -61,7 +61,7 @@ class Fault:
 
 
 @dataclass
-class Report:
+class VerificationReport:
     """What was looked at and what was found. `faults` names the first ten thousand of `fault_count`."""
 
     uri: str
@@ -99,37 +99,49 @@ class Report:
 
 def verify_dataset(
     dataset: Dataset, deep: bool = False, progress: Callable[[int, int | None], None] | None = None
-) -> Report:
-    """Verify a dataset against its audio. `progress` is called now and then with the rows done so far."""
-    report = Report(dataset.uri, deep)
-    with tempfile.TemporaryDirectory() as folder, KeyIndex(Path(folder)) as ledger:
-        for faults, row in _checked(dataset, deep, report, ledger):
+) -> VerificationReport:
+    """Compare the index with every audio object: its presence, size and sha256; with `deep`, its samples too.
+
+    `progress` is called every 16 rows and at the end with the objects checked so far and their number in all, which is
+    None where an index part is too damaged to tell. Faults are in the report; only `StoreError` is raised.
+    """
+    report = VerificationReport(dataset.uri, deep)
+    total = None if progress is None else _count_rows(dataset)
+    with tempfile.TemporaryDirectory() as folder, KeyIndex(Path(folder)) as key_index:
+        for faults, row in _check_rows(dataset, deep, report, key_index):
             for fault in faults:
                 report.add(fault)
             report.rows += 1
             report.audio_bytes += row["audio_bytes"] or 0
             report.audio_s += row["duration_s"] or 0.0
             if progress is not None and report.rows % 16 == 0:
-                progress(report.rows, None)
-        for key, parts in ledger.duplicates():
+                progress(report.rows, total)
+        for key, parts in key_index.duplicates():
             report.add(Fault("duplicate", key, f"the key is in the index {len(parts)} times: {', '.join(parts)}"))
         if dataset.only is None:
-            report.orphans = ledger.orphans(info.path for info in dataset.store.list(paths.AUDIO))
+            report.orphans = key_index.orphans(info.path for info in dataset.store.list(paths.AUDIO))
     if progress is not None:
-        progress(report.rows, None)
+        progress(report.rows, total)
     return report
 
 
 verify = verify_dataset  # the name before 0.2, which scripts use
 
 
-def _checked(
-    dataset: Dataset, deep: bool, report: Report, ledger: KeyIndex
+def _count_rows(dataset: Dataset) -> int | None:
+    try:
+        return len(dataset)
+    except (ValueError, OSError):  # a fault of the index, which the check itself names
+        return None
+
+
+def _check_rows(
+    dataset: Dataset, deep: bool, report: VerificationReport, key_index: KeyIndex
 ) -> Iterator[tuple[list[Fault], dict[str, Any]]]:
     """Every row with its faults. A few rows are in hand at a time, whatever the size of the dataset."""
     waiting: deque[tuple[Future[list[Fault]], dict[str, Any]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row in _rows(dataset, report, ledger):
+        for row in _read_rows(dataset, report, key_index):
             waiting.append((pool.submit(_check_row, dataset, row, deep), row))
             if len(waiting) > 2 * _THREADS:
                 future, done = waiting.popleft()
@@ -138,7 +150,7 @@ def _checked(
             yield future.result(), done
 
 
-def _rows(dataset: Dataset, report: Report, ledger: KeyIndex) -> Iterator[dict[str, Any]]:
+def _read_rows(dataset: Dataset, report: VerificationReport, key_index: KeyIndex) -> Iterator[dict[str, Any]]:
     for path in dataset.parts():
         report.parts += 1
         try:
@@ -148,13 +160,13 @@ def _rows(dataset: Dataset, report: Report, ledger: KeyIndex) -> Iterator[dict[s
                 size = 8 if dataset.info.layout == "parquet" else _BATCH_ROWS  # there, rows hold whole clips
                 for batch in part.iter_batches(size, columns=_COLUMNS):
                     rows = batch.to_pylist()
-                    ledger.add([row["key"] for row in rows], [_object_of(row) for row in rows], path)
+                    key_index.add([row["key"] for row in rows], [_object_of(row) for row in rows], path)
                     yield from rows
         except (pa.ArrowException, ValueError, KeyError, OSError) as error:
             report.add(Fault("index", path, f"the index part cannot be read: {error}"))
 
 
-def _check_part(dataset: Dataset, path: str, part: pq.ParquetFile, report: Report) -> int:
+def _check_part(dataset: Dataset, path: str, part: pq.ParquetFile, report: VerificationReport) -> int:
     """Check a part's schema, footer and failures file; the number of failed rows."""
     names = part.schema_arrow.names
     if tuple(names[: len(INDEX_COLUMNS)]) != INDEX_COLUMNS:

@@ -1,4 +1,4 @@
-"""A thing that many ask for is computed once."""
+"""A memo computes the result for a key once, whatever the number of threads, and keeps the last few."""
 
 import threading
 import time
@@ -8,32 +8,35 @@ import pytest
 from musicgen.memo import Memo
 
 
-def test_threads_wait_for_the_one_who_computes() -> None:
-    once: Memo[str, int] = Memo(4)
+def test_threads_wait_for_the_thread_that_computes() -> None:
+    memo: Memo[str, int] = Memo(4)
     results: list[int] = []
+    computed: list[str] = []
 
     def slow() -> int:
+        computed.append("a")
         time.sleep(0.1)
         return 7
 
-    threads = [threading.Thread(target=lambda: results.append(once.get("a", slow))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: results.append(memo.get("a", slow))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert results == [7] * 8
-    assert once.computed == 1
+    assert computed == ["a"]
 
 
-def test_the_least_recently_used_is_forgotten() -> None:
-    once: Memo[str, str] = Memo(2)
+def test_the_least_recently_used_result_is_dropped() -> None:
+    memo: Memo[str, str] = Memo(2)
+    computed: list[str] = []
     for key in ("a", "b", "a", "c", "a", "b"):  # c throws b out, the second b throws c out
-        once.get(key, lambda key=key: key * 2)
-    assert once.computed == 4
+        memo.get(key, lambda key=key: computed.append(key) or key * 2)
+    assert computed == ["a", "b", "c", "b"]
 
 
 def test_a_failure_is_not_remembered_and_wakes_those_who_wait() -> None:
-    once: Memo[str, int] = Memo(2)
+    memo: Memo[str, int] = Memo(2)
     started = threading.Event()
     caught: list[BaseException] = []
 
@@ -44,15 +47,15 @@ def test_a_failure_is_not_remembered_and_wakes_those_who_wait() -> None:
 
     def first() -> None:
         try:
-            once.get("a", fail)
+            memo.get("a", fail)
         except ValueError as error:
             caught.append(error)
 
     thread = threading.Thread(target=first)
     thread.start()
     started.wait()
-    assert once.get("a", lambda: 3) == 3
+    assert memo.get("a", lambda: 3) == 3
     thread.join()
     assert len(caught) == 1
     with pytest.raises(ValueError, match="no"):
-        once.get("b", fail)
+        memo.get("b", fail)

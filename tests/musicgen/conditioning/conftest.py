@@ -8,6 +8,7 @@ import torch
 
 from musicgen.conditioning.conditioner import RequestConditioner
 from musicgen.model import Model, load_model
+from musicgen.request import Request
 from tests.musicgen.conditioning.music import tune, write
 
 
@@ -42,3 +43,13 @@ def oracle(melody_checkpoint: Path):
     from transformers import MusicgenMelodyForConditionalGeneration
 
     return MusicgenMelodyForConditionalGeneration.from_pretrained(melody_checkpoint, dtype=torch.float32).eval()
+
+
+def prefix_length(conditioner: RequestConditioner, request: Request) -> int:
+    """Positions of a request's prefix: the sound's (one for a style model's row without excerpt), then the prompt's tokens."""
+    if conditioner.spec.kind == "text":
+        return 0
+    tokens = conditioner.text.encode(request.prompt).states.shape[0]
+    if conditioner.style is not None:
+        return tokens + (conditioner.style.positions if request.melody else 1)
+    return tokens + conditioner.spec.chroma_length

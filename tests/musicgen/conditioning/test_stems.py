@@ -13,7 +13,7 @@ import torch
 from musicgen.audio.fetch import hash_audio
 from musicgen.conditioning import chroma
 from musicgen.conditioning.conditioner import RequestConditioner
-from musicgen.conditioning.melody import Melodies
+from musicgen.conditioning.melody import MelodyAnalyzer
 from musicgen.conditioning.stems import load_demucs
 from musicgen.errors import ModelError, RowError
 from musicgen.request import Request
@@ -54,10 +54,10 @@ def test_drums_and_bass_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setitem(sys.modules, "demucs.pretrained", SimpleNamespace(get_model=lambda name: Demucs()))
     melody, bass = 0.2 * tune(6.0, notes=(60, 64, 67), note_s=1.0), tune(6.0, notes=(54,), note_s=1.0)
     path = write(tmp_path / "a.wav", np.stack([melody, bass], axis=1))
-    melodies = Melodies(235)
+    melodies = MelodyAnalyzer(235)
     request = Request("", melody=str(path), melody_sha256=hash_audio(str(path)).sha256)
-    (found,) = melodies.bins(replace(request, stems=True))
-    (mixed,) = melodies.bins(request)
+    (found,) = melodies.pitch_classes(replace(request, stems=True))
+    (mixed,) = melodies.pitch_classes(request)
     plain = chroma.strongest_pitch_classes(melody)
     assert np.mean(found[: len(plain)] == plain) > 0.95
     assert np.mean(found[: len(plain)] == mixed[: len(plain)]) < 0.5

@@ -19,6 +19,7 @@ from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
 from tests.fixtures.engines import make_engine
+from tests.musicgen.conditioning.conftest import prefix_length
 from tests.musicgen.conditioning.music import heard, tune, write
 from tests.musicgen.conditioning.style_checkpoint import SETTINGS, write_style_checkpoint
 from tests.musicgen.conditioning.test_melody_generation import codes, run
@@ -128,7 +129,7 @@ def test_branches(conditioner, tmp_path: Path) -> None:
         (prepared,) = conditioner.prepare([row])
         conditions = prepared.window(0, 50)
         assert len(conditions.branches) == conditioner.width(row) == width
-        assert conditions.prefix_length == conditioner.prefix_length(row)
+        assert conditions.prefix_length == prefix_length(conditioner, row)
     (prepared,) = conditioner.prepare([rows[0][1]])
     conditions = prepared.window(0, 50)
     both, sound, none = (branch.prefix for branch in conditions.branches)
@@ -202,7 +203,7 @@ def test_the_engine_plans_room_for_excerpt_and_prompt(style_model, tmp_path: Pat
     engine.add(row)
     while engine.busy:
         assert all(isinstance(outcome, Clip) for outcome in engine.step())
-    needed = 4 * 50 + 4 + engine._conditioner.prefix_length(row)
+    needed = 4 * 50 + 4 + prefix_length(engine._conditioner, row)
     engine.close()
     assert needed <= engine._stepper.cache.capacity == planned < needed + 64
 

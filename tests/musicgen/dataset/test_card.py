@@ -174,12 +174,12 @@ def matter(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_the_card_names_the_checkpoint_and_its_licence(make: Maker):
+def test_the_card_names_the_checkpoint_and_its_license(make: Maker):
     card = publish_card(musicgen.dataset.open_dataset(a_dataset(make).store.uri), title="Night music")
     assert make.store.read("README.md").decode() == card
     assert matter(card)["license"] == "cc-by-nc-4.0"
     assert matter(card)["size_categories"] == ["n<1K"]
-    assert "`facebook/musicgen-small` at revision `0123abc` (licence of the weights: CC-BY-NC-4.0)" in card
+    assert "`facebook/musicgen-small` at revision `0123abc` (license of the weights: CC-BY-NC-4.0)" in card
     assert "# Night music" in card
     assert "5 clips, 2 s" in card
     assert "| `r1-1` | 9 | 5 | 4 | 0 |" in card
@@ -195,7 +195,7 @@ def test_the_card_names_the_checkpoint_and_its_licence(make: Maker):
         ([], "other"),
     ],
 )
-def test_the_licence_is_the_strictest_of_the_weights(make: Maker, models: list[str], license: str):
+def test_the_license_is_the_strictest_of_the_weights(make: Maker, models: list[str], license: str):
     make.shard()
     for number, model in enumerate(models):
         planned(make, model, f"r1-{number + 1}")

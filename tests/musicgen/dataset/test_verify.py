@@ -184,23 +184,23 @@ def test_objects_that_no_row_names_are_counted_and_are_no_fault(make: Maker):
 
 def test_the_report_as_json(make: Maker):
     make.shard()
-    seen: list[int] = []
+    seen: list[tuple[int, int | None]] = []
     make.store.delete(clip_paths(make)[0])
     report = verify_dataset(
-        musicgen.dataset.open_dataset(make.store.uri), progress=lambda done, total: seen.append(done)
+        musicgen.dataset.open_dataset(make.store.uri), progress=lambda done, total: seen.append((done, total))
     )
-    assert seen[-1] == 3
+    assert seen[-1] == (3, 3)
     assert report.to_json()["faults"] == [
         {"kind": "missing", "where": clip_paths(make)[0], "what": "the audio object is missing"}
     ]
     assert report.to_json()["sound"] is False
 
 
-def test_the_ledger_spills_and_counts(tmp_path: Path):
-    with KeyIndex(tmp_path, memory="64MB") as ledger:
+def test_the_key_index_spills_and_counts(tmp_path: Path):
+    with KeyIndex(tmp_path, memory="64MB") as key_index:
         for part in range(2):
             keys = [f"{part * 60_000 + i:064d}" for i in range(60_000)]
-            ledger.add(keys, [f"audio/{key}" for key in keys], f"part-{part}")
-        ledger.add([f"{7:064d}"], [None], "part-9")
-        assert list(ledger.duplicates()) == [(f"{7:064d}", ["part-0", "part-9"])]
-        assert ledger.orphans(f"audio/{i:064d}" for i in range(119_998, 120_003)) == 3
+            key_index.add(keys, [f"audio/{key}" for key in keys], f"part-{part}")
+        key_index.add([f"{7:064d}"], [None], "part-9")
+        assert list(key_index.duplicates()) == [(f"{7:064d}", ["part-0", "part-9"])]
+        assert key_index.orphans(f"audio/{i:064d}" for i in range(119_998, 120_003)) == 3

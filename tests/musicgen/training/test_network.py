@@ -182,6 +182,6 @@ def _without(clip: Clip) -> Clip:
 
 
 def _bins(model: Any, request: Request) -> np.ndarray:
-    from musicgen.conditioning.melody import Melodies
+    from musicgen.conditioning.melody import MelodyAnalyzer
 
-    return Melodies(model.spec.chroma_length, model.spec.chroma_bins).bins(request)[0]
+    return MelodyAnalyzer(model.spec.chroma_length, model.spec.chroma_bins).pitch_classes(request)[0]

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from musicgen.conditioning.melody import Melodies
+from musicgen.conditioning.melody import MelodyAnalyzer
 from musicgen.model import Checkpoint, load_codec, resolve_checkpoint
 from musicgen.request import Request
 from musicgen.storage import open_store
@@ -28,7 +28,7 @@ def _make(data: Path, checkpoint: Checkpoint, folder: Path, processes: int = 1) 
 
 def test_tokens_are_what_is_heard_at_generation(music: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     tokens = _make(music, checkpoint, tmp_path / "tokens")
-    codec, melodies = load_codec(checkpoint, "cpu"), Melodies(235)
+    codec, melodies = load_codec(checkpoint, "cpu"), MelodyAnalyzer(235)
     for row, melody in ((0, "audio/lead.flac"), (1, "audio/1.flac")):
         clip = tokens.clips[row]
         audio, rate = soundfile.read(music / f"audio/{row}.flac", dtype="float32")
@@ -39,7 +39,9 @@ def test_tokens_are_what_is_heard_at_generation(music: Path, checkpoint: Checkpo
         assert ours.shape == heard.shape
         assert (ours == heard).mean() > 0.99  # resampled in blocks there
         bins = tokens.bins[clip["bins_begin"] : clip["bins_end"]]
-        assert np.array_equal(np.resize(bins, 235), melodies.bins(Request(prompt="x", melody=str(music / melody)))[0])
+        assert np.array_equal(
+            np.resize(bins, 235), melodies.pitch_classes(Request(prompt="x", melody=str(music / melody)))[0]
+        )
         assert clip["prompt"] == f"slow piano number {row}"
 
 
