@@ -17,7 +17,7 @@ from actors.environment import versions
 from actors.generator import EngineFactory, Generator, Settings, load_engine
 from actors.messages import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Stopped, Work
 from musicgen.dataset import paths
-from musicgen.errors import UserError
+from musicgen.errors import MusicGenError, StoreError, UserError
 from musicgen.job import Job
 from musicgen.plan import Plan
 from musicgen.storage import Store
@@ -101,7 +101,7 @@ class Pool:
             raise
         finally:
             self._end_all()
-            with suppress(UserError, OSError):
+            with suppress(StoreError, OSError):
                 self._store.delete(self._settings.token)
         return self.result()
 
@@ -212,7 +212,7 @@ class Pool:
                 self._dispatcher.heard(call.actor, now, reply.stalled_s)
 
     def _raised(self, call: _Call, error: Exception, now: float) -> None:
-        reason = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = f"{error}" if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
         if call.kind == "load":
             if isinstance(error, UserError) and not self._loaded:
                 raise error  # no other actor will fare better

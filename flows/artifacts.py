@@ -1,4 +1,7 @@
-"""What a run shows in Prefect: log lines, a progress bar, counts, failures and a summary. No fault of these stops a run."""
+"""What a run shows in Prefect: log lines, a progress bar, counts, failures and a summary.
+
+No fault of these stops a run.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -49,7 +52,10 @@ class ProgressArtifact:
 
 
 def publish_summary(summary: Summary, failures: Sequence[Mapping[str, object]]) -> None:
-    """Publish the counts and failures as tables and the summary as text. Failed rows are a warning, not a failed run."""
+    """Publish the counts and failures as tables and the summary as text.
+
+    Failed rows are a warning, not a failed run.
+    """
     run = summary.run.lower()
     not_made = summary.failed + summary.invalid
     counts = {

@@ -1,4 +1,5 @@
-"""The stages of a run as plain functions over values. The Prefect flow and the command line call the same ones, each once.
+"""The stages of a run as plain functions over values. The Prefect flow and the command line call the same ones, each
+once.
 
 context = open_job(job)
 outcome = plan_run(context)
@@ -61,10 +62,9 @@ def plan_run(
 ) -> PlanOutcome:
     """Plan the rows that are missing, or adopt the job's unfinished run.
 
-    Unless it is a dry run, the store is probed and the plan is put into it. `retry_failed` names the failure classes that
-    are tried again only when asked. `on_rows_read` is called with the number of manifest rows read so far, and None: how many
-    there are is not known. Raises
-    `ManifestError` or `JobError`; then nothing was started.
+    Unless it is a dry run, the store is probed and the plan is put into it. `retry_failed` names the failure classes
+    that are tried again only when asked. `on_rows_read` is called with the number of manifest rows read so far, and
+    None: how many there are is not known. Raises `ManifestError` or `JobError`; then nothing was started.
     """
     with _store_errors_stop_the_job():
         return make_plan(

@@ -1,8 +1,8 @@
 """The Prefect flow `synthesize`: plan what is missing, generate it, publish the dataset.
 
-Each stage (flows/stages.py) is one task, whatever the size of the job. The flow runs from a Prefect deployment or called
-as a function; the command line plans first, and then calls the same tasks by `finish_run`. Rows that fail are data: such
-a run is completed, with a warning among its artifacts.
+Each stage (flows/stages.py) is one task, whatever the size of the job. The flow runs from a Prefect deployment or
+called as a function; the command line plans first, and then calls the same tasks by `finish_run`. Rows that fail are
+data: such a run is completed, with a warning among its artifacts.
 """
 
 from collections.abc import Sequence

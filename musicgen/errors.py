@@ -29,8 +29,12 @@ class ModelError(UserError):
     """The checkpoint is unknown, incomplete, of an unsupported kind or not the one planned."""
 
 
-class StoreError(UserError):
-    """The object store or folder cannot be used: missing bucket, wrong credentials, no put-if-absent."""
+class StoreError(MusicGenError):
+    """The object store or folder cannot be used: missing bucket, wrong credentials, no put-if-absent, or a fault of the
+    store.
+
+    While a job is planned it is raised as a `JobError` (flows/stages.py); later it is no mistake of the user's.
+    """
 
 
 class RowError(MusicGenError):

@@ -28,7 +28,10 @@ def evaluate(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Generate from unseen prompts and melodies, and judge the clips. Exit code 4: some bounds do not hold; each is named."""
+    """Generate from unseen prompts and melodies, and judge the clips.
+
+    Exit code 4: some bounds do not hold; each is named.
+    """
     with handle_errors(verbose):
         from musicgen import MusicGen
         from musicgen.errors import JobError

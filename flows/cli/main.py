@@ -41,8 +41,8 @@ app.command("evaluate")(evaluate)
 def main() -> None:
     """Entry point.
 
-    Libraries' threads may be in C++ when the interpreter is taken down, and then abort the process, whose exit code scripts
-    rely on. So what is to be done at exit is done here, and the interpreter is left standing.
+    Libraries' threads may be in C++ when the interpreter is taken down, and then abort the process, whose exit code
+    scripts rely on. So what is to be done at exit is done here, and the interpreter is left standing.
     """
     code: int | str | None = 0
     try:

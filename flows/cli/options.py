@@ -63,11 +63,15 @@ def load_job(path: str | None, settings: list[str] | None, **flags: object) -> "
 
 
 @contextmanager
-def handle_errors(verbose: bool) -> Iterator[None]:
-    """Silence libraries, and turn an error into one line on stderr and an exit code."""
+def handle_errors(verbose: bool, store_error_code: int = USER_ERROR) -> Iterator[None]:
+    """Silence libraries, and turn an error into one line on stderr and an exit code.
+
+    A store that cannot be used is most often a wrong URI among the arguments. For a command that has checked its stores
+    before it starts, `store_error_code` is `WRONG`.
+    """
     from flows.cli.quiet import quiet_libraries
     from flows.signals import raise_on_sigterm
-    from musicgen.errors import MusicGenError, UserError
+    from musicgen.errors import MusicGenError, StoreError, UserError
 
     quiet_libraries(verbose)
     try:
@@ -85,6 +89,9 @@ def handle_errors(verbose: bool) -> Iterator[None]:
         if verbose:
             traceback.print_exc()
         text = " ".join(str(error).split()) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
-        hint = "" if verbose or isinstance(error, UserError) else " (-v shows more)"
+        code = USER_ERROR if isinstance(error, UserError) else WRONG
+        if isinstance(error, StoreError):
+            code = store_error_code
+        hint = "" if verbose or code == USER_ERROR else " (-v shows more)"
         print(" ".join([f"musicgen: {text}{hint}", *getattr(error, "__notes__", ())]), file=sys.stderr)
-        raise typer.Exit(USER_ERROR if isinstance(error, UserError) else WRONG) from None
+        raise typer.Exit(code) from None

@@ -47,7 +47,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Plan and run a job. Run it again to go on after an interruption, and to try again what failed."""
-    with handle_errors(verbose):
+    with handle_errors(verbose, store_error_code=WRONG):  # planning turns a store's error into the job's
         loaded = load_job(job, settings, manifest=manifest, output=output, model=model, limit=limit, actors=actors)
         raise typer.Exit(_run_job(loaded, check_retry_classes(retry_failed), as_json, verbose))
 
