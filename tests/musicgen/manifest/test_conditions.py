@@ -78,7 +78,9 @@ def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    monkeypatch.setattr(module, "digest", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options))
+    monkeypatch.setattr(
+        module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
+    )
     wanted = [Wanted("tunes/a.wav", "melody", str(folder))] * 100
     for _ in range(2):
         with Conditions((), tmp_path / "cache") as conditions:
@@ -106,7 +108,9 @@ def test_melodies_in_a_bucket(folder: Path, tmp_path: Path, s3, monkeypatch: pyt
     sha256 = hashlib.sha256(b"sound").hexdigest()
     expected = Condition(f"{s3.uri}/in/a.wav", sha256)
     reads: list[str] = []
-    monkeypatch.setattr(module, "digest", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options))
+    monkeypatch.setattr(
+        module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
+    )
     cache = tmp_path / "cache"
     assert look_up(f"{s3.uri}/in/a.wav", folder, cache=cache) == expected
     assert look_up("a.wav", f"{s3.uri}/in", cache=cache) == expected  # relative to a manifest in the bucket
