@@ -35,17 +35,23 @@ def evaluate(
     with handle_errors(verbose):
         from musicgen import MusicGen
         from musicgen.errors import JobError
-        from musicgen.evaluation import evaluate as evaluate_model
-        from musicgen.evaluation.extras import JUDGES, require
+        from musicgen.evaluation import evaluate_model
+        from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
 
         if clips < 2:
             raise JobError(
                 f"--clips {clips} is too few: two are the least that can be compared, and the bounds ask for 100"
             )
-        require(*(JUDGES if corpus else ()))  # before a model is fetched
+        require_extras(*(JUDGE_MODULES if corpus else ()))  # before a model is fetched
         with MusicGen.from_pretrained(model, device) as loaded:
             report = evaluate_model(
-                loaded, model, output, clips, seed, corpus, told=lambda text: print(text, file=sys.stderr, flush=True)
+                loaded,
+                model,
+                output,
+                clips,
+                seed,
+                corpus,
+                on_message=lambda text: print(text, file=sys.stderr, flush=True),
             )
         if as_json:
             typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))

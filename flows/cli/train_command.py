@@ -10,7 +10,7 @@ import typer
 from flows.cli.options import OK, Set, Verbose, handle_errors
 
 if TYPE_CHECKING:
-    from musicgen.training.ablation import Measures
+    from musicgen.training.ablation import CheckpointMeasure
     from musicgen.training.recipe import Recipe
 
 _FLAGS = {"data": "data", "output": "output", "from": "start", "pattern": "training.pattern", "steps": "training.steps"}
@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Train a model, or go on with one. Run it again after any interruption, and it goes on."""
     with handle_errors(verbose):
-        from musicgen.training.recipe import Recipe, default_start, run_recipe
+        from musicgen.training.recipe import Recipe, run_recipe, with_default_codec
 
         given = {"data": data, "output": output, "from": start, "pattern": pattern, "steps": steps, "hours": hours}
         flags: dict[str, tuple[str, Any]] = {
@@ -56,28 +56,28 @@ def train(
             flags["--hours "] = ("training.steps", None)
         loaded = Recipe.load(recipe, settings or (), flags)
         if recipe is None:
-            loaded = default_start(loaded)
+            loaded = with_default_codec(loaded)
         command = shlex.join(["musicgen", "train", *sys.argv[2:]]) if sys.argv[1:2] == ["train"] else "musicgen train"
         if loaded.ablation:
             from musicgen.training.ablation import run_ablation
 
-            typer.echo(run_ablation(loaded, command, say=_say, report=_show, measures=_judges(loaded)))
+            typer.echo(run_ablation(loaded, command, on_message=_say, on_step=_show, measures=_judges(loaded)))
         else:
             typer.echo(
-                f"{run_recipe(loaded, command, say=_say, report=_show)}: a checkpoint; try musicgen run --model with it"
+                f"{run_recipe(loaded, command, on_message=_say, on_step=_show)}: a checkpoint; try musicgen run --model with it"
             )
         raise typer.Exit(OK)
 
 
-def _judges(recipe: "Recipe") -> "Measures | None":
+def _judges(recipe: "Recipe") -> "CheckpointMeasure | None":
     """What the ablation measures by ear: of the corpus that the project composes, whose labels the judges need."""
     if recipe.data is not None:
         return None
-    from musicgen.evaluation import columns
-    from musicgen.evaluation.extras import JUDGES, require
+    from musicgen.evaluation import make_ablation_measure
+    from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
 
-    require(*JUDGES)  # before hours of training
-    return columns(recipe.folder / "corpus")
+    require_extras(*JUDGE_MODULES)  # before hours of training
+    return make_ablation_measure(recipe.folder / "corpus")
 
 
 def _say(text: str) -> None:
@@ -85,6 +85,6 @@ def _say(text: str) -> None:
 
 
 def _show(line: Mapping[str, Any]) -> None:
-    from musicgen.training.log import progress_line
+    from musicgen.training.log import format_progress
 
-    _say(progress_line(line))
+    _say(format_progress(line))

@@ -1,4 +1,4 @@
-"""Music to train on, made on the spot: composed or taken from old tunes, arranged, rendered, and described in words."""
+"""Makes music to train on: pieces composed by rule and public-domain tunes, arranged, rendered and captioned."""
 
 from musicgen.corpus.write import write_corpus
 

@@ -1,13 +1,13 @@
-"""What a clip is called in words, as people would type it: never everything, and never in the same order."""
+"""Draws a caption for a score, as a person might type it: some of its facts, in an order that varies."""
 
 import re
 
 import numpy as np
 
-from musicgen.corpus.arrange import MOODS, pace
+from musicgen.corpus.arrange import MOODS, classify_tempo
 from musicgen.corpus.score import TONICS, Score
 
-NAMES = {
+INSTRUMENT_NAMES = {
     "piano": ("piano", "piano", "piano", "grand piano", "solo piano", "piano melody", "soft piano"),
     "guitar": ("guitar", "guitar", "acoustic guitar", "plucked guitar", "nylon guitar", "guitar melody"),
     "organ": ("organ", "organ", "church organ", "hammond organ", "organ melody"),
@@ -15,22 +15,22 @@ NAMES = {
     "strings": ("strings", "strings", "violin", "bowed strings", "violins", "string section"),
     "bell": ("bells", "bell", "vibraphone", "music box", "chimes", "glockenspiel"),
 }
-_PACES = {
+_TEMPO_PHRASES = {
     "slow": ("slow", "slow tempo", "slow and quiet", "slowly", "at a slow tempo"),
     "moderate": ("moderate tempo", "medium tempo", "mid tempo", "at a moderate tempo", "moderate"),
     "fast": ("fast", "fast tempo", "up tempo", "quick", "at a fast tempo"),
 }
 _DRUMS = ("with drums", "drums", "with a steady beat", "steady drum beat", "with bass and drums", "drum kit")
 _NO_DRUMS = ("no drums", "without drums", "no beat")
-_MODES = {
+_MODE_PHRASES = {
     "major": ("major key", "in a major key", "major", "bright major"),
     "minor": ("minor key", "in a minor key", "minor", "dark minor"),
 }
-_TUNE = ("folk tune", "old tune", "traditional melody", "tune")
-_CHORALE = ("chorale", "hymn", "baroque chorale")
-_PIECE = ("music", "melody", "tune", "instrumental", "song")
+_TUNE_KINDS = ("folk tune", "old tune", "traditional melody", "tune")
+_CHORALE_KINDS = ("chorale", "hymn", "baroque chorale")
+_PIECE_KINDS = ("music", "melody", "tune", "instrumental", "song")
 _OPENINGS = ("a", "the sound of", "music for", "an instrumental with")
-_OTHERS = (
+_OTHER_WORDS = (
     "bpm",
     "tempo",
     "beats per minute",
@@ -48,55 +48,65 @@ _OTHERS = (
 )
 
 
-def caption(score: Score, rng: np.random.Generator) -> str:
-    """A prompt for this score. The instrument is nearly always in it; tempo, key, drums, mood and kind often."""
-    instrument = _one(NAMES[score.instrument], rng)
+def draw_caption(score: Score, rng: np.random.Generator) -> str:
+    """Draw a prompt for this score. It nearly always names the instrument, and often tempo, key, drums, mood and kind."""
+    instrument = _draw_one(INSTRUMENT_NAMES[score.instrument], rng)
     if score.drums and instrument.startswith("solo "):
         instrument = score.instrument
     mood = score.mood if rng.random() < 0.5 else ""
-    phrases = [phrase for phrase, chance in _facts(score, rng) if rng.random() < chance]
-    kind = _one(_PIECE if score.source == "composed" else _CHORALE if score.source.startswith("bach/") else _TUNE, rng)
-    head = rng.random()
-    if head < 0.03:
-        start = f"{mood} {kind}".strip()  # no instrument: guidance has something to do without it
-    elif head < 0.6:
-        start = f"{mood} {instrument}".strip()
-    elif head < 0.75:
-        start = f"{mood} {kind} for {instrument}".strip()
-    elif head < 0.85:
-        start = f"{_one(_OPENINGS[1:], rng)} {mood} {instrument}".replace("  ", " ")
-        start = start.replace("an instrumental with the", "an instrumental with")
-    elif head < 0.95:
-        start = f"{instrument} {kind}"
+    phrases = [phrase for phrase, chance in _draw_phrases(score, rng) if rng.random() < chance]
+    kind = _draw_one(_kinds_of(score.source), rng)
+    opening_choice = rng.random()
+    if opening_choice < 0.03:
+        opening = f"{mood} {kind}".strip()  # without an instrument, so that the model also learns from such prompts
+    elif opening_choice < 0.6:
+        opening = f"{mood} {instrument}".strip()
+    elif opening_choice < 0.75:
+        opening = f"{mood} {kind} for {instrument}".strip()
+    elif opening_choice < 0.85:
+        opening = f"{_draw_one(_OPENINGS[1:], rng)} {mood} {instrument}".replace("  ", " ")
+        opening = opening.replace("an instrumental with the", "an instrumental with")
+    elif opening_choice < 0.95:
+        opening = f"{instrument} {kind}"
         phrases += [mood] if mood else []
     else:
-        start = f"{kind} played on {instrument}"
-    parts = [str(part) for part in rng.permutation(phrases)] if phrases else []
-    # The instrument mostly comes first.
-    parts.insert(0 if rng.random() < 0.8 else int(rng.integers(len(parts) + 1)), start)
-    return _dress(parts, rng)
+        opening = f"{kind} played on {instrument}"
+    ordered = [str(phrase) for phrase in rng.permutation(phrases)] if phrases else []
+    # In four captions of five the instrument comes first.
+    ordered.insert(0 if rng.random() < 0.8 else int(rng.integers(len(ordered) + 1)), opening)
+    return _join_phrases(ordered, rng)
 
 
-def _facts(score: Score, rng: np.random.Generator) -> list[tuple[str, float]]:
-    """Phrases and how often each is said."""
+def _kinds_of(source: str) -> tuple[str, ...]:
+    """Return the words for the kind of piece that comes from a source ("composed", or a tune's name)."""
+    if source == "composed":
+        return _PIECE_KINDS
+    return _CHORALE_KINDS if source.startswith("bach/") else _TUNE_KINDS
+
+
+def _draw_phrases(score: Score, rng: np.random.Generator) -> list[tuple[str, float]]:
+    """Draw a phrase for tempo, key and drums; each with the probability that the caption has it."""
     bpm = f"{score.tempo_bpm:.0f}"
-    numbered = rng.random() < 0.75
-    tempo = _one(
+    tempo_as_number = rng.random() < 0.75
+    tempo_number = _draw_one(
         (f"{bpm} bpm", f"{bpm} bpm", f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}", f"{bpm} beats per minute"), rng
     )
     key = f"{TONICS[score.tonic]} {score.mode}"
-    named = rng.random() < 0.65
-    mode = _one((f"in {key}", key, f"in the key of {key}"), rng) if named else _one(_MODES[score.mode], rng)
+    key_named = rng.random() < 0.65
+    key_phrases = (f"in {key}", key, f"in the key of {key}") if key_named else _MODE_PHRASES[score.mode]
+    key_phrase = _draw_one(key_phrases, rng)
+    tempo = tempo_number if tempo_as_number else _draw_one(_TEMPO_PHRASES[classify_tempo(score.tempo_bpm)], rng)
     return [
-        (tempo if numbered else _one(_PACES[pace(score.tempo_bpm)], rng), 0.85),
-        (mode, 0.8),
-        (_one(_DRUMS, rng), 0.75) if score.drums else (_one(_NO_DRUMS, rng), 0.4),
+        (tempo, 0.85),
+        (key_phrase, 0.8),
+        (_draw_one(_DRUMS, rng), 0.75) if score.drums else (_draw_one(_NO_DRUMS, rng), 0.4),
     ]
 
 
-def _dress(parts: list[str], rng: np.random.Generator) -> str:
-    style = rng.random()
-    text = (", " if style < 0.75 else " " if style < 0.9 else "; ").join(parts)
+def _join_phrases(phrases: list[str], rng: np.random.Generator) -> str:
+    """Join phrases by commas, blanks or semicolons; some captions are written as a sentence."""
+    separator = rng.random()
+    text = (", " if separator < 0.75 else " " if separator < 0.9 else "; ").join(phrases)
     if rng.random() < 0.15:
         text = text[0].upper() + text[1:]
         if rng.random() < 0.6:
@@ -104,27 +114,27 @@ def _dress(parts: list[str], rng: np.random.Generator) -> str:
     return text
 
 
-def vocabulary() -> list[str]:
-    """Every word that a caption may hold, sorted, numbers and punctuation too: what a tokenizer is to know."""
-    said = [
+def caption_vocabulary() -> list[str]:
+    """Return every word, number and punctuation mark that a caption may hold, sorted: a tokenizer's vocabulary."""
+    all_phrases = [
         *MOODS,
         *_DRUMS,
         *_NO_DRUMS,
-        *_TUNE,
-        *_CHORALE,
-        *_PIECE,
+        *_TUNE_KINDS,
+        *_CHORALE_KINDS,
+        *_PIECE_KINDS,
         *_OPENINGS,
         *TONICS,
-        *_OTHERS,
+        *_OTHER_WORDS,
         "played on",
         "the key of",
     ]
-    for group in (NAMES, _PACES, _MODES):
-        said += [phrase for phrases in group.values() for phrase in phrases]
-    words = {word for phrase in said for word in re.findall(r"[A-Za-z][A-Za-z-]*", phrase)}
+    for group in (INSTRUMENT_NAMES, _TEMPO_PHRASES, _MODE_PHRASES):
+        all_phrases += [phrase for phrases in group.values() for phrase in phrases]
+    words = {word for phrase in all_phrases for word in re.findall(r"[A-Za-z][A-Za-z-]*", phrase)}
     words |= {word[0].upper() + word[1:] for word in words}  # the first word of a sentence
     return sorted(words | {str(bpm) for bpm in range(60, 181)} | {",", ".", ";"})
 
 
-def _one(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+def _draw_one(choices: tuple[str, ...], rng: np.random.Generator) -> str:
     return choices[rng.integers(len(choices))]

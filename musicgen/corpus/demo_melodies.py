@@ -1,4 +1,4 @@
-"""The melodies of the demo: two tunes that nobody owns, played by the corpus' flute. They are in no training corpus.
+"""Writes the melodies of the demo: two public-domain tunes played by the corpus' flute. No training corpus has them.
 
 `python -m musicgen.corpus.demo_melodies configs/manifests/melodies` writes them again.
 """
@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from musicgen.corpus.score import Mode, Note, Score
-from musicgen.corpus.synth import RATE_HZ, render
+from musicgen.corpus.synth import RATE_HZ, render_score
 
 _SECONDS = 10.0
 # Quarter notes a minute, tonic, mode, and (MIDI number, quarter notes) of each note.
@@ -28,7 +28,7 @@ _TUNES: dict[str, tuple[float, int, Mode, list[tuple[int, float]]]] = {
 
 
 def write_melodies(folder: Path) -> None:
-    """Write each tune's FLAC file: 10 s, 16 kHz, mono."""
+    """Write one FLAC file per tune into `folder`: 10 s, 16 kHz, mono."""
     import soundfile
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write_melodies(folder: Path) -> None:
             notes.append(Note(60 / tempo_bpm * beat, 0.95 * 60 / tempo_bpm * beats, pitch))
             beat += beats
         score = Score(tuple(notes), tempo_bpm, tonic, mode, "flute", drums=False, mood="calm", source=name)
-        soundfile.write(folder / f"{name}.flac", render(score, _SECONDS)[1], RATE_HZ, subtype="PCM_16")
+        soundfile.write(folder / f"{name}.flac", render_score(score, _SECONDS)[1], RATE_HZ, subtype="PCM_16")
 
 
 if __name__ == "__main__":

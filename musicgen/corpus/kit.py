@@ -1,4 +1,4 @@
-"""The drum kit: a kick, a snare and a hi-hat from sine sweeps and noise."""
+"""Renders the drum kit: a kick, a snare and a hi-hat made of sine sweeps and filtered noise."""
 
 from functools import lru_cache
 
@@ -10,37 +10,37 @@ from musicgen.corpus.timbre import RATE_HZ
 
 
 @lru_cache(maxsize=8)
-def hit(key: float) -> NDArray[np.float32]:
-    """One stroke of a drum (score.KICK, SNARE or HAT) at RATE_HZ: float32, peak 1. Do not write into it."""
-    sound = {KICK: _kick, SNARE: _snare, HAT: _hat}[key]()
+def render_hit(drum: float) -> NDArray[np.float32]:
+    """Return one stroke of a drum (score.KICK, SNARE or HAT) at RATE_HZ: float32, peak 1, read-only."""
+    sound = {KICK: _render_kick, SNARE: _render_snare, HAT: _render_hat}[drum]()
     sound = (sound / np.abs(sound).max()).astype(np.float32)
     sound.setflags(write=False)
     return sound
 
 
-def _time(seconds: float) -> NDArray[np.float64]:
+def _time_axis(seconds: float) -> NDArray[np.float64]:
     return np.arange(round(seconds * RATE_HZ)) / RATE_HZ
 
 
-def _noise(samples: int, low_hz: float, high_hz: float, seed: int) -> NDArray[np.float64]:
+def _band_noise(samples: int, low_hz: float, high_hz: float, seed: int) -> NDArray[np.float64]:
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
     hz = np.fft.rfftfreq(samples, 1 / RATE_HZ)
     return np.fft.irfft(np.where((hz >= low_hz) & (hz <= high_hz), spectrum, 0), samples)
 
 
-def _kick() -> NDArray[np.float64]:
-    t = _time(0.22)
+def _render_kick() -> NDArray[np.float64]:
+    t = _time_axis(0.22)
     cycles = 48 * t + 110 * 0.03 * (1 - np.exp(-t / 0.03))  # from 158 Hz down to 48
-    click = 0.5 * _noise(len(t), 500, 4000, 1) * np.exp(-t / 0.004)
+    click = 0.5 * _band_noise(len(t), 500, 4000, 1) * np.exp(-t / 0.004)
     return np.sin(2 * np.pi * cycles) * np.exp(-t / 0.07) + click
 
 
-def _snare() -> NDArray[np.float64]:
-    t = _time(0.2)
+def _render_snare() -> NDArray[np.float64]:
+    t = _time_axis(0.2)
     body = 0.5 * np.sin(2 * np.pi * (170 * t + 2 * (1 - np.exp(-t / 0.02)))) * np.exp(-t / 0.04)
-    return body + _noise(len(t), 1200, 7500, 2) * np.exp(-t / 0.055)
+    return body + _band_noise(len(t), 1200, 7500, 2) * np.exp(-t / 0.055)
 
 
-def _hat() -> NDArray[np.float64]:
-    t = _time(0.08)
-    return _noise(len(t), 5000, 7900, 3) * np.exp(-t / 0.018)
+def _render_hat() -> NDArray[np.float64]:
+    t = _time_axis(0.08)
+    return _band_noise(len(t), 5000, 7900, 3) * np.exp(-t / 0.018)

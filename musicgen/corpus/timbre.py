@@ -1,4 +1,4 @@
-"""The instruments: additive synthesis in numpy, clearly distinct in attack, decay and spectrum."""
+"""Renders instrument tones by additive synthesis in numpy; the instruments differ in attack, decay and spectrum."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE_HZ = 16_000
-_TOP_HZ = 7_400.0  # partials above are left out: no aliases
+_TOP_HZ = 7_400.0  # higher partials are left out, so that none is aliased
 _RELEASE_S = 0.08
 
 
@@ -25,35 +25,37 @@ class Timbre:
     vibrato: tuple[float, float] = (0.0, 0.0)  # semitones, Hz; it sets in after a third of a second
     tremolo: tuple[float, float] = (0.0, 0.0)  # depth, Hz
     stiffness: float = 0.0  # of a string: partial k is sharp by sqrt(1 + stiffness k^2)
-    voices: tuple[float, ...] = (0.0,)  # detunings in semitones: several make a section
+    detunings: tuple[float, ...] = (0.0,)  # detunings in semitones: several make a section
     breath: float = 0.0  # noise beside the tone
     rings: bool = False  # it rings on after the key is up
 
 
-class _Spectrum(TypedDict):
+class _PartialSeries(TypedDict):
     ratios: tuple[float, ...]
     amplitudes: tuple[float, ...]
 
 
-def _harmonics(count: int, slope: float) -> _Spectrum:
+def _harmonic_partials(count: int, slope: float) -> _PartialSeries:
     return {
         "ratios": tuple(float(k) for k in range(1, count + 1)),
         "amplitudes": tuple(float(k) ** -slope for k in range(1, count + 1)),
     }
 
 
-def _plucked(count: int, place: float) -> _Spectrum:
-    """A string plucked at `place` of its length: partials with a node there are missing."""
-    ks = range(1, count + 1)
+def _plucked_partials(count: int, position: float) -> _PartialSeries:
+    """Return the partials of a string plucked at `position` of its length; those with a node there are missing."""
+    orders = range(1, count + 1)
     return {
-        "ratios": tuple(float(k) for k in ks),
-        "amplitudes": tuple(abs(float(np.sin(np.pi * k * place))) / k**0.8 for k in ks),
+        "ratios": tuple(float(k) for k in orders),
+        "amplitudes": tuple(abs(float(np.sin(np.pi * k * position))) / k**0.8 for k in orders),
     }
 
 
 TIMBRES = {
-    "piano": Timbre(**_harmonics(10, 1.7), attack_s=0.004, decay_s=1.1, damping=0.5, release_s=0.12, stiffness=4e-4),
-    "guitar": Timbre(**_plucked(16, 0.2), attack_s=0.002, decay_s=0.55, damping=0.75, release_s=0.05),
+    "piano": Timbre(
+        **_harmonic_partials(10, 1.7), attack_s=0.004, decay_s=1.1, damping=0.5, release_s=0.12, stiffness=4e-4
+    ),
+    "guitar": Timbre(**_plucked_partials(16, 0.2), attack_s=0.002, decay_s=0.55, damping=0.75, release_s=0.05),
     "organ": Timbre(
         ratios=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
         amplitudes=(0.3, 1.0, 0.8, 0.35, 0.6, 0.2, 0.4),
@@ -71,12 +73,12 @@ TIMBRES = {
         breath=0.03,
     ),
     "strings": Timbre(
-        **_harmonics(22, 0.9),
+        **_harmonic_partials(22, 0.9),
         attack_s=0.11,
         decay_s=None,
         release_s=0.16,
         vibrato=(0.2, 5.7),
-        voices=(-0.07, 0.0, 0.06),
+        detunings=(-0.07, 0.0, 0.06),
     ),
     "bell": Timbre(
         ratios=(1.0, 2.76, 4.0, 5.40, 9.2),
@@ -88,29 +90,29 @@ TIMBRES = {
         tremolo=(0.25, 4.2),
         rings=True,
     ),
-    "chords": Timbre(**_harmonics(4, 2.0), attack_s=0.03, decay_s=2.5),
-    "bass": Timbre(**_harmonics(6, 1.3), attack_s=0.006, decay_s=0.8, damping=0.4),
+    "chords": Timbre(**_harmonic_partials(4, 2.0), attack_s=0.03, decay_s=2.5),
+    "bass": Timbre(**_harmonic_partials(6, 1.3), attack_s=0.006, decay_s=0.8, damping=0.4),
 }
 
 
 @lru_cache(maxsize=512)
-def tone(name: str, pitch: float, samples: int, brightness: float = 1.0) -> NDArray[np.float32]:
-    """A note of `samples` at RATE_HZ, and its release after them: float32, about 0.3 in amplitude. Do not write into it.
+def render_tone(name: str, pitch: float, samples: int, brightness: float = 1.0) -> NDArray[np.float32]:
+    """Return a note of `samples` at RATE_HZ followed by its release: float32, about 0.3 in amplitude, read-only.
 
-    `brightness` below 1 takes from the partials above the first, as a tone control does.
+    A `brightness` below 1 attenuates the partials above the first, as a tone control does.
     """
     timbre = TIMBRES[name]
     total = samples + round(timbre.release_s * RATE_HZ)
     t = np.arange(total) / RATE_HZ
     hz = 440.0 * 2 ** ((pitch - 69) / 12)
     sound = np.zeros(total, np.float32)
-    for voice, detuning in enumerate(timbre.voices):
-        cycles = hz * 2 ** (detuning / 12) * t + voice * 0.37
+    for copy, detuning in enumerate(timbre.detunings):
+        cycles = hz * 2 ** (detuning / 12) * t + copy * 0.37
         if timbre.vibrato[0]:
             depth, rate = timbre.vibrato
             swell = np.clip((t - 0.15) / 0.35, 0, 1)
             cycles += swell * hz * (2 ** (depth / 12) - 1) * np.sin(2 * np.pi * rate * t) / (2 * np.pi * rate)
-        sound += _partials(timbre, cycles, t, hz, brightness) / np.float32(len(timbre.voices) ** 0.5)
+        sound += _sum_partials(timbre, cycles, t, hz, brightness) / np.float32(len(timbre.detunings) ** 0.5)
     if timbre.breath:
         noise = np.random.default_rng(round(pitch * 8)).standard_normal(total + 2).astype(np.float32)
         sound += np.float32(timbre.breath * brightness) * (noise[:-2] + 0.5 * noise[1:-1] - 0.5 * noise[2:])
@@ -124,22 +126,23 @@ def tone(name: str, pitch: float, samples: int, brightness: float = 1.0) -> NDAr
     return sound
 
 
-def _partials(
+def _sum_partials(
     timbre: Timbre, cycles: NDArray[np.float64], t: NDArray[np.float64], hz: float, brightness: float
 ) -> NDArray[np.float32]:
+    """Return the sum of the partials along `cycles`, the phase of the fundamental in turns: float32 [len(t)]."""
     total = np.zeros(len(t), np.float32)
     power = 0.0
     for ratio, amplitude in zip(timbre.ratios, timbre.amplitudes, strict=True):
-        sharp = ratio * (1 + timbre.stiffness * ratio**2) ** 0.5
-        loud = amplitude * (brightness ** np.log2(max(ratio, 1.0)))
-        if sharp * hz > _TOP_HZ or loud < 1e-3:
+        frequency_ratio = ratio * (1 + timbre.stiffness * ratio**2) ** 0.5
+        level = amplitude * (brightness ** np.log2(max(ratio, 1.0)))
+        if frequency_ratio * hz > _TOP_HZ or level < 1e-3:
             continue
-        power += loud**2
-        phase = cycles * sharp
+        power += level**2
+        phase = cycles * frequency_ratio
         wave = np.sin((phase - np.floor(phase)).astype(np.float32) * np.float32(2 * np.pi))
         if timbre.decay_s is not None:
-            # High notes die sooner, as strings and bars do.
+            # High notes decay faster, as those of strings and bars do.
             rate = max(ratio, 1.0) ** timbre.damping / timbre.decay_s * (hz / 440.0) ** 0.4
             wave *= np.exp((t * -rate).astype(np.float32))
-        total += wave * np.float32(loud)
+        total += wave * np.float32(level)
     return total / np.float32(max(power, 1e-6) ** 0.5)

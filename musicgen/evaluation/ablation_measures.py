@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from musicgen.evaluation.measures import measure
+from musicgen.evaluation.measures import measure_model
 from musicgen.evaluation.reference import Reference
 
-COLUMNS = {
+ABLATION_COLUMNS = {
     "Frechet distance": "frechet.text",
     "Frechet distance, with melody": "frechet.melody",
     "instrument right": "instrument.value",
@@ -17,7 +17,7 @@ COLUMNS = {
 }
 
 
-def columns(
+def make_ablation_measure(
     corpus: Path, clips: int = 60, seed: int = 0, seconds: float = 10.0, processes: int = 2
 ) -> Callable[[Path], Mapping[str, float]]:
     """A function from a checkpoint's folder to `COLUMNS`, all on the same unseen examples of `corpus`.
@@ -32,7 +32,7 @@ def columns(
         if not heard:
             heard.append(Reference.of(corpus, clips, seed, seconds, processes))
         with MusicGen.from_pretrained(str(checkpoint)) as model:
-            found = measure(model, heard[0], seed, codec=False)
-        return {words: round(found[name], 4) for words, name in COLUMNS.items() if name in found}
+            found = measure_model(model, heard[0], seed, codec=False)
+        return {words: round(found[name], 4) for words, name in ABLATION_COLUMNS.items() if name in found}
 
     return measured

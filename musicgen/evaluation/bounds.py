@@ -15,7 +15,7 @@ class Bound:
     measure: str
     relation: Relation
     limit: float
-    words: str
+    description: str
 
     def holds(self, value: float) -> bool:
         """Whether a value keeps the bound; NaN keeps none."""
@@ -51,10 +51,10 @@ class Verdict:
     met: bool
 
     def __str__(self) -> str:
-        return f"{self.bound.words}: {self.value:.4g}, to be {self.bound.relation} {self.bound.limit:g} ({self.bound.measure})"
+        return f"{self.bound.description}: {self.value:.4g}, to be {self.bound.relation} {self.bound.limit:g} ({self.bound.measure})"
 
 
-def verdicts(measures: Mapping[str, float]) -> list[Verdict]:
+def check_bounds(measures: Mapping[str, float]) -> list[Verdict]:
     """Every bound against what was measured; only a model that takes no melody (no "melody.value") is not held to the melody's."""
     held = [bound for bound in BOUNDS if "melody.value" in measures or not bound.measure.startswith("melody.")]
     values = [float(measures.get(bound.measure, math.nan)) for bound in held]

@@ -9,7 +9,7 @@ RESAMPLES = 9999
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
+class PairedResult:
     """`value` with its own request, `chance` with others', `p` that a shuffling of the requests does as well; `n` clips."""
 
     value: float
@@ -23,7 +23,7 @@ class Paired:
         return self.value / self.chance if self.chance > 0 else float("nan")
 
 
-def paired(scores: NDArray[np.float64], seed: int = 0) -> Paired:
+def compare_with_chance(scores: NDArray[np.float64], seed: int = 0) -> PairedResult:
     """Of `scores` [clips, clips], where [i, j] says how well clip i fits request j.
 
     Pairs whose own score is NaN (nothing to judge) are left out, and another's NaN counts nothing. The test is a permutation test
@@ -36,7 +36,7 @@ def paired(scores: NDArray[np.float64], seed: int = 0) -> Paired:
     scores = np.nan_to_num(scores[np.ix_(judged, judged)])
     n = len(scores)
     if n < 2:
-        return Paired(float("nan"), float("nan"), float("nan"), n)
+        return PairedResult(float("nan"), float("nan"), float("nan"), n)
     rows = np.arange(n)
     value = float(np.diagonal(scores).mean())
     others = float((scores.sum() - np.trace(scores)) / (n * (n - 1)))
@@ -54,4 +54,4 @@ def paired(scores: NDArray[np.float64], seed: int = 0) -> Paired:
         rng=seed,
         batch=500,
     )
-    return Paired(value, others, float(tested.pvalue), n)
+    return PairedResult(value, others, float(tested.pvalue), n)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from musicgen.evaluation.bounds import Verdict, verdicts
+from musicgen.evaluation.bounds import Verdict, check_bounds
 
 # Label, name of the measure, and whether it is judged against chance.
 _ROWS = (
@@ -23,7 +23,7 @@ _COLUMNS = ("clips", "codec'd", "originals", "chance", "p", "n")
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """The measures of one model, the bounds they are held to, and what was measured how."""
 
     model: str
@@ -33,7 +33,7 @@ class Report:
     @property
     def verdicts(self) -> list[Verdict]:
         """Each bound, met or short."""
-        return verdicts(self.measures)
+        return check_bounds(self.measures)
 
     @property
     def short(self) -> list[Verdict]:
@@ -45,14 +45,14 @@ class Report:
         held = [
             {
                 "measure": v.bound.measure,
-                "value": _number(v.value),
+                "value": _json_number(v.value),
                 "relation": v.bound.relation,
                 "bound": v.bound.limit,
                 "met": v.met,
             }
             for v in self.verdicts
         ]
-        measures = {name: _number(value) for name, value in self.measures.items()}
+        measures = {name: _json_number(value) for name, value in self.measures.items()}
         return {"model": self.model, "sound": not self.short, "bounds": held, "measures": measures, **self.about}
 
     def write(self, path: Path) -> None:
@@ -62,40 +62,50 @@ class Report:
 
     def table(self) -> str:
         """The measures with their ceilings (the codec's round trip and the originals, by the same judge), then the bounds."""
-        lines = [_line("", _COLUMNS)]
+        lines = [_format_line("", _COLUMNS)]
         lines += [
-            _line(label, _cells(self.measures, name)) for label, name in _ROWS if f"{name}.value" in self.measures
+            _format_line(label, _format_cells(self.measures, name))
+            for label, name in _ROWS
+            if f"{name}.value" in self.measures
         ]
-        lines += ["", *_others(self.measures), ""]
+        lines += ["", *_format_unbounded(self.measures), ""]
         lines += [f"{'met  ' if verdict.met else 'SHORT'} {verdict}" for verdict in self.verdicts]
         return "\n".join(lines)
 
 
-def _cells(measures: Mapping[str, float], name: str) -> list[str]:
+def _format_cells(measures: Mapping[str, float], name: str) -> list[str]:
     wanted = ("value", "codec", "original", "chance", "p", "n")
     values = [measures.get(f"{name}.{column}") for column in wanted]
     return [
-        "" if value is None else f"{value:.0f}" if column == "n" else f"{value:.1e}" if column == "p" else _share(value)
+        ""
+        if value is None
+        else f"{value:.0f}"
+        if column == "n"
+        else f"{value:.1e}"
+        if column == "p"
+        else _format_percent(value)
         for column, value in zip(wanted, values, strict=True)
     ]
 
 
-def _others(measures: Mapping[str, float]) -> list[str]:
+def _format_unbounded(measures: Mapping[str, float]) -> list[str]:
     """What has no bound."""
     lines = []
     if "melody.ratio" in measures:
         lines.append(
             f"melody agreement: {measures['melody.ratio']:.2f} times that with others' melodies; "
-            f"clips of the same prompts that heard no melody agree in {_share(measures['melody.text'])}"
+            f"clips of the same prompts that heard no melody agree in {_format_percent(measures['melody.text'])}"
         )
     for kind, words in (("text", "by prompt"), ("melody", "by prompt and melody")):
         if f"frechet.{kind}" in measures:
             lines.append(
-                f"clips {words}: {_share(measures[f'clipped.{kind}'])} beyond full scale, {_share(measures[f'silent.{kind}'])} silent, "
+                f"clips {words}: {_format_percent(measures[f'clipped.{kind}'])} beyond full scale, {_format_percent(measures[f'silent.{kind}'])} silent, "
                 f"{measures[f'loudness.{kind}']:.1f} LUFS, Frechet distance {measures[f'frechet.{kind}']:.1f}"
             )
     if "melody.ratio" in measures:
-        told = ", ".join(f"{name} {_share(measures[f'{name}.melody'])}" for name in ("instrument", "tempo", "mode"))
+        told = ", ".join(
+            f"{name} {_format_percent(measures[f'{name}.melody'])}" for name in ("instrument", "tempo", "mode")
+        )
         lines.append(f"clips by prompt and melody, their prompts: {told}")
     if "frechet.codec" in measures:
         lines.append(
@@ -107,13 +117,13 @@ def _others(measures: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _line(label: str, cells: Sequence[str]) -> str:
+def _format_line(label: str, cells: Sequence[str]) -> str:
     return f"{label:<54}" + "".join(f"{cell:>11}" for cell in cells)
 
 
-def _share(value: float) -> str:
+def _format_percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _number(value: float) -> float | None:
+def _json_number(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 6)

@@ -28,7 +28,7 @@ class Example:
     drums: bool
 
 
-def read(folder: Path) -> list[Example]:
+def read_examples(folder: Path) -> list[Example]:
     """The examples of a corpus folder (musicgen.corpus writes one). Raises `JobError` if it is none, or lacks a column."""
     import pyarrow.parquet as pq
 
@@ -54,7 +54,7 @@ def read(folder: Path) -> list[Example]:
     ]
 
 
-def choose(examples: Sequence[Example], split: str, count: int, seed: int) -> list[Example]:
+def draw_examples(examples: Sequence[Example], split: str, count: int, seed: int) -> list[Example]:
     """Up to `count` examples of a split, drawn by `seed`, with instruments and modes as evenly as the split allows.
 
     Even, so that a constant answer is right no more often than one in six, or one in two. Raises `JobError` for an empty split.

@@ -12,10 +12,10 @@ _NEEDED = {
     "music21": "music21",
 }
 
-JUDGES = ("swift_f0", "sklearn", "scipy", "joblib")  # enough where the corpus is there
+JUDGE_MODULES = ("swift_f0", "sklearn", "scipy", "joblib")  # enough where the corpus is there
 
 
-def require(*modules: str) -> None:
+def require_extras(*modules: str) -> None:
     """Raises `JobError`, one line with the command that installs them, if some of these modules are not there."""
     missing = [_NEEDED[module] for module in modules or _NEEDED if find_spec(module) is None]
     if missing:

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Tune:
+class MelodyFeatures:
     """What a melody is compared by."""
 
     chroma: NDArray[np.int8]  # [frames] of 64 ms: the strongest pitch class, -1 for silence
@@ -29,19 +29,19 @@ class Tune:
 
 
 @dataclass(frozen=True, slots=True)
-class Colour:
+class TimbreFeatures:
     """What sounds are compared by."""
 
-    timbre: NDArray[np.float32]  # [features]
+    instrument: NDArray[np.float32]  # [features]
     embedding: NDArray[np.float32]  # [seconds, 96]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ClipFeatures:
     """One clip, by every judge. `mode` and `tonic` are None for silence; `tempo_bpm` is NaN where nothing changes."""
 
-    tune: Tune
-    colour: Colour
+    melody: MelodyFeatures
+    timbre: TimbreFeatures
     mode: str | None
     tonic: int | None  # 0 = C
     tempo_bpm: float
@@ -50,35 +50,35 @@ class Heard:
     loudness_lufs: float | None
 
 
-def listen(sound: Sound, seconds: float | None = None) -> Heard:
+def extract_features(sound: Sound, seconds: float | None = None) -> ClipFeatures:
     """Judge the first `seconds` of a clip (None: all of it)."""
-    wave, rate = _opened(sound, seconds)
+    wave, rate = _read_samples(sound, seconds)
     level = levels.measure_levels(wave, rate)
-    audio = _mono(wave, rate)
-    found = None if level.silent else key.key(chroma.chromagram(audio))
-    return Heard(
-        tune=_tune(audio),
-        colour=_colour(audio),
+    audio = _to_mono(wave, rate)
+    found = None if level.silent else key.estimate_key(chroma.compute_chromagram(audio))
+    return ClipFeatures(
+        melody=_melody_features(audio),
+        timbre=_timbre_features(audio),
         tonic=found[0] if found else None,
         mode=found[1] if found else None,
-        tempo_bpm=float("nan") if level.silent else tempo.tempo(audio),
+        tempo_bpm=float("nan") if level.silent else tempo.estimate_tempo(audio),
         peak=float(np.abs(wave).max()) if wave.size else 0.0,
         silent=level.silent,
         loudness_lufs=level.loudness_lufs,
     )
 
 
-def tune(sound: Sound, seconds: float | None = None) -> Tune:
+def extract_melody(sound: Sound, seconds: float | None = None) -> MelodyFeatures:
     """The tune of the first `seconds` of a melody."""
-    return _tune(_mono(*_opened(sound, seconds)))
+    return _melody_features(_to_mono(*_read_samples(sound, seconds)))
 
 
-def colour(sound: Sound, seconds: float | None = None) -> Colour:
+def extract_timbre(sound: Sound, seconds: float | None = None) -> TimbreFeatures:
     """The colour of the first `seconds` of a clip."""
-    return _colour(_mono(*_opened(sound, seconds)))
+    return _timbre_features(_to_mono(*_read_samples(sound, seconds)))
 
 
-def each(
+def map_sounds(
     judge: Callable[[Sound, float | None], Result],
     sounds: Sequence[Sound],
     seconds: float | None,
@@ -92,16 +92,18 @@ def each(
     )
 
 
-def _tune(audio: NDArray[np.float32]) -> Tune:
-    chromagram = chroma.chromagram(audio)
-    return Tune(chroma.bins(chromagram), chroma.notes(chromagram), pitch.pitches(audio))
+def _melody_features(audio: NDArray[np.float32]) -> MelodyFeatures:
+    chromagram = chroma.compute_chromagram(audio)
+    return MelodyFeatures(
+        chroma.strongest_classes(chromagram), chroma.clear_classes(chromagram), pitch.track_pitch(audio)
+    )
 
 
-def _colour(audio: NDArray[np.float32]) -> Colour:
-    return Colour(timbre.features(audio), frechet.embed(audio))
+def _timbre_features(audio: NDArray[np.float32]) -> TimbreFeatures:
+    return TimbreFeatures(timbre.instrument_features(audio), frechet.embed_audio(audio))
 
 
-def _opened(sound: Sound, seconds: float | None) -> tuple[NDArray[np.float32], int]:
+def _read_samples(sound: Sound, seconds: float | None) -> tuple[NDArray[np.float32], int]:
     """Samples [channels, samples] and their rate."""
     raw: Any
     if isinstance(sound, Path):
@@ -115,7 +117,7 @@ def _opened(sound: Sound, seconds: float | None) -> tuple[NDArray[np.float32], i
     return (wave if seconds is None else wave[:, : round(seconds * rate)]), rate
 
 
-def _mono(wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+def _to_mono(wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     audio = wave.mean(axis=0)
     if rate == chroma.RATE_HZ:
         return np.ascontiguousarray(audio)

@@ -16,7 +16,7 @@ _A_SECOND = RATE_HZ // HOP
 _FLOOR_DB = -80.0
 
 
-def embed(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+def embed_audio(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     """Float32 [seconds, 96] of `audio` [samples] at 16 kHz; a last part of a second is left out."""
     import librosa
 
@@ -29,7 +29,7 @@ def embed(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([windows.mean(axis=2), windows.std(axis=2)]).T.astype(np.float32)
 
 
-def distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def frechet_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """The Frechet distance between Gaussians fitted to two sets of embeddings [windows, 96] (Heusel et al. 2017, eq. 6).
 
     NaN with fewer than two windows in a set. The trace of the root of the product is taken from eigenvalues, as the product

@@ -15,7 +15,7 @@ _AFTER_ONSET = (0, 2, 4, 8, 12, 18, 26, 36)  # frames: up to 0.36 s
 _FLOOR_DB = 60.0
 
 
-def features(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+def instrument_features(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the timbre is told from: spectrum, its colour and its envelope, float32 [features]. `audio` is [samples] at 16 kHz."""
     import librosa
 
@@ -69,7 +69,7 @@ def _highest(values: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
     return maximum_filter1d(values, 2 * reach + 1)
 
 
-class Timbre:
+class InstrumentClassifier:
     """A support vector machine on the features; `instruments` are the classes."""
 
     def __init__(self, examples: NDArray[np.float32], instruments: Sequence[str]):
@@ -82,6 +82,6 @@ class Timbre:
         self._machine: Any = make_pipeline(StandardScaler(), SVC(C=10.0, gamma="scale", class_weight="balanced"))
         self._machine.fit(examples, list(instruments))
 
-    def name(self, clips: NDArray[np.float32]) -> list[str]:
+    def classify(self, clips: NDArray[np.float32]) -> list[str]:
         """The instrument of each row of features [clips, features]."""
         return [str(name) for name in self._machine.predict(clips)] if len(clips) else []

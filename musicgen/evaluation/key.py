@@ -12,7 +12,7 @@ MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062,
 _COMPRESSION = 100.0
 
 
-def key(chroma: NDArray[np.float32]) -> tuple[int, str] | None:
+def estimate_key(chroma: NDArray[np.float32]) -> tuple[int, str] | None:
     """The likeliest of the 24 keys: tonic (0 = C) and "major" or "minor"; None for silence.
 
     The profile that correlates best with how strongly each pitch class of `chroma` [frames, 12] sounds in all; energies are

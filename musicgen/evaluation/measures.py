@@ -12,19 +12,19 @@ from musicgen.clip import Clip
 from musicgen.evaluation import features as heard
 from musicgen.evaluation import frechet, pitch, tempo
 from musicgen.evaluation import pitch_classes as chroma
-from musicgen.evaluation.chance import Paired, paired
-from musicgen.evaluation.features import Heard
+from musicgen.evaluation.chance import PairedResult, compare_with_chance
+from musicgen.evaluation.features import ClipFeatures
 from musicgen.evaluation.reference import Reference
 from musicgen.request import Request
 
 Measures = dict[str, float]
 """Flat: "melody.value", "melody.chance", ...; docs/evaluation.md names them all."""
 
-Kept = Callable[[str, int, Clip], None]
+ClipCallback = Callable[[str, int, Clip], None]
 """(kind, number of the example, clip): what to do with a generated clip, such as writing it to a file."""
 
 
-class Instrument(Protocol):
+class EvaluatedModel(Protocol):
     """What is measured: `musicgen.MusicGen`, or anything that does the same."""
 
     @property
@@ -36,14 +36,14 @@ class Instrument(Protocol):
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
-def measure(
-    model: Instrument,
+def measure_model(
+    model: EvaluatedModel,
     reference: Reference,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     codec: bool = True,
-    told: Callable[[str], None] = lambda text: None,
-    keep: Kept = lambda kind, number, clip: None,
+    on_message: Callable[[str], None] = lambda text: None,
+    keep: ClipCallback = lambda kind, number, clip: None,
 ) -> Measures:
     """Ask the model for every example of the reference, once by its prompt and, if it takes melodies, once more with its melody.
 
@@ -63,103 +63,114 @@ def measure(
         for kind in kinds
         for number, example in enumerate(examples)
     ]
-    told(f"the model makes {len(asked)} clips of {seconds:g} s")
+    on_message(f"the model makes {len(asked)} clips of {seconds:g} s")
     clips = model.generate(asked, salt=seed)
     for number, clip in enumerate(clips):
         keep(kinds[number // len(examples)], number % len(examples), clip)
-    told(f"the judges hear {len(clips)} clips")
+    on_message(f"the judges hear {len(clips)} clips")
     sounds: list[heard.Sound] = [(clip.audio, clip.sample_rate) for clip in clips]
-    judged = heard.each(heard.listen, sounds, seconds, reference.processes)
+    judged = heard.map_sounds(heard.extract_features, sounds, seconds, reference.processes)
     made = {kind: judged[i * len(examples) : (i + 1) * len(examples)] for i, kind in enumerate(kinds)}
     if codec:
-        told(f"the codec takes {len(examples)} unseen originals to codes and back")
-        made["codec"] = heard.each(
-            heard.listen, [_round_trip(model, e.audio) for e in examples], seconds, reference.processes
+        on_message(f"the codec takes {len(examples)} unseen originals to codes and back")
+        made["codec"] = heard.map_sounds(
+            heard.extract_features, [_round_trip(model, e.audio) for e in examples], seconds, reference.processes
         )
-    return judge(reference, made)
+    return judge_clips(reference, made)
 
 
-def judge(reference: Reference, made: Mapping[str, Sequence[Heard]]) -> Measures:
+def judge_clips(reference: Reference, made: Mapping[str, Sequence[ClipFeatures]]) -> Measures:
     """Measures of clips that were heard, in the examples' order: `made["text"]`, and if there, `made["melody"]` and `made["codec"]`."""
     found: Measures = {}
     sets = {"original": reference.originals, **made}
     for name, score in (
-        ("instrument", _instruments),
-        ("tempo", _tempos),
-        ("tempo_exact", _exact_tempos),
-        ("mode", _modes),
+        ("instrument", _judge_instrument),
+        ("tempo", _judge_tempo),
+        ("tempo_exact", _judge_exact_tempo),
+        ("mode", _judge_mode),
     ):
-        found |= _told(name, score(reference, made["text"]))
+        found |= _named_fields(name, score(reference, made["text"]))
         found |= {f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "text"}
     if "melody" in made:
-        for name, score in (("melody", _melodies), ("pitch", _pitches)):
+        for name, score in (("melody", _judge_melody), ("pitch", _judge_pitch)):
             result = score(reference, made["melody"])
-            found |= {**_told(name, result), f"{name}.ratio": result.ratio}
+            found |= {**_named_fields(name, result), f"{name}.ratio": result.ratio}
             found |= {
                 f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "melody"
             }
     if "codec" in made:
         kept = [
-            chroma.agreement(a.tune.notes, b.tune.chroma)
+            chroma.class_agreement(a.melody.notes, b.melody.chroma)
             for a, b in zip(reference.originals, made["codec"], strict=True)
         ]
         found |= {"codec.value": float(np.nanmean(kept)), "codec.n": len(kept)}
-    found["frechet.floor"] = frechet.distance(reference.others, _embeddings(reference.originals))
+    found["frechet.floor"] = frechet.frechet_distance(reference.train_embeddings, _embeddings(reference.originals))
     for kind, clips in made.items():
         found |= {
-            f"{kind}.{name}" if kind == "codec" else f"{name}.{kind}": value for name, value in _levels(clips).items()
+            f"{kind}.{name}" if kind == "codec" else f"{name}.{kind}": value
+            for name, value in _measure_levels(clips).items()
         }
-        found[f"frechet.{kind}"] = frechet.distance(_embeddings(clips), _embeddings(reference.originals))
+        found[f"frechet.{kind}"] = frechet.frechet_distance(_embeddings(clips), _embeddings(reference.originals))
     return found
 
 
-def _told(name: str, result: Paired) -> Measures:
+def _named_fields(name: str, result: PairedResult) -> Measures:
     return {f"{name}.{field}": value for field, value in asdict(result).items()}
 
 
-def _instruments(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    names = reference.timbre.name(np.stack([clip.colour.timbre for clip in clips]))
-    return _labels(
+def _judge_instrument(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
+    names = reference.classifier.classify(np.stack([clip.timbre.instrument for clip in clips]))
+    return _judge_labels(
         [example.instrument for example in reference.examples],
         [None if c.silent else n for c, n in zip(clips, names, strict=True)],
     )
 
 
-def _modes(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return _labels([example.mode for example in reference.examples], [clip.mode for clip in clips])
+def _judge_mode(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
+    return _judge_labels([example.mode for example in reference.examples], [clip.mode for clip in clips])
 
 
-def _labels(asked: Sequence[str], answers: Sequence[str | None]) -> Paired:
-    return paired(np.array([[float(answer == wish) for wish in asked] for answer in answers]))
+def _judge_labels(asked: Sequence[str], answers: Sequence[str | None]) -> PairedResult:
+    return compare_with_chance(np.array([[float(answer == wish) for wish in asked] for answer in answers]))
 
 
-def _tempos(reference: Reference, clips: Sequence[Heard], octaves: bool = True) -> Paired:
+def _judge_tempo(reference: Reference, clips: Sequence[ClipFeatures], octaves: bool = True) -> PairedResult:
     with_beat = [i for i, example in enumerate(reference.examples) if example.drums]
     wishes = [reference.examples[i].tempo_bpm for i in with_beat]
-    return paired(
-        np.array([[float(tempo.near(wish, clips[i].tempo_bpm, octaves)) for wish in wishes] for i in with_beat])
-    )
-
-
-def _exact_tempos(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return _tempos(reference, clips, octaves=False)
-
-
-def _melodies(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return paired(
+    return compare_with_chance(
         np.array(
-            [[chroma.agreement(melody.notes, clip.tune.chroma) for melody in reference.melodies] for clip in clips]
+            [[float(tempo.tempo_matches(wish, clips[i].tempo_bpm, octaves)) for wish in wishes] for i in with_beat]
         )
     )
 
 
-def _pitches(reference: Reference, clips: Sequence[Heard]) -> Paired:
-    return paired(
-        np.array([[pitch.agreement(melody.pitch, clip.tune.pitch) for melody in reference.melodies] for clip in clips])
+def _judge_exact_tempo(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
+    return _judge_tempo(reference, clips, octaves=False)
+
+
+def _judge_melody(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
+    return compare_with_chance(
+        np.array(
+            [
+                [chroma.class_agreement(melody.notes, clip.melody.chroma) for melody in reference.melodies]
+                for clip in clips
+            ]
+        )
     )
 
 
-def _levels(clips: Sequence[Heard]) -> Measures:
+def _judge_pitch(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
+    return compare_with_chance(
+        np.array(
+            [
+                [pitch.pitch_agreement(melody.pitch, clip.melody.pitch) for melody in reference.melodies]
+                for clip in clips
+            ]
+        )
+    )
+
+
+def _measure_levels(clips: Sequence[ClipFeatures]) -> Measures:
     loudness = [clip.loudness_lufs for clip in clips if clip.loudness_lufs is not None]
     return {
         "clipped": sum(clip.peak > 1.0 for clip in clips) / len(clips),
@@ -168,11 +179,11 @@ def _levels(clips: Sequence[Heard]) -> Measures:
     }
 
 
-def _embeddings(clips: Sequence[Heard]) -> NDArray[np.float32]:
-    return np.concatenate([clip.colour.embedding for clip in clips])
+def _embeddings(clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
+    return np.concatenate([clip.timbre.embedding for clip in clips])
 
 
-def _round_trip(model: Instrument, path: Path) -> heard.Sound:
+def _round_trip(model: EvaluatedModel, path: Path) -> heard.Sound:
     import soundfile
 
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)

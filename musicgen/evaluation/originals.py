@@ -1,6 +1,6 @@
 """The evaluation's own corpus: unseen tunes with prompts that say all that is judged, and lessons for the judge of timbre.
 
-Tunes, arrangement and sound are those of musicgen.training.corpus; what is asked for is not: every prompt names the instrument,
+Tunes, arrangement and sound are those of musicgen.corpus; what is asked for is not: every prompt names the instrument,
 the tempo, the key and the drums, where a training caption leaves out what it likes. Half of the tunes are old ones of the
 split `test`, which no training hears; the other half, and the lessons, are composed from seeds of the evaluation's own.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from musicgen.evaluation.examples import CAPTIONS
-from musicgen.evaluation.extras import require
+from musicgen.evaluation.extras import require_extras
 
 if TYPE_CHECKING:
     from musicgen.corpus.score import Mode, Score
@@ -33,7 +33,7 @@ def write_originals(
     seed: int,
     seconds: float,
     processes: int = 2,
-    told: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write `clips` examples of split test and `lessons` of split train, unless the folder holds just these. Returns `folder`.
 
@@ -44,20 +44,20 @@ def write_originals(
     stamp = folder / _STAMP
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return folder
-    require("music21", "joblib")
+    require_extras("music21", "joblib")
     from joblib import Parallel, delayed
 
-    from musicgen.corpus.tunes import load_tunes
+    from musicgen.corpus.music21_tunes import load_tunes
 
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    old = [tune for tune in load_tunes(folder / "tunes.json", _OLD_TUNES, told) if tune.split == "test"]
+    old = [tune for tune in load_tunes(folder / "tunes.json", _OLD_TUNES, on_message) if tune.split == "test"]
     work: list[tuple[str, int, Sequence[Tune]]] = [
         ("test", number, old if (number + number // 12) % 2 else ()) for number in range(clips)
     ]
     work += [("train", number, ()) for number in range(lessons)]
-    told(f"making {clips} unseen originals, and {lessons} for the judge of timbre")
-    rows = Parallel(n_jobs=processes)(delayed(_write)(folder, *item, seed, seconds) for item in work)
+    on_message(f"making {clips} unseen originals, and {lessons} for the judge of timbre")
+    rows = Parallel(n_jobs=processes)(delayed(_write_original)(folder, *item, seed, seconds) for item in work)
 
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -67,7 +67,7 @@ def write_originals(
     return folder
 
 
-def question(score: "Score", rng: np.random.Generator) -> str:
+def evaluation_prompt(score: "Score", rng: np.random.Generator) -> str:
     """A prompt that says all that is judged, in some order."""
     from musicgen.corpus.score import TONICS
 
@@ -80,35 +80,39 @@ def question(score: "Score", rng: np.random.Generator) -> str:
     return ", ".join(phrases[i] for i in rng.permutation(len(phrases)))
 
 
-def _write(folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: int, seconds: float) -> dict[str, Any]:
+def _write_original(
+    folder: Path, split: str, number: int, old: "Sequence[Tune]", seed: int, seconds: float
+) -> dict[str, Any]:
     """Compose (or draw one of the `old` tunes), render and write one example; returns its row."""
     import soundfile
 
     from musicgen.corpus.score import INSTRUMENTS
-    from musicgen.corpus.synth import RATE_HZ, render
+    from musicgen.corpus.synth import RATE_HZ, render_score
 
     rng = np.random.default_rng([_SEED, seed, split == "test", number])
     instrument, mode = INSTRUMENTS[number % len(INSTRUMENTS)], _MODES[number // len(INSTRUMENTS) % 2]
-    score = _score(instrument, mode, old, seconds, rng)
+    score = _draw_score(instrument, mode, old, seconds, rng)
     places = [f"{split}/{number:04}{part}.flac" for part in ("", "-lead")]
-    for place, sound in zip(places, render(score, seconds), strict=True):
+    for place, sound in zip(places, render_score(score, seconds), strict=True):
         path = folder / place
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, sound, RATE_HZ, subtype="PCM_16")
     return {
         "audio": places[0],
-        "prompt": question(score, rng),
+        "prompt": evaluation_prompt(score, rng),
         "melody": places[1],
         "split": split,
         **score.facts(),
     }
 
 
-def _score(instrument: str, mode: "Mode", old: "Sequence[Tune]", seconds: float, rng: np.random.Generator) -> "Score":
-    from musicgen.corpus.compose import compose
-    from musicgen.corpus.tune import play
+def _draw_score(
+    instrument: str, mode: "Mode", old: "Sequence[Tune]", seconds: float, rng: np.random.Generator
+) -> "Score":
+    from musicgen.corpus.compose import compose_piece
+    from musicgen.corpus.tune import play_tune
 
     for i in rng.permutation(len(old)):
-        if old[i].mode == mode and (score := play(old[i], instrument, seconds, rng)) is not None:
+        if old[i].mode == mode and (score := play_tune(old[i], instrument, seconds, rng)) is not None:
             return score
-    return compose(instrument, mode, seconds, rng)
+    return compose_piece(instrument, mode, seconds, rng)

@@ -12,14 +12,14 @@ VOICED = 0.5  # the tracker's own threshold of confidence
 HALF_SEMITONE = 0.5
 
 
-def pitches(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+def track_pitch(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     """MIDI pitch of every 16 ms of `audio` [samples] at 16 kHz; NaN where the tracker hears no single voice."""
     result = _tracker().detect(audio, RATE_HZ)
     midi = 69 + 12 * np.log2(np.maximum(result.pitch_hz, 1.0) / 440)
     return np.where(result.confidence >= VOICED, midi, np.nan).astype(np.float32)
 
 
-def agreement(asked: NDArray[np.float32], heard: NDArray[np.float32]) -> float:
+def pitch_agreement(asked: NDArray[np.float32], heard: NDArray[np.float32]) -> float:
     """The part of the voiced frames of `asked` where `heard` is within half a semitone, octaves apart or not; NaN if none is voiced."""
     voiced = np.isfinite(asked)
     if not voiced.any():

@@ -10,7 +10,7 @@ TOLERANCE = 0.08
 OCTAVES = (0.5, 1.0, 2.0)
 
 
-def tempo(audio: NDArray[np.float32]) -> float:
+def estimate_tempo(audio: NDArray[np.float32]) -> float:
     """The clip's tempo in beats per minute; NaN where nothing changes. `audio` is [samples] at 16 kHz."""
     from librosa import feature, onset  # type: ignore[attr-defined]  # a lazy module
 
@@ -20,7 +20,7 @@ def tempo(audio: NDArray[np.float32]) -> float:
     return float(feature.tempo(onset_envelope=onsets, sr=RATE_HZ, hop_length=HOP)[0])
 
 
-def near(asked_bpm: float, heard_bpm: float, octaves: bool = True) -> bool:
+def tempo_matches(asked_bpm: float, heard_bpm: float, octaves: bool = True) -> bool:
     """Whether the tempo heard is the one asked for, within 8 %; with `octaves`, half and double of it count too."""
     factors = OCTAVES if octaves else (1.0,)
     return any(abs(heard_bpm / (asked_bpm * factor) - 1) <= TOLERANCE for factor in factors)

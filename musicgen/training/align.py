@@ -1,6 +1,6 @@
 """Heads that begin by looking at their own time in the prefix.
 
-A melody's pitch classes and a prompt's ticks (`musicgen.training.beats`) stand in the prefix, 6.4 codes each. To find its own, a
+A melody's pitch classes and a prompt's ticks (`musicgen.training.ticks`) stand in the prefix, 6.4 codes each. To find its own, a
 code's position must be multiplied: a small decoder learns that only after thousands of steps, and follows neither until then. Yet
 it is linear: positions are sinusoids, so are times, and a product of two sinusoids tells how far apart they are. So the first layer's
 queries and keys are fitted, by least squares on what it sees of random codes and real prompts, to the cosines and sines of their times.
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from musicgen import patterns
 from musicgen.conditioning import chroma
-from musicgen.training.batch import Clip, assemble
-from musicgen.training.network import Layer, Network
+from musicgen.training.batch import TrainingClip, assemble_batch
+from musicgen.training.network import DecoderLayer, Network
 
 _CLIPS = 16  # that it is fitted on
 _PEAK = 14.0  # the logarithm of how much more a head attends to its own time than to any other, about twice that of a window's positions
@@ -27,7 +27,9 @@ _VALUE, _OUT = 1.0, 0.02  # deviations of what a head says at first: all of what
 
 
 @torch.no_grad()
-def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, pattern: str, seed: int) -> list[float]:
+def align_heads(
+    network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, pattern: str, seed: int
+) -> list[float]:
     """Set the first two heads of a melody model's first layer to look at the pitch class, and at the tick, of their own time.
 
     `texts` are token ids of prompts, with their `ticks`; without ticks one head is set. Returns how much of each head's attention falls
@@ -36,9 +38,9 @@ def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, patt
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are shared out
     try:
-        seen, times, start = _seen(network, texts, pattern, seed)
+        seen, times, start = _first_layer_inputs(network, texts, pattern, seed)
         return [
-            _set(network, head, seen, times, start, first, count, seed)
+            _align_head(network, head, seen, times, start, first, count, seed)
             for head, (first, count) in enumerate(
                 ((0, network.spec.chroma_length), (network.spec.chroma_length, ticks))
             )
@@ -48,21 +50,21 @@ def align(network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, patt
         torch.set_num_threads(threads)
 
 
-def _seen(
+def _first_layer_inputs(
     network: Network, texts: Sequence[NDArray[np.int32]], pattern: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the first layer's attention sees of random codes [clips, N, hidden]; each step's time, in codes; where steps begin [clips]."""
     spec = network.spec
     draw = np.random.default_rng([seed, 3])
     clips = [
-        Clip(
+        TrainingClip(
             draw.integers(spec.codebook_size, size=(spec.codebooks, spec.max_frames), dtype=np.int16),
             draw.integers(spec.chroma_bins, size=spec.chroma_length, dtype=np.int8),
             texts[number % len(texts)],
         )
         for number in range(_CLIPS)
     ]
-    x, _, start = network.embed(assemble(clips, spec, pattern, spec.max_frames).to(network.sinusoids.device))
+    x, _, start = network.embed(assemble_batch(clips, spec, pattern, spec.max_frames).to(network.sinusoids.device))
     assert start is not None
     # A step predicts its successor: its time is that of the newest code there.
     steps = patterns.layout(pattern, spec.codebooks, spec.max_frames)[1:]
@@ -70,13 +72,13 @@ def _seen(
     return _first_layer(network).self_attn_layer_norm(x), times.float(), start
 
 
-def _first_layer(network: Network) -> Layer:
+def _first_layer(network: Network) -> DecoderLayer:
     layer = network.decoder.model.decoder.layers[0]
-    assert isinstance(layer, Layer)
+    assert isinstance(layer, DecoderLayer)
     return layer
 
 
-def _set(
+def _align_head(
     network: Network, head: int, seen: Tensor, times: Tensor, start: Tensor, first: int, count: int, seed: int
 ) -> float:
     """Let a head look at its own time among `count` positions from `first` on. Returns how far it does."""
@@ -95,8 +97,8 @@ def _set(
     codes = torch.stack(
         [row[at : at + len(times)] for row, at in zip(seen, start.tolist(), strict=True)]
     )  # [clips, steps, hidden]
-    query = _fit(codes, told(times), torch.ones_like(times))
-    key = _fit(
+    query = _fit_ridge(codes, told(times), torch.ones_like(times))
+    key = _fit_ridge(
         seen,
         told((positions - first) * each),
         torch.where((positions >= first) & (positions < first + count), 1.0, _ELSEWHERE),
@@ -119,7 +121,7 @@ def _set(
     return float((attended * ((positions - own[:, None]).abs() <= 2)).sum(-1).mean())
 
 
-def _fit(seen: Tensor, told: Tensor, counts: Tensor) -> Tensor:
+def _fit_ridge(seen: Tensor, told: Tensor, counts: Tensor) -> Tensor:
     """The matrix [told, hidden] that tells best, by ridge regression, `told` [n, told] of `seen` [clips, n, hidden]; n counts `counts`."""
     device, clips = seen.device, len(seen)
     seen, told, counts = seen.flatten(0, 1).cpu(), told.cpu().repeat(clips, 1), counts.cpu().repeat(clips)

@@ -20,7 +20,7 @@ _PIECES = (10, 25, 50, 100, 250)  # frames of a hidden piece of the past
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clip:
+class TrainingClip:
     """A clip of the training data, analysed."""
 
     codes: NDArray[np.int16]  # [codebooks, frames]
@@ -65,8 +65,8 @@ class Dropout(BaseModel):
     past: float = Field(default=0.5, ge=0, le=1)  # rows that see their past in pieces only
 
 
-def assemble(
-    clips: Sequence[Clip],
+def assemble_batch(
+    clips: Sequence[TrainingClip],
     spec: ModelSpec,
     pattern: str,
     frames: int,
@@ -78,12 +78,12 @@ def assemble(
     With `draw` the cuts begin anywhere (where the beat is known: seven of eight four beats apart) and conditions are dropped;
     without, the cuts begin at 0 and all is kept.
     """
-    rows = [_cut(clip, spec, frames, draw) for clip in clips]
+    rows = [_cut_clip(clip, spec, frames, draw) for clip in clips]
     layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
     heard = layouts
     if draw is not None and dropout is not None:
         heard = [
-            patterns.build(pattern, _hidden(codes, spec.special_token, dropout.past, draw), spec.special_token)
+            patterns.build(pattern, _hide_past(codes, spec.special_token, dropout.past, draw), spec.special_token)
             for codes, _ in rows
         ]
     steps = max(layout.shape[1] for layout in layouts)
@@ -119,8 +119,8 @@ def assemble(
     )
 
 
-def _cut(
-    clip: Clip, spec: ModelSpec, frames: int, draw: np.random.Generator | None
+def _cut_clip(
+    clip: TrainingClip, spec: ModelSpec, frames: int, draw: np.random.Generator | None
 ) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
     """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's are."""
     rate = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
@@ -138,7 +138,7 @@ def _cut(
     return clip.codes[:, start : start + frames], np.resize(bins, spec.chroma_length)
 
 
-def _hidden(codes: NDArray[np.int16], token: int, chance: float, draw: np.random.Generator) -> NDArray[np.int16]:
+def _hide_past(codes: NDArray[np.int16], token: int, chance: float, draw: np.random.Generator) -> NDArray[np.int16]:
     """The codes with pieces of some length hidden: a part between none and all of them."""
     if draw.random() >= chance:
         return codes

@@ -23,29 +23,29 @@ _VALID_OF = 50  # where nothing says otherwise, one row in fifty is for validati
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """A row of the data. `place` is its audio's path, or in a dataset where its audio lies (`musicgen.dataset.reader`)."""
 
     name: str
     prompt: str
     split: str
-    place: Any
+    location: Any
     melody: str | None = None
     beat_s: float | None = None
 
     def open_audio(self, store: Store) -> IO[bytes]:
         """The audio file. Raises FileNotFoundError, StoreError."""
-        if isinstance(self.place, str):
-            return store.open(self.place)
+        if isinstance(self.location, str):
+            return store.open(self.location)
         from musicgen.dataset.reader import read_audio
 
-        return io.BytesIO(read_audio(store, self.place))
+        return io.BytesIO(read_audio(store, self.location))
 
 
-def rows(store: Store) -> list[Row]:
+def read_rows(store: Store) -> list[DataRow]:
     """Every row of the data in `store`, in the order of its Parquet files. Raises `UserError`: none, or a column is missing."""
     store.check()
-    found = list(_dataset_rows(store) if store.exists(paths.INFO) else _folder_rows(store))
+    found = list(_read_dataset_rows(store) if store.exists(paths.INFO) else _read_folder_rows(store))
     if not found:
         raise UserError(f"{store.uri}: nothing to train on: its Parquet files have no rows")
     return found
@@ -56,7 +56,7 @@ def open_data(uri: str) -> Store:
     return open_store(uri)
 
 
-def _folder_rows(store: Store) -> Iterator[Row]:
+def _read_folder_rows(store: Store) -> Iterator[DataRow]:
     files = [info.path for info in store.list() if info.path.endswith(".parquet")]
     if not files:
         raise UserError(
@@ -75,35 +75,35 @@ def _folder_rows(store: Store) -> Iterator[Row]:
                 name for name in ("audio", "prompt", "melody", "split", "beat_s") if name in parquet.schema_arrow.names
             ]
             for row in parquet.read(columns=wanted).to_pylist():
-                yield _folder_row(row, posixpath.dirname(path))
+                yield _parse_folder_row(row, posixpath.dirname(path))
 
 
-def _folder_row(row: dict[str, Any], folder: str) -> Row:
+def _parse_folder_row(row: dict[str, Any], folder: str) -> DataRow:
     audio, melody = str(row["audio"] or ""), row.get("melody")
     split = row.get("split")
-    return Row(
+    return DataRow(
         name=audio,
         prompt=str(row["prompt"] or "").strip(),
-        split=split if split in SPLITS else _split(audio),
-        place=posixpath.join(folder, audio),
+        split=split if split in SPLITS else _hash_split(audio),
+        location=posixpath.join(folder, audio),
         melody=posixpath.join(folder, str(melody)) if melody else None,
-        beat_s=_positive(row.get("beat_s")),
+        beat_s=_positive_or_none(row.get("beat_s")),
     )
 
 
-def _positive(value: Any) -> float | None:
+def _positive_or_none(value: Any) -> float | None:
     return float(value) if isinstance(value, float) and 0 < value < float("inf") else None
 
 
-def _dataset_rows(store: Store) -> Iterator[Row]:
+def _read_dataset_rows(store: Store) -> Iterator[DataRow]:
     import musicgen.dataset
 
     for batch in musicgen.dataset.open_dataset(store.uri).batches(
         ["key", "prompt", "audio", "audio_offset", "audio_bytes"]
     ):
         for row in batch.to_pylist():
-            yield Row(row["key"], (row["prompt"] or "").strip(), _split(row["key"]), row)
+            yield DataRow(row["key"], (row["prompt"] or "").strip(), _hash_split(row["key"]), row)
 
 
-def _split(name: str) -> str:
+def _hash_split(name: str) -> str:
     return "valid" if int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _VALID_OF == 0 else "train"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DTYPES = {"float16": "float16", "float32": "float32"}
 
 
-def export(
+def export_checkpoint(
     network: "Network", start: Checkpoint, folder: Path, pattern: str, dtype: str | None = None, card: str = ""
 ) -> None:
     """Write `network` with the codec, tokenizer and config of `start` into `folder`, whole or not at all.
@@ -34,7 +34,7 @@ def export(
     partial.mkdir(parents=True)
     stored = Tensors.open(start.folder)
     tensors = dict(stored.view("", "cpu"))
-    trained = {name: tensor.cpu() for name, tensor in network.published().items()}
+    trained = {name: tensor.cpu() for name, tensor in network.published_tensors().items()}
     for name, tensor in trained.items():
         name = (
             name
@@ -62,7 +62,7 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def card(
+def format_model_card(
     *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, bad: int,
     lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any], about: str = ""
 ) -> str:  # fmt: skip

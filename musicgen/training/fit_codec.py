@@ -30,7 +30,7 @@ class FittedCodec:
 
     settings: SpectralSettings
     tensors: dict[str, Float]  # see SpectralSettings.shapes
-    left: tuple[float, ...]  # the part of the variance that is left after each codebook
+    residual_variance: tuple[float, ...]  # the part of the variance that is left after each codebook
     frames: int  # that it was fitted on
 
 
@@ -45,14 +45,14 @@ def fit_codec(
 
     settings = settings or SpectralSettings()
     rng = np.random.default_rng(seed)
-    frames = _thinned(_frames(clips, MelBands(settings), rng), MAX_FRAMES, rng)
+    frames = _sample_frames(_mel_frames(clips, MelBands(settings), rng), MAX_FRAMES, rng)
     if len(frames) < 2 * settings.codebook_size:
         raise UserError(
             f"a codec of {settings.codebook_size} centres wants at least {2 * settings.codebook_size} frames of sound "
             f"({2 * settings.codebook_size * settings.hop_length / settings.sampling_rate:.0f} s), not {len(frames)}; give it more music"
         )
-    mean = _half(frames.mean(axis=0))
-    scale = _half(
+    mean = _round_to_half(frames.mean(axis=0))
+    scale = _round_to_half(
         np.full(settings.n_mels, max(float((frames - mean).std()), 1e-3), np.float32)
     )  # one for all: loud bands count more
     rest = (frames - mean) / scale
@@ -60,8 +60,8 @@ def fit_codec(
     codebooks, left = [], []
     with threadpool_limits(1):  # sums in one order, however many cores there are
         for _ in range(settings.num_quantizers):
-            centres = _half(_centres(rest, settings.codebook_size, rng))
-            rest = rest - centres[_nearest(rest, centres)]
+            centres = _round_to_half(_fit_centroids(rest, settings.codebook_size, rng))
+            rest = rest - centres[_nearest_centroids(rest, centres)]
             codebooks.append(centres)
             left.append(float(np.square(rest).sum(axis=1).mean()) / variance)
     return FittedCodec(
@@ -69,7 +69,7 @@ def fit_codec(
     )
 
 
-def _frames(clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.random.Generator) -> Iterator[Float]:
+def _mel_frames(clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.random.Generator) -> Iterator[Float]:
     """Compressed mel spectra [frames, mels] of each clip, every other one quieter; then some silence."""
     total = 0
     for number, clip in enumerate(clips):
@@ -80,7 +80,7 @@ def _frames(clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.rando
     yield np.zeros((round(SILENCE * total), bands.settings.n_mels), np.float32)
 
 
-def _thinned(pieces: Iterable[Float], most: int, rng: np.random.Generator) -> Float:
+def _sample_frames(pieces: Iterable[Float], most: int, rng: np.random.Generator) -> Float:
     """At most `most` rows of all pieces: a reservoir, so that memory does not grow with the music."""
     held: list[Float] = []
     count = 0
@@ -96,7 +96,7 @@ def _thinned(pieces: Iterable[Float], most: int, rng: np.random.Generator) -> Fl
     return np.concatenate(held) if held else np.zeros((0, 1), np.float32)
 
 
-def _centres(rows: Float, size: int, rng: np.random.Generator) -> Float:
+def _fit_centroids(rows: Float, size: int, rng: np.random.Generator) -> Float:
     """Centres [size, dims] of rows: k-means in batches, then over all; a centre that nothing is near begins anew in a far row."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -111,7 +111,7 @@ def _centres(rows: Float, size: int, rng: np.random.Generator) -> Float:
     )
     centres: Float = kmeans.fit(rows).cluster_centers_.astype(np.float32)
     for _ in range(POLISH):
-        ids = _nearest(rows, centres)
+        ids = _nearest_centroids(rows, centres)
         counts = np.bincount(ids, minlength=size)
         live, dead = np.flatnonzero(counts), np.flatnonzero(counts == 0)
         far = np.argsort(np.square(rows - centres[ids]).sum(axis=1), kind="stable")[len(rows) - len(dead) :]
@@ -122,13 +122,13 @@ def _centres(rows: Float, size: int, rng: np.random.Generator) -> Float:
     return centres
 
 
-def _nearest(rows: Float, centres: Float) -> NDArray[np.intp]:
+def _nearest_centroids(rows: Float, centres: Float) -> NDArray[np.intp]:
     half_norms = np.square(centres).sum(axis=1) / 2
     return np.concatenate(
         [(half_norms - rows[i : i + BATCH] @ centres.T).argmin(axis=1) for i in range(0, len(rows), BATCH)]
     )
 
 
-def _half(values: NDArray[np.floating]) -> Float:
+def _round_to_half(values: NDArray[np.floating]) -> Float:
     """The nearest values that float16 holds."""
     return values.astype(np.float16).astype(np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Log:
+class TrainingLog:
     """`log.jsonl` of a training. Lines after the step that it goes on from are dropped: they will be made again."""
 
     def __init__(self, path: Path, step: int):
@@ -17,7 +17,7 @@ class Log:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
 
-    def add(self, line: Mapping[str, Any]) -> None:
+    def append(self, line: Mapping[str, Any]) -> None:
         """Append a line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -36,7 +36,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def progress_line(line: Mapping[str, Any]) -> str:
+def format_progress(line: Mapping[str, Any]) -> str:
     """One line for a person."""
     each = " ".join(f"{loss:.2f}" for loss in line["each"])
     valid = ""
@@ -48,7 +48,7 @@ def progress_line(line: Mapping[str, Any]) -> str:
     )
 
 
-def plot(lines: list[dict[str, Any]], path: Path) -> None:
+def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
     """The losses over the steps, as a PNG. Without matplotlib (the extra `train`) there is none."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -49,7 +49,7 @@ class Attention(nn.Module):
         )
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """Pre-norm: causal self-attention, in text models cross-attention, feed-forward."""
 
     def __init__(self, spec: ModelSpec):
@@ -78,11 +78,11 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.ModuleList(
             nn.Embedding(spec.codebook_size + 1, spec.hidden) for _ in range(spec.codebooks)
         )
-        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+        self.layers = nn.ModuleList(DecoderLayer(spec) for _ in range(spec.layers))
         self.layer_norm = nn.LayerNorm(spec.hidden)
 
 
-class Inner(nn.Module):
+class DecoderModel(nn.Module):
     """`decoder.model`: a level that the published names have."""
 
     def __init__(self, spec: ModelSpec):
@@ -90,12 +90,12 @@ class Inner(nn.Module):
         self.decoder = Transformer(spec)
 
 
-class Decoder(nn.Module):
+class DecoderWithHeads(nn.Module):
     """`decoder`: the transformer and a head for each codebook."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
-        self.model = Inner(spec)
+        self.model = DecoderModel(spec)
         self.lm_heads = nn.ModuleList(
             nn.Linear(spec.hidden, spec.codebook_size, bias=False) for _ in range(spec.codebooks)
         )
@@ -124,9 +124,9 @@ class Network(nn.Module):
             self.enc_to_dec_proj = nn.Linear(spec.text_dim, spec.hidden)
         if spec.kind == "melody":
             self.audio_enc_to_dec_proj = nn.Linear(spec.chroma_bins, spec.hidden)
-        self.decoder = Decoder(spec)
+        self.decoder = DecoderWithHeads(spec)
         self.register_buffer("sinusoids", sinusoidal_positions(spec.max_positions, spec.hidden), persistent=False)
-        self._initialise()
+        self._initialize()
 
     def forward(self, batch: Batch, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks], detached.
@@ -166,17 +166,17 @@ class Network(nn.Module):
         tables = self.decoder.model.decoder.embed_tokens
         x = torch.stack([table(batch.inputs[:, k]) for k, table in enumerate(tables)]).sum(0)  # [B, L, hidden]
         x = x if spec.embed_scale == 1.0 else x * spec.embed_scale
-        text = self._text(batch)  # [B, S, hidden]
+        text = self._text_states(batch)  # [B, S, hidden]
         start: Tensor | None = None
         if spec.kind == "melody":
             sound = F.embedding(
                 batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
             )  # [B, P, hidden]
             start = sound.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
-            x = _join(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
+            x = _close_gap(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
         return x + self._positions(x.shape[1]), text, start
 
-    def published(self) -> dict[str, Tensor]:
+    def published_tensors(self) -> dict[str, Tensor]:
         """The tensors as a checkpoint holds them; T5's table once, under one of its names."""
         return {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items() if name != _TWIN}
 
@@ -191,7 +191,7 @@ class Network(nn.Module):
             found |= {_TABLE: table, _TWIN: table}
         load_parameters(self, found, str(tensors.folder))
 
-    def _text(self, batch: Batch) -> Tensor:
+    def _text_states(self, batch: Batch) -> Tensor:
         """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
         mask = batch.text != 0  # [B, S]; 0 pads
         mask[:, 0] = True  # where there is no prompt at all: a softmax over nothing is not a number
@@ -205,7 +205,7 @@ class Network(nn.Module):
             self.sinusoids = sinusoidal_positions(length, self.spec.hidden).to(self.sinusoids.device)
         return self.sinusoids[:length]
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """As GPT-2: small weights, those that write to the residual stream smaller with depth."""
         for name, weight in self.named_parameters():
             if name.startswith("text_encoder."):
@@ -220,7 +220,7 @@ class Network(nn.Module):
                 nn.init.normal_(weight, 0.0, _INIT)
 
 
-def _join(parts: Tensor, start: Tensor, after: int) -> Tensor:
+def _close_gap(parts: Tensor, start: Tensor, after: int) -> Tensor:
     """Close the gap between a row's text and its codes: parts [B, N, hidden], whose codes begin at `after`, to `start` [B].
 
     What is left over, at the end, repeats the last position; nothing looks at it.

@@ -40,7 +40,7 @@ class Schedule(BaseModel):
     export_s: float = Field(default=600.0, gt=0)
 
     @model_validator(mode="after")
-    def _sound(self) -> "Schedule":
+    def _check_settings(self) -> "Schedule":
         if (self.steps is None) == (self.hours is None):
             raise ValueError("needs one of two ends: give either steps or hours (--steps N, --hours H)")
         if not 0 < self.crop_s[0] <= self.crop_s[1]:

@@ -37,7 +37,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'
 EXTRA_IDS = 10  # sentinels of T5, which MusicGen does not use
 
 
-class Sizes(BaseModel):
+class ModelSizes(BaseModel):
     """What a new model is made of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,18 +59,18 @@ class Sizes(BaseModel):
     text_length: int = Field(default=0, ge=0)
     ticks: int = Field(
         default=0, ge=0, le=400
-    )  # positions before the prompt's words that tell where beats fall, `musicgen.training.beats`
+    )  # positions before the prompt's words that tell where beats fall, `musicgen.training.ticks`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CodecParts:
+class StoredCodec:
     """A codec as a checkpoint holds it: the section `audio_encoder` of config.json, and the tensors under that name."""
 
     section: dict[str, Any]
     tensors: Mapping[str, "Tensor"]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "CodecParts":
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> "StoredCodec":
         """The codec of a checkpoint."""
         from musicgen.model.checkpoint.tensors import Tensors
 
@@ -79,10 +79,10 @@ class CodecParts:
         return cls(section, {f"audio_encoder.{name}": tensor for name, tensor in tensors.items()})
 
 
-def write_start(
+def write_initial_checkpoint(
     folder: Path,
-    sizes: Sizes,
-    codec: CodecParts,
+    sizes: ModelSizes,
+    codec: StoredCodec,
     prompts: Iterable[str],
     seed: int,
     pattern: str = "delay",
@@ -99,7 +99,7 @@ def write_start(
     from musicgen.training.network import Network
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = _config(sizes, codec.section, pattern)
+    config = _model_config(sizes, codec.section, pattern)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _write_tokenizer(folder, sizes.vocabulary, prompts, sizes.ticks)
     with torch.random.fork_rng(devices=[]):
@@ -108,7 +108,7 @@ def write_start(
     if teach is not None:
         teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
     save_file(
-        {**network.published(), **{n: t.contiguous() for n, t in codec.tensors.items()}},
+        {**network.published_tensors(), **{n: t.contiguous() for n, t in codec.tensors.items()}},
         folder / "model.safetensors",
         {"format": "pt"},
     )
@@ -122,7 +122,7 @@ def copy_small_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _config(sizes: Sizes, codec: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> dict[str, Any]:
     from transformers import MusicgenDecoderConfig, MusicgenMelodyDecoderConfig, T5Config
 
     melody = sizes.kind == "melody"
@@ -179,7 +179,7 @@ def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str], ticks: int
         return
     from tokenizers.processors import TemplateProcessing
 
-    from musicgen.training.beats import tick_tokens
+    from musicgen.training.ticks import tick_tokens
 
     # T5Tokenizer puts its own template back when it is loaded; the plain class keeps what the file says.
     backend, tokens = tokenizer.backend_tokenizer, tick_tokens(ticks)

@@ -42,10 +42,10 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, 
     (partial / "state.json").write_text(
         json.dumps({"counters": asdict(counters), "about": dict(about)}, indent=1) + "\n", encoding="utf-8"
     )
-    _sync(partial)
+    _sync_files(partial)
     shutil.rmtree(folder / name, ignore_errors=True)
     os.replace(partial, folder / name)
-    for old in _states(folder)[:-_KEPT]:
+    for old in _state_folders(folder)[:-_KEPT]:
         shutil.rmtree(old)
 
 
@@ -53,7 +53,7 @@ def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor
     """The latest state in `folder`, or None. Raises `UserError` for one of another training."""
     from safetensors.torch import load_file
 
-    states = _states(folder)
+    states = _state_folders(folder)
     if not states:
         return None
     note = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
@@ -66,13 +66,13 @@ def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor
     return load_file(states[-1] / "state.safetensors"), Counters(**note["counters"])
 
 
-def _states(folder: Path) -> list[Path]:
+def _state_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _sync(folder: Path) -> None:
+def _sync_files(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -29,27 +29,27 @@ from musicgen.errors import MusicGenError, UserError
 from musicgen.model.checkpoint.resolve import Checkpoint
 from musicgen.model.checkpoint.weights import read_headers
 from musicgen.storage import Store
-from musicgen.training.data import Row, rows
+from musicgen.training.data import DataRow, read_rows
 
 _VERSION = 2
 _MAX_S = 600.0  # of a clip; what is beyond is not used
 _ALONE = 24  # fewer rows are not worth a process
 _CHUNK = 8
 
-Analysed = tuple[NDArray[np.int16], NDArray[np.int8]]
+TokenizedRow = tuple[NDArray[np.int16], NDArray[np.int8]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tokens:
+class TokenizedData:
     """The tokens of a folder, mapped."""
 
     codes: NDArray[np.int16]
     bins: NDArray[np.int8]
     clips: list[dict[str, Any]]
-    bad: list[tuple[str, str]]  # row, reason
+    bad_rows: list[tuple[str, str]]  # row, reason
 
     @classmethod
-    def open(cls, folder: Path) -> "Tokens":
+    def open(cls, folder: Path) -> "TokenizedData":
         """The tokens that `make_tokens` left in `folder`."""
         return cls(
             np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False),
@@ -69,28 +69,28 @@ class Tokens:
 
 def make_tokens(
     store: Store, checkpoint: Checkpoint, folder: Path, processes: int = 0, progress: Callable[[str], None] = print
-) -> Tokens:
+) -> TokenizedData:
     """Analyse the data in `store` with the checkpoint's codec, or open what an earlier call left in `folder`.
 
     Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores. Raises
     `UserError` if no row is left.
     """
-    found = rows(store)
+    found = read_rows(store)
     made_of = {"version": _VERSION, "codec": _codec_identity(checkpoint), "data": _data_identity(store, found)}
     note = folder / "tokens.json"
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_of:
-        return Tokens.open(folder)
+        return TokenizedData.open(folder)
     partial_folder = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
-    _write(partial_folder, found, _analyse_all(store, checkpoint, found, processes), progress)
+    _write_tokens(partial_folder, found, _tokenize_rows(store, checkpoint, found, processes), progress)
     (partial_folder / "tokens.json").write_text(json.dumps(made_of) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial_folder, folder)
-    return Tokens.open(folder)
+    return TokenizedData.open(folder)
 
 
-def analyse(row: Row, store: Store, codec: Any, hears_melody: bool) -> Analysed:
+def tokenize_row(row: DataRow, store: Store, codec: Any, hears_melody: bool) -> TokenizedRow:
     """Codes [codebooks, frames] and pitch classes of a row. Raises RowError, OSError, StoreError: the row cannot be used."""
     with row.open_audio(store) as file:
         audio = decode_excerpt(
@@ -101,12 +101,12 @@ def analyse(row: Row, store: Store, codec: Any, hears_melody: bool) -> Analysed:
             return codes, np.zeros(0, np.int8)
         if row.melody is None:
             file.seek(0)
-            return codes, _bins(file, "audio", row.name)
+            return codes, _read_pitch_classes(file, "audio", row.name)
     with store.open(row.melody) as melody:
-        return codes, _bins(melody, "melody", row.melody)
+        return codes, _read_pitch_classes(melody, "melody", row.melody)
 
 
-def _bins(file: Any, what: str, name: str) -> NDArray[np.int8]:
+def _read_pitch_classes(file: Any, what: str, name: str) -> NDArray[np.int8]:
     """Pitch classes as `musicgen.conditioning.melody` takes them."""
     return chroma.strongest_pitch_classes(
         decode_excerpt(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0]
@@ -127,39 +127,43 @@ class _Worker:
         self.store, self.codec = store, load_codec(checkpoint, "cpu")
         self.hears_melody = checkpoint.spec.kind == "melody"
 
-    def __call__(self, row: Row) -> Analysed | str:
+    def __call__(self, row: DataRow) -> TokenizedRow | str:
         try:
-            return analyse(row, self.store, self.codec, self.hears_melody)
+            return tokenize_row(row, self.store, self.codec, self.hears_melody)
         except (MusicGenError, OSError, ValueError) as error:
             return f"there is no {error.args[-1]}" if isinstance(error, FileNotFoundError) else str(error)
 
 
-def _begin(store: Store, checkpoint: Checkpoint) -> None:
+def _start_worker(store: Store, checkpoint: Checkpoint) -> None:
     _Worker.here = _Worker(store, checkpoint)
 
 
-def _work(chunk: list[Row]) -> list[Analysed | str]:
+def _tokenize_chunk(chunk: list[DataRow]) -> list[TokenizedRow | str]:
     return [_Worker.here(row) for row in chunk]
 
 
-def _analyse_all(store: Store, checkpoint: Checkpoint, found: list[Row], processes: int) -> Iterator[Analysed | str]:
+def _tokenize_rows(
+    store: Store, checkpoint: Checkpoint, found: list[DataRow], processes: int
+) -> Iterator[TokenizedRow | str]:
     if len(found) < _ALONE or processes == 1:
         yield from map(_Worker(store, checkpoint), found)
         return
     # Spawned: torch's threads do not survive a fork.
-    initialise = partial(_begin, store, checkpoint)
+    initialise = partial(_start_worker, store, checkpoint)
     with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), initialise) as pool:
-        for results in pool.map(_work, _chunks(found)):
+        for results in pool.map(_tokenize_chunk, _chunk_rows(found)):
             yield from results
 
 
-def _chunks(found: Iterable[Row]) -> Iterator[list[Row]]:
+def _chunk_rows(found: Iterable[DataRow]) -> Iterator[list[DataRow]]:
     remaining = iter(found)
     while chunk := list(islice(remaining, _CHUNK)):
         yield chunk
 
 
-def _write(folder: Path, found: list[Row], results: Iterable[Analysed | str], progress: Callable[[str], None]) -> None:
+def _write_tokens(
+    folder: Path, found: list[DataRow], results: Iterable[TokenizedRow | str], progress: Callable[[str], None]
+) -> None:
     clips: list[dict[str, Any]] = []
     bad: list[tuple[str, str]] = []
     codes: list[NDArray[np.int16]] = []
@@ -200,11 +204,11 @@ def _codec_identity(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _data_identity(store: Store, found: list[Row]) -> str:
+def _data_identity(store: Store, found: list[DataRow]) -> str:
     """A hash of the rows and of the files' ETags."""
     digest = hashlib.sha256()
     for row in found:
-        place = row.place if isinstance(row.place, str) else row.name
+        place = row.location if isinstance(row.location, str) else row.name
         digest.update(json.dumps([row.name, row.prompt, row.split, place, row.melody, row.beat_s]).encode())
     for info in store.list():
         digest.update(f"{info.path} {info.size}\n".encode())

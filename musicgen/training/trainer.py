@@ -21,23 +21,23 @@ from musicgen.model.checkpoint.resolve import Checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.load import pick_device, pick_dtype
 from musicgen.model.text.tokenizer import load_tokenizer
-from musicgen.training.align import align as align_heads
+from musicgen.training.align import align_heads as align_heads
 from musicgen.training.batch import Batch
-from musicgen.training.beats import tick_ids
+from musicgen.training.batch_loader import BatchLoader
 from musicgen.training.clock import RunningClock
-from musicgen.training.feed import Feed
-from musicgen.training.log import Log, plot, read_log
+from musicgen.training.log import TrainingLog, plot_losses, read_log
 from musicgen.training.network import Network
 from musicgen.training.schedule import Schedule
 from musicgen.training.state import Counters, load_state, save_state
-from musicgen.training.tokens import Tokens
+from musicgen.training.ticks import tick_ids
+from musicgen.training.tokens import TokenizedData
 
-PARTS = 2
+REPLICAS = 2
 _LOGGED = 10  # steps a line of the log
 _BETAS = (0.9, 0.95)
 
-Report = Callable[[Mapping[str, Any]], None]
-Export = Callable[["Trainer"], None]
+StepCallback = Callable[[Mapping[str, Any]], None]
+ExportCallback = Callable[["Trainer"], None]
 
 
 class Trainer:
@@ -51,11 +51,11 @@ class Trainer:
     def __init__(
         self,
         start: Checkpoint,
-        tokens: Tokens,
+        tokens: TokenizedData,
         schedule: Schedule,
         folder: Path,
-        export: Export | None = None,
-        report: Report | None = None,
+        export: ExportCallback | None = None,
+        on_step: StepCallback | None = None,
         align: bool = False,
     ):
         import json
@@ -71,11 +71,11 @@ class Trainer:
         if schedule.text_encoder == "freeze":
             self.network.text_encoder.requires_grad_(False)
         tokenizer = load_tokenizer(start.folder, self.network.text_encoder.config)
-        self.feed, self.valid = (self._feed(tokenizer, split) for split in ("train", "valid"))
+        self.feed, self.valid = (self._make_loader(tokenizer, split) for split in ("train", "valid"))
         if align and self.feed is not None and start.spec.kind == "melody" and start.spec.heads > 1:
             align_heads(self.network, self.feed.prompts, len(tick_ids(tokenizer)), self.pattern, schedule.seed)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.parts = [self.network, *(_sharing(self.network) for _ in range(PARTS - 1))]
+        self.parts = [self.network, *(_share_weights(self.network) for _ in range(REPLICAS - 1))]
         self.names = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         decayed = [p for p in self.names.values() if p.ndim > 1]
         others = [p for p in self.names.values() if p.ndim <= 1]
@@ -93,7 +93,7 @@ class Trainer:
         self.shares = torch.tensor(counts, device=self.device) / sum(counts)
         self.counters = Counters()
         self.last: dict[str, Any] = {}  # the last line of the log that has a validation, for the card
-        self._export, self._report = export, report
+        self._export, self._on_step = export, on_step
         self._about = {"start": start.identity, "pattern": self.pattern, "seed": schedule.seed}
         self._restore()
 
@@ -106,14 +106,14 @@ class Trainer:
         """Train to the end, or to the step `until`. Keeps its state, exports, and returns where it is."""
         folder, counters = self.folder, self.counters
         folder.mkdir(parents=True, exist_ok=True)
-        log = Log(folder / "log.jsonl", counters.step)
+        log = TrainingLog(folder / "log.jsonl", counters.step)
         self.last = next((line for line in reversed(read_log(log.path)) if "valid" in line), {})
         threads = torch.get_num_threads()
         saved = exported = counters.seconds
         try:
             with (
                 RunningClock(counters.seconds) as clock,
-                ThreadPoolExecutor(PARTS, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+                ThreadPoolExecutor(REPLICAS, initializer=torch.set_num_threads, initargs=(1,)) as pool,
             ):
                 torch.set_num_threads(1)
                 began = time.monotonic(), counters.frames, counters.step
@@ -123,13 +123,13 @@ class Trainer:
                     final = self.done or counters.step == until
                     validate = counters.step % self.schedule.valid_steps == 0 or final
                     if counters.step % _LOGGED == 0 or validate:
-                        line = self._line(losses, began) | (self._validate(pool) if validate else {})
+                        line = self._log_line(losses, began) | (self._validate(pool) if validate else {})
                         began = time.monotonic(), counters.frames, counters.step
                         if "valid" in line:
                             self.last = line
-                        log.add(line)
-                        if self._report is not None:
-                            self._report(line)
+                        log.append(line)
+                        if self._on_step is not None:
+                            self._on_step(line)
                     if final or counters.seconds - saved > self.schedule.checkpoint_s:
                         self._save()
                         saved = counters.seconds
@@ -142,29 +142,30 @@ class Trainer:
 
     def export(self) -> None:
         """Draw the losses, and hand the average of the weights to `export`."""
-        plot(read_log(self.folder / "log.jsonl"), self.folder / "loss.png")
+        plot_losses(read_log(self.folder / "log.jsonl"), self.folder / "loss.png")
         if self._export is not None:
             self._export(self)
 
-    def _feed(self, tokenizer: Any, split: str) -> Feed | None:
+    def _make_loader(self, tokenizer: Any, split: str) -> BatchLoader | None:
         numbers = self.tokens.split(split)
         if not numbers and split != "train":
             return None
-        return Feed(self.tokens, numbers, tokenizer, self.start.spec, self.pattern, self.schedule)
+        return BatchLoader(self.tokens, numbers, tokenizer, self.start.spec, self.pattern, self.schedule)
 
     def _step(self, pool: ThreadPoolExecutor) -> Tensor:
         """One step. Returns each codebook's loss, float32 [codebooks]."""
         assert self.feed is not None
         counters, schedule = self.counters, self.schedule
-        batches, clips = self.feed.batches(counters.step, counters.seen, PARTS)
+        batches, clips = self.feed.batches(counters.step, counters.seen, REPLICAS)
         work = zip(self.parts, batches, strict=True)
         if self.device.type == "cpu":
             losses = [
-                future.result() for future in [pool.submit(self._learn, network, batch) for network, batch in work]
+                future.result()
+                for future in [pool.submit(self._accumulate_gradients, network, batch) for network, batch in work]
             ]
         else:
-            losses = [self._learn(network, batch) for network, batch in work]
-        self._collect()
+            losses = [self._accumulate_gradients(network, batch) for network, batch in work]
+        self._sum_gradients()
         torch.nn.utils.clip_grad_norm_(list(self.names.values()), schedule.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.rate(counters.step, counters.seconds)
@@ -179,17 +180,17 @@ class Trainer:
         counters.frames += sum(batch.frames for batch in batches)
         return torch.stack(losses).mean(0)
 
-    def _learn(self, network: Network, batch: Batch) -> Tensor:
+    def _accumulate_gradients(self, network: Network, batch: Batch) -> Tensor:
         with torch.enable_grad():
-            with self._precision():
+            with self._autocast():
                 loss, each = network(batch.to(self.device), self.shares)
-            (loss / PARTS).backward()
+            (loss / REPLICAS).backward()
         return each.detach()
 
-    def _precision(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def _collect(self) -> None:
+    def _sum_gradients(self) -> None:
         """Add the parts' gradients to the first's, in order."""
         for network in self.parts[1:]:
             for mine, other in zip(self.network.parameters(), network.parameters(), strict=True):
@@ -207,17 +208,17 @@ class Trainer:
             ("valid_text", {"melody": False}),
             ("valid_none", {"melody": False, "text": False}),
         ):
-            batches = self.valid.fixed(self.schedule.valid_clips, **kept)
-            losses = list((pool.map if self.device.type == "cpu" else map)(self._measure, batches))
+            batches = self.valid.validation_batches(self.schedule.valid_clips, **kept)
+            losses = list((pool.map if self.device.type == "cpu" else map)(self._validation_loss, batches))
             weights = [len(batch.inputs) for batch in batches]
             found[name] = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
         return found
 
-    def _measure(self, batch: Batch) -> float:
-        with torch.no_grad(), self._precision():  # of a thread's own
+    def _validation_loss(self, batch: Batch) -> float:
+        with torch.no_grad(), self._autocast():  # of a thread's own
             return float(self.average(batch.to(self.device))[0])
 
-    def _line(self, losses: Tensor, began: tuple[float, int, int]) -> dict[str, Any]:
+    def _log_line(self, losses: Tensor, began: tuple[float, int, int]) -> dict[str, Any]:
         counters, schedule = self.counters, self.schedule
         seconds = max(1e-9, time.monotonic() - began[0])
         left = (
@@ -262,7 +263,7 @@ class Trainer:
             }
 
 
-def _sharing(network: Network) -> Network:
+def _share_weights(network: Network) -> Network:
     """A copy with gradients of its own that shares the weights."""
     other = copy.deepcopy(network)
     for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):

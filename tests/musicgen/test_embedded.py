@@ -49,9 +49,9 @@ def test_a_clip_has_the_melody_that_it_was_given_and_not_the_other(model: MusicG
             for instrument in instruments
         ]
     )
-    tunes = [heard.tune(MELODIES / f"{name}.flac", 6.0).notes for name in names]
-    sounds = [heard.tune((clip.audio, clip.sample_rate)).chroma for clip in clips]
-    found = np.array([[chroma.agreement(tune, sound) for tune in tunes] for sound in sounds])  # [clips, tunes]
+    tunes = [heard.extract_melody(MELODIES / f"{name}.flac", 6.0).notes for name in names]
+    sounds = [heard.extract_melody((clip.audio, clip.sample_rate)).chroma for clip in clips]
+    found = np.array([[chroma.class_agreement(tune, sound) for tune in tunes] for sound in sounds])  # [clips, tunes]
     own = np.arange(len(clips)) // len(instruments)
     given = found[np.arange(len(clips)), own].mean()
     assert given > 2 * found[np.arange(len(clips)), 1 - own].mean(), found

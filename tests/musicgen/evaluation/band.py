@@ -40,7 +40,7 @@ def clicks(bpm: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
 
 
 def write(folder: Path, clips: int, seconds: float) -> Path:
-    """A corpus in the format of musicgen.training.corpus; every second clip is of the split test."""
+    """A corpus in the format of musicgen.corpus; every second clip is of the split test."""
     rows = []
     (folder / "audio").mkdir(parents=True)
     for i in range(clips):

@@ -8,19 +8,19 @@ import soundfile
 
 from musicgen.clip import Clip
 from musicgen.errors import JobError
-from musicgen.evaluation import Reference, Report, measure
+from musicgen.evaluation import EvaluationReport, Reference, measure_model
 from musicgen.evaluation import examples as material
 from musicgen.evaluation import features as heard
-from musicgen.evaluation.measures import judge
+from musicgen.evaluation.measures import judge_clips
 from tests.musicgen.evaluation import band
 
 
 def _judged(reference, clips):
-    return judge(reference, {"text": clips, "melody": clips, "codec": clips})
+    return judge_clips(reference, {"text": clips, "melody": clips, "codec": clips})
 
 
 def _shortfalls(measures) -> set[str]:
-    return {verdict.bound.measure for verdict in Report("m", measures).short} - {
+    return {verdict.bound.measure for verdict in EvaluationReport("m", measures).short} - {
         "melody.n"
     }  # the band has 24 clips, not 100
 
@@ -43,7 +43,9 @@ def test_right_clips_for_the_wrong_requests_are_chance(reference: Reference) -> 
 @pytest.mark.parametrize("kind", ["noise", "silence"])
 def test_no_music_is_no_success(reference: Reference, kind: str) -> None:
     sound = (0.1 if kind == "noise" else 0.0) * np.random.default_rng(2).standard_normal(round(5 * band.RATE))
-    found = _judged(reference, [heard.listen((sound.astype(np.float32), band.RATE))] * len(reference.examples))
+    found = _judged(
+        reference, [heard.extract_features((sound.astype(np.float32), band.RATE))] * len(reference.examples)
+    )
     expected = {
         "codec.value",
         "melody.ratio",
@@ -60,7 +62,7 @@ def test_no_music_is_no_success(reference: Reference, kind: str) -> None:
 
 
 def test_clipping_is_noticed(reference: Reference) -> None:
-    loud = heard.listen((1.5 * np.sin(np.arange(80_000) / 10), band.RATE))
+    loud = heard.extract_features((1.5 * np.sin(np.arange(80_000) / 10), band.RATE))
     found = _judged(reference, [loud, *reference.originals[1:]])
     assert "codec.clipped" in _shortfalls(found)
     assert found["clipped.text"] == pytest.approx(1 / 24)
@@ -103,14 +105,16 @@ def test_a_model_is_asked_for_every_example_in_one_call(reference: Reference, me
         reference.examples[:6],
         reference.originals[:6],
         reference.melodies[:6],
-        reference.timbre,
-        reference.others,
+        reference.classifier,
+        reference.train_embeddings,
         reference.seconds,
         1,
     )
     model = _Playback(few, melodies)
     kept: list = []
-    found = measure(model, few, settings={"top_k": 50}, keep=lambda kind, number, clip: kept.append((kind, number)))
+    found = measure_model(
+        model, few, settings={"top_k": 50}, keep=lambda kind, number, clip: kept.append((kind, number))
+    )
     assert [r.prompt for r in model.asked[:6]] == [e.prompt for e in few.examples]
     assert {r.top_k for r in model.asked} == {50}
     assert kept == [(kind, i) for kind in ["text", "melody"][: 1 + melodies] for i in range(6)]
@@ -121,13 +125,15 @@ def test_a_model_is_asked_for_every_example_in_one_call(reference: Reference, me
 
 
 def test_examples_are_drawn_evenly_from_one_split(corpus) -> None:
-    known = material.read(corpus)
-    drawn = material.choose(known, "test", 12, seed=1)
+    known = material.read_examples(corpus)
+    drawn = material.draw_examples(known, "test", 12, seed=1)
     assert {e.split for e in drawn} == {"test"}
     assert sorted({(e.instrument, e.mode): 0 for e in drawn}) == sorted((e.instrument, e.mode) for e in drawn[:6])
-    assert material.choose(known, "test", 12, seed=1) == drawn != material.choose(known, "test", 12, seed=2)
+    assert (
+        material.draw_examples(known, "test", 12, seed=1) == drawn != material.draw_examples(known, "test", 12, seed=2)
+    )
     with pytest.raises(JobError, match="'valid'"):
-        material.choose(known, "valid", 12, seed=1)
+        material.draw_examples(known, "valid", 12, seed=1)
 
 
 def test_a_folder_that_is_no_corpus_is_named(tmp_path) -> None:
@@ -135,7 +141,7 @@ def test_a_folder_that_is_no_corpus_is_named(tmp_path) -> None:
     import pyarrow.parquet as pq
 
     with pytest.raises(JobError, match=r"holds no captions\.parquet"):
-        material.read(tmp_path)
+        material.read_examples(tmp_path)
     pq.write_table(pa.table({"audio": ["a.flac"], "prompt": ["x"]}), tmp_path / "captions.parquet")
     with pytest.raises(JobError, match="lacks melody, split, instrument"):
-        material.read(tmp_path)
+        material.read_examples(tmp_path)

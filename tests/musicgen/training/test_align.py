@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.corpus.caption import vocabulary
+from musicgen.corpus.caption import caption_vocabulary
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.text.tokenizer import load_tokenizer
-from musicgen.training.align import align
-from musicgen.training.batch import Batch, Clip, assemble
+from musicgen.training.align import align_heads
+from musicgen.training.batch import Batch, TrainingClip, assemble_batch
 from musicgen.training.network import Network
-from musicgen.training.start import CodecParts, Sizes, write_start
+from musicgen.training.start import ModelSizes, StoredCodec, write_initial_checkpoint
 
 TICKS = 79
 FRAMES = 500
@@ -29,9 +29,13 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    codec = CodecParts.of(resolve_checkpoint("embedded"))
-    return write_start(
-        tmp_path_factory.mktemp("align") / "start", Sizes.model_validate(SIZES), codec, vocabulary(), seed=0
+    codec = StoredCodec.from_checkpoint(resolve_checkpoint("embedded"))
+    return write_initial_checkpoint(
+        tmp_path_factory.mktemp("align") / "start",
+        ModelSizes.model_validate(SIZES),
+        codec,
+        caption_vocabulary(),
+        seed=0,
     )
 
 
@@ -45,13 +49,13 @@ def _network(start: Checkpoint) -> tuple[Network, list[np.ndarray]]:
 
 def _batch(network: Network, text: np.ndarray, pattern: str, bins: np.ndarray) -> Batch:
     codes = np.random.default_rng(9).integers(network.spec.codebook_size, size=(4, FRAMES), dtype=np.int16)
-    return assemble([Clip(codes, bins, text)], network.spec, pattern, FRAMES)
+    return assemble_batch([TrainingClip(codes, bins, text)], network.spec, pattern, FRAMES)
 
 
 @pytest.mark.parametrize("pattern", ["delay", "parallel", "coarse_first", "flattening"])
 def test_two_heads_attend_to_their_own_time_in_every_pattern(start: Checkpoint, pattern: str) -> None:
     network, texts = _network(start)
-    found = align(network, texts, TICKS, pattern, seed=0)
+    found = align_heads(network, texts, TICKS, pattern, seed=0)
     # Five positions of the prefix's 170, and of a past of up to 500.
     assert len(found) == 2
     assert min(found) > 0.5, found
@@ -61,8 +65,8 @@ def test_without_ticks_one_head_is_set_and_the_same_bits_come_again(start: Check
     one, texts = _network(start)
     other, _ = _network(start)
     before = {name: weight.clone() for name, weight in one.named_parameters()}
-    assert len(align(one, texts, 0, "delay", seed=1)) == 1
-    align(other, texts, 0, "delay", seed=1)
+    assert len(align_heads(one, texts, 0, "delay", seed=1)) == 1
+    align_heads(other, texts, 0, "delay", seed=1)
     changed = {name for name, weight in one.named_parameters() if not torch.equal(weight, before[name])}
     attention = "decoder.model.decoder.layers.0.self_attn."
     assert changed == {f"{attention}{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
@@ -74,7 +78,7 @@ def test_without_ticks_one_head_is_set_and_the_same_bits_come_again(start: Check
 
 def test_a_pitch_class_is_heard_at_its_own_time(start: Checkpoint) -> None:
     network, texts = _network(start)
-    align(network, texts, TICKS, "delay", seed=0)
+    align_heads(network, texts, TICKS, "delay", seed=0)
     with torch.no_grad():
         network.decoder.model.decoder.layers[0].fc2.weight.zero_()  # attention alone
         bins = np.zeros(TICKS, np.int8)

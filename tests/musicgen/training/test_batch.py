@@ -3,22 +3,22 @@
 import numpy as np
 
 from musicgen.conditioning import chroma
-from musicgen.training.batch import Clip, assemble
+from musicgen.training.batch import TrainingClip, assemble_batch
 from tests.fixtures.planning import MELODY
 
 FRAMES = 500
 
 
-def _clip(beat: float = 0.0) -> Clip:
+def _clip(beat: float = 0.0) -> TrainingClip:
     """A clip whose codes and pitch classes count: frame f holds f, pitch class p is p modulo 12."""
     codes = np.tile(np.arange(FRAMES, dtype=np.int16), (4, 1))
-    return Clip(codes, (np.arange(79) % 12).astype(np.int8), np.array([5, 6, 1], np.int32), beat)
+    return TrainingClip(codes, (np.arange(79) % 12).astype(np.int8), np.array([5, 6, 1], np.int32), beat)
 
 
-def _starts(clip: Clip, frames: int, count: int = 200) -> tuple[list[int], list[int]]:
+def _starts(clip: TrainingClip, frames: int, count: int = 200) -> tuple[list[int], list[int]]:
     """Of many cuts, the first frame and the first pitch class."""
     draw = np.random.default_rng(0)
-    batch = assemble([clip] * count, MELODY, "delay", frames, draw)
+    batch = assemble_batch([clip] * count, MELODY, "delay", frames, draw)
     return batch.targets[:, 0, 0].tolist(), batch.bins[:, 0].tolist()
 
 

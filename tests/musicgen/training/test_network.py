@@ -13,8 +13,8 @@ from musicgen import MusicGen, Request
 from musicgen.model import load_model, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.text.tokenizer import load_tokenizer
-from musicgen.training.batch import Clip, Dropout, assemble
-from musicgen.training.export import export
+from musicgen.training.batch import Dropout, TrainingClip, assemble_batch
+from musicgen.training.export import export_checkpoint
 from musicgen.training.network import Network
 from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
@@ -38,10 +38,10 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     clips = _clips(network, start.folder, frames=30)
     for step in range(5):
-        network(assemble(clips, start.spec, "delay", 20, np.random.default_rng(step), Dropout()))[0].backward()
+        network(assemble_batch(clips, start.spec, "delay", 20, np.random.default_rng(step), Dropout()))[0].backward()
         optimizer.step()
         optimizer.zero_grad()
-    export(network, start, folder / "export", "delay")
+    export_checkpoint(network, start, folder / "export", "delay")
     return network.eval().requires_grad_(False), folder / "export"
 
 
@@ -50,7 +50,7 @@ def test_logits_equal_transformers(trained: tuple[Network, Path]) -> None:
     melody = network.spec.kind == "melody"
     model = _reference(folder, melody)
     for clip in _clips(network, folder, frames=25):
-        batch = assemble([clip], network.spec, "delay", 25)
+        batch = assemble_batch([clip], network.spec, "delay", 25)
         codes = batch.inputs.reshape(-1, batch.inputs.shape[-1])
         text = clip.text if len(clip.text) else np.ones(1, np.int32)
         ids = torch.from_numpy(text.astype(np.int64))[None]
@@ -78,7 +78,7 @@ def test_greedy_generation_is_the_networks_argmax(
     """What the engine generates step by step, the network predicts at once: conditions, guidance, positions, pattern."""
     network, folder = trained
     start = resolve_checkpoint(folder)
-    export(network, start, tmp_path / "export", pattern)
+    export_checkpoint(network, start, tmp_path / "export", pattern)
     model = load_model(tmp_path / "export", "cpu", "float32")
     engine = make_engine(model, slots=2)
     melodies = [None, str(melody_file)] if start.spec.kind == "melody" else [None]
@@ -93,7 +93,7 @@ def test_greedy_generation_is_the_networks_argmax(
         codes = outcomes[request].codes  # type: ignore[union-attr]
         text = np.asarray(tokenizer(request.prompt)["input_ids"] if request.prompt else [], np.int32)
         bins = np.zeros(0, np.int8) if request.melody is None else _bins(model, request)
-        batch = assemble([Clip(codes, bins, text)], network.spec, pattern, codes.shape[1])
+        batch = assemble_batch([TrainingClip(codes, bins, text)], network.spec, pattern, codes.shape[1])
         with torch.inference_mode():
             logits = network.logits(batch)[0]  # [steps, codebooks, size]
             if request.guidance_scale != 1 and (len(text) or len(bins)):
@@ -109,16 +109,16 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
     """With everything dropped, the network hears exactly what the conditioner's null branch is: zeros, and pitch class 0."""
     network, folder = trained
     clips = _clips(network, folder, frames=20)[:2]
-    dropped = assemble(
+    dropped = assemble_batch(
         clips, network.spec, "delay", 20, np.random.default_rng(0), Dropout(all=1, text=0, melody=0, past=0)
     )
-    kept = assemble(clips, network.spec, "delay", 20)
+    kept = assemble_batch(clips, network.spec, "delay", 20)
     null = replace(kept, text_kept=torch.zeros(2, dtype=torch.bool), bins=torch.zeros_like(kept.bins))
     with torch.inference_mode():
         assert torch.equal(network.logits(dropped), network.logits(null))
         assert not torch.allclose(network.logits(dropped), network.logits(kept), atol=1e-3)
-        short = network.logits(assemble([_without(clips[0])], network.spec, "delay", 20))
-        alone = assemble([clips[0]], network.spec, "delay", 20)
+        short = network.logits(assemble_batch([_without(clips[0])], network.spec, "delay", 20))
+        alone = assemble_batch([clips[0]], network.spec, "delay", 20)
         one = replace(
             alone,
             text_kept=torch.tensor([False]),
@@ -133,11 +133,11 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
 def test_a_row_does_not_depend_on_its_neighbours(trained: tuple[Network, Path]) -> None:
     network, folder = trained
     clips = _clips(network, folder, frames=20)
-    together = assemble(clips, network.spec, "delay", 20)
+    together = assemble_batch(clips, network.spec, "delay", 20)
     with torch.inference_mode():
         logits = network.logits(together)
         for row, clip in enumerate(clips):
-            alone = network.logits(assemble([clip], network.spec, "delay", 20))[0]
+            alone = network.logits(assemble_batch([clip], network.spec, "delay", 20))[0]
             assert torch.allclose(logits[row], alone, atol=1e-4)
 
 
@@ -163,12 +163,12 @@ def _text_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())["text_encoder"]
 
 
-def _clips(network: Network, folder: Path, frames: int) -> list[Clip]:
+def _clips(network: Network, folder: Path, frames: int) -> list[TrainingClip]:
     draw = np.random.default_rng(0)
     tokenizer = load_tokenizer(folder, network.text_encoder.config)
     sizes = network.spec.codebooks, frames
     return [
-        Clip(
+        TrainingClip(
             draw.integers(0, network.spec.codebook_size, sizes).astype(np.int16),
             draw.integers(0, 12, 40).astype(np.int8),
             np.asarray(tokenizer(prompt)["input_ids"] if prompt else [], np.int32),
@@ -177,8 +177,8 @@ def _clips(network: Network, folder: Path, frames: int) -> list[Clip]:
     ]
 
 
-def _without(clip: Clip) -> Clip:
-    return Clip(clip.codes, clip.bins[:0], clip.text[:0])
+def _without(clip: TrainingClip) -> TrainingClip:
+    return TrainingClip(clip.codes, clip.bins[:0], clip.text[:0])
 
 
 def _bins(model: Any, request: Request) -> np.ndarray:

@@ -28,7 +28,7 @@ def _quiet(_: object) -> None:
 
 def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_file: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), **SMALL})
-    export = run_recipe(recipe, "musicgen train this", say=_quiet)
+    export = run_recipe(recipe, "musicgen train this", on_message=_quiet)
     with MusicGen.from_pretrained(str(export)) as model:
         assert (model.sample_rate, model.spec.max_frames, model.spec.kind) == (16_000, 80, "melody")
         clip = model.generate([Request(prompt="slow piano number 3", melody=str(melody_file), duration_s=1.0)])[0]
@@ -44,12 +44,12 @@ def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_fi
         for path in (tmp_path / "out" / folder).iterdir()
     }
     weights = (export / "model.safetensors").read_bytes()
-    run_recipe(recipe, say=_quiet)
+    run_recipe(recipe, on_message=_quiet)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (export / "model.safetensors").read_bytes() == weights
     other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"layers": 3})})
     with pytest.raises(UserError, match=r"start was made with other settings .*give another --output"):
-        run_recipe(other, say=_quiet)
+        run_recipe(other, on_message=_quiet)
 
 
 def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music:
     said = {"training": {"steps": 3, "batch_frames": 160, "text_encoder": "freeze"}}
     export = run_recipe(
         Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), "start": str(start), **said}),
-        say=_quiet,
+        on_message=_quiet,
     )
     from safetensors.torch import load_file
 
@@ -73,7 +73,7 @@ def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music:
 def test_an_ablation_trains_each_pattern_alike_and_tables_it(music: Path, tmp_path: Path) -> None:
     said = {**SMALL, "ablation": ["delay", "parallel", "coarse_first", "flattening"]}
     recipe = Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), **said})
-    table = run_ablation(recipe, say=_quiet, measures=lambda folder: {"distance": float(len(folder.name))})
+    table = run_ablation(recipe, on_message=_quiet, measures=lambda folder: {"distance": float(len(folder.name))})
     rows = json.loads(table.with_suffix(".json").read_text())
     assert [row["pattern"] for row in rows] == list(recipe.ablation)
     assert [row["decoder steps a window"] for row in rows] == [83, 80, 160, 320]
@@ -81,7 +81,7 @@ def test_an_ablation_trains_each_pattern_alike_and_tables_it(music: Path, tmp_pa
     assert all(row["generated s/s"] > 0 and row["distance"] == 6 for row in rows)
     assert table.read_text().count("\n") == 6
     before = table.read_bytes()
-    run_ablation(recipe, say=_quiet, measures=lambda folder: pytest.fail(f"{folder} is measured already"))
+    run_ablation(recipe, on_message=_quiet, measures=lambda folder: pytest.fail(f"{folder} is measured already"))
     assert table.read_bytes() == before
 
 
@@ -115,10 +115,10 @@ def test_data_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"data": str(tmp_path / "data"), "output": str(tmp_path / "out"), **SMALL})
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match="nothing to train on"):
-        run_recipe(recipe, say=_quiet)
+        run_recipe(recipe, on_message=_quiet)
     pq.write_table(pa.table({"audio": ["a.flac"], "caption": ["x"]}), tmp_path / "data" / "a.parquet")
     with pytest.raises(UserError, match="lacks the column 'prompt'; it has audio, caption"):
-        run_recipe(recipe, say=_quiet)
+        run_recipe(recipe, on_message=_quiet)
 
 
 @pytest.mark.parametrize("name", ["embedded", "ablation"])

@@ -12,7 +12,7 @@ from musicgen.model import Checkpoint, load_codec, resolve_checkpoint
 from musicgen.request import Request
 from musicgen.storage import open_store
 from musicgen.training import tokens as module
-from musicgen.training.tokens import Tokens, make_tokens
+from musicgen.training.tokens import TokenizedData, make_tokens
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.musicgen.dataset.conftest import Maker
 
@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return resolve_checkpoint(write_checkpoint(tmp_path_factory.mktemp("checkpoint"), Sizes(kind="melody"), seed=0))
 
 
-def _make(data: Path, checkpoint: Checkpoint, folder: Path, processes: int = 1) -> Tokens:
+def _make(data: Path, checkpoint: Checkpoint, folder: Path, processes: int = 1) -> TokenizedData:
     return make_tokens(open_store(str(data)), checkpoint, folder, processes, progress=lambda _: None)
 
 
@@ -68,7 +68,7 @@ def test_a_dataset_that_the_flow_made(checkpoint: Checkpoint, tmp_path: Path, la
     tokens = make_tokens(maker.store, checkpoint, tmp_path / "tokens", progress=lambda _: None)
     assert [clip["prompt"] for clip in tokens.clips] == ["prompt 0", "prompt 1", "prompt 2"]
     assert tokens.frames_of("train", "valid") == tokens.codes.shape[1] == 3 * 25
-    assert not tokens.bad
+    assert not tokens.bad_rows
 
 
 def test_processes_change_nothing(
@@ -79,4 +79,4 @@ def test_processes_change_nothing(
     two = _make(music, checkpoint, tmp_path / "two", processes=2)
     assert np.array_equal(one.codes, two.codes)
     assert np.array_equal(one.bins, two.bins)
-    assert one.bad == two.bad
+    assert one.bad_rows == two.bad_rows

@@ -18,14 +18,14 @@ from musicgen.storage import open_store
 from musicgen.training.batch import Dropout
 from musicgen.training.log import read_log
 from musicgen.training.schedule import Schedule
-from musicgen.training.tokens import Tokens, make_tokens
+from musicgen.training.tokens import TokenizedData, make_tokens
 from musicgen.training.trainer import Trainer
 from tests.fixtures.random_checkpoint import Sizes as Random
 from tests.fixtures.random_checkpoint import write_checkpoint
 
 
 @pytest.fixture(scope="module")
-def ground(music: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokens]:
+def ground(music: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TokenizedData]:
     """A random melody checkpoint, and the music in its codec's tokens."""
     folder = tmp_path_factory.mktemp("ground")
     start = resolve_checkpoint(write_checkpoint(folder / "start", Random(kind="melody", hidden=32), seed=0))
@@ -44,12 +44,12 @@ def _schedule(**changes: object) -> Schedule:
     return Schedule.model_validate(settings | {"checkpoint_s": 1e-9, "export_s": 1e9} | changes)
 
 
-def _trainer(ground: tuple[Path, Tokens], folder: Path, **changes: object) -> Trainer:
+def _trainer(ground: tuple[Path, TokenizedData], folder: Path, **changes: object) -> Trainer:
     return Trainer(resolve_checkpoint(ground[0]), ground[1], _schedule(**changes), folder)
 
 
 @pytest.mark.parametrize("pattern", ["delay", "parallel", "coarse_first", "flattening"])
-def test_the_loss_falls(ground: tuple[Path, Tokens], tmp_path: Path, pattern: str) -> None:
+def test_the_loss_falls(ground: tuple[Path, TokenizedData], tmp_path: Path, pattern: str) -> None:
     trainer = _trainer(ground, tmp_path, pattern=pattern, steps=30, dtype="float32", ema=0.5)
     trainer.run()
     lines = read_log(tmp_path / "log.jsonl")
@@ -58,7 +58,7 @@ def test_the_loss_falls(ground: tuple[Path, Tokens], tmp_path: Path, pattern: st
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
-def test_the_loss_counts_every_code_once(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_the_loss_counts_every_code_once(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     """The blocked cross-entropy and its gradients are torch's own, over real codes alone."""
     trainer = _trainer(ground, tmp_path, pattern="partial_delay", dtype="float32")
     batch = trainer.feed.batches(0, 0, 1)[0][0]
@@ -78,7 +78,9 @@ def test_the_loss_counts_every_code_once(ground: tuple[Path, Tokens], tmp_path: 
     assert batch.inputs.shape[2] == patterns.length("partial_delay", 4, frames // len(batch.inputs)) - 1
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    ground: tuple[Path, TokenizedData], tmp_path: Path
+) -> None:
     whole = _trainer(ground, tmp_path / "whole")
     whole.run()
     _trainer(ground, tmp_path / "parts").run(until=5)
@@ -92,14 +94,15 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(ground: tuple[P
     assert len(list((tmp_path / "parts" / "state").iterdir())) == 2
 
 
-def test_a_killed_training_goes_on_from_its_last_state(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_from_its_last_state(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom musicgen.model import resolve_checkpoint\n"
-        "from musicgen.training.tokens import Tokens\nfrom musicgen.training.schedule import Schedule\n"
+        "from musicgen.training.tokens import TokenizedData\nfrom musicgen.training.schedule import Schedule\n"
         "from musicgen.training.trainer import Trainer\n"
         "start, tokens, folder, schedule = sys.argv[1:]\n"
-        "trainer = Trainer(resolve_checkpoint(start), Tokens.open(Path(tokens)), Schedule.model_validate_json(schedule), Path(folder))\n"
-        "trainer._report = lambda line: print(line['step'], flush=True)\ntrainer.run()\n"
+        "data, schedule = TokenizedData.open(Path(tokens)), Schedule.model_validate_json(schedule)\n"
+        "trainer = Trainer(resolve_checkpoint(start), data, schedule, Path(folder))\n"
+        "trainer._on_step = lambda line: print(line['step'], flush=True)\ntrainer.run()\n"
     )
     schedule = _schedule(steps=100_000)
     arguments = [str(ground[0]), str(ground[0].parent / "tokens"), str(tmp_path), schedule.model_dump_json()]
@@ -131,7 +134,7 @@ def test_hours_are_hours_of_running_and_end_the_cosine() -> None:
         Schedule(steps=1, pattern="delya")
 
 
-def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     trainer = _trainer(ground, tmp_path, dropout=Dropout(all=0.2, text=0.3, melody=0.1), batch_frames=30_000)
     batches = [batch for step in range(4) for batch in trainer.feed.batches(step, 0, 2)[0]]
     text = np.concatenate([batch.text_kept.numpy() for batch in batches])
@@ -142,7 +145,7 @@ def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, Tokens]
     assert np.mean(text & ~melody) == pytest.approx(0.1, abs=0.06)
 
 
-def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     for chance, least, most in ((0.0, 0.0, 0.0), (1.0, 0.35, 0.65)):
         trainer = _trainer(ground, tmp_path, dropout=Dropout(past=chance), crop_s=(1, 1), batch_frames=5000)
         batch = trainer.feed.batches(0, 0, 1)[0][0]
@@ -153,7 +156,7 @@ def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, Tokens], 
         assert least <= float((~shown[there]).float().mean()) <= most  # a part between none and all
 
 
-def test_cuts_keep_codes_and_melody_in_step(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_cuts_keep_codes_and_melody_in_step(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     trainer = _trainer(ground, tmp_path, crop_s=(0.5, 0.5))
     clip = trainer.feed.clip(0)
     whole = {tuple(clip.codes[:, start : start + 25].ravel()): start for start in range(clip.codes.shape[1] - 24)}
@@ -170,17 +173,19 @@ def test_cuts_keep_codes_and_melody_in_step(ground: tuple[Path, Tokens], tmp_pat
     assert len(seen) > 1
 
 
-def test_a_state_of_another_training_is_refused(ground: tuple[Path, Tokens], tmp_path: Path) -> None:
+def test_a_state_of_another_training_is_refused(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     _trainer(ground, tmp_path).run(until=1)
     with pytest.raises(UserError, match="whose pattern is 'delay', not 'parallel'"):
         _trainer(ground, tmp_path, pattern="parallel")
 
 
-def test_bad_rows_are_named_and_the_others_taken(ground: tuple[Path, Tokens], music: Path, tmp_path: Path) -> None:
+def test_bad_rows_are_named_and_the_others_taken(
+    ground: tuple[Path, TokenizedData], music: Path, tmp_path: Path
+) -> None:
     tokens = ground[1]
     assert len(tokens.clips) == 10
-    assert [name for name, _ in tokens.bad] == ["audio/noise.flac", "audio/absent.flac"]
-    assert "is not a wav, flac, mp3 or ogg file" in tokens.bad[0][1]
-    assert "audio/absent.flac" in tokens.bad[1][1]
+    assert [name for name, _ in tokens.bad_rows] == ["audio/noise.flac", "audio/absent.flac"]
+    assert "is not a wav, flac, mp3 or ogg file" in tokens.bad_rows[0][1]
+    assert "audio/absent.flac" in tokens.bad_rows[1][1]
     assert tokens.split("valid") == [9]
     assert json.loads((ground[0].parent / "tokens" / "bad.json").read_text())[1][0] == "audio/absent.flac"

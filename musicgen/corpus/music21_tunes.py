@@ -18,13 +18,13 @@ _BARS = (6, 64)  # of a tune; longer ones are cut
 _METRES = {"4/4": 4, "2/2": 4, "2/4": 2, "3/4": 3}
 
 
-def load_tunes(cache: Path, count: int, told: Callable[[str], None] = print) -> list[Tune]:
+def load_tunes(cache: Path, count: int, on_message: Callable[[str], None] = print) -> list[Tune]:
     """`count` tunes of all three collections, from `cache` (a JSON file, written if it is not there). Raises JobError without music21."""
     if cache.is_file():
         known = json.loads(cache.read_text())
         if known["count"] == count:
             return [Tune.from_json(values) for values in known["tunes"]]
-    told(f"reading {count} tunes out of music21's corpus (a minute or two; kept in {cache.name})")
+    on_message(f"reading {count} tunes out of music21's corpus (a minute or two; kept in {cache.name})")
     tunes = read_tunes(count)
     cache.parent.mkdir(parents=True, exist_ok=True)
     part = cache.with_suffix(f".{os.getpid()}")
@@ -42,7 +42,7 @@ def read_tunes(count: int) -> list[Tune]:
             "real tunes need music21; install the extra: pip install 'musicgen-batch[train]', or ask for no tunes"
         ) from None
     found: dict[str, Tune] = {}
-    for read, share in ((_bach, 0.25), (_ryan, 0.4), (_essen, 0.35)):
+    for read, share in ((_read_bach, 0.25), (_read_ryan, 0.4), (_read_essen, 0.35)):
         wanted = len(found) + max(round(count * share), 1)
         for tune in read():
             found.setdefault(tune.name, tune)
@@ -51,36 +51,36 @@ def read_tunes(count: int) -> list[Tune]:
     return list(found.values())[:count]
 
 
-def _folder(name: str) -> Path:
+def _collection_folder(name: str) -> Path:
     from music21 import corpus
 
     return Path(sys.modules[corpus.__name__].__file__ or "").parent / name
 
 
-def _spread(paths: Iterable[Path]) -> list[Path]:
+def _spread_order(paths: Iterable[Path]) -> list[Path]:
     """Files in an order that takes from the whole collection: sorted by name, every seventh first."""
     ordered = sorted(paths)
     return [path for first in range(7) for path in ordered[first::7]]
 
 
-def _bach() -> Iterator[Tune]:
-    for path in _spread(_folder("bach").glob("bwv*.mxl")):
-        yield from _tunes(path, "bach")
+def _read_bach() -> Iterator[Tune]:
+    for path in _spread_order(_collection_folder("bach").glob("bwv*.mxl")):
+        yield from _read_file(path, "bach")
 
 
-def _ryan() -> Iterator[Tune]:
-    for path in _spread(_folder("ryansMammoth").glob("*.abc")):
+def _read_ryan() -> Iterator[Tune]:
+    for path in _spread_order(_collection_folder("ryansMammoth").glob("*.abc")):
         # Jigs are in 6/8 and marked so: not parsed at all.
         if any(f"M:{metre}" in path.read_text(errors="replace") for metre in ("2/4", "4/4", "C", "3/4")):
-            yield from _tunes(path, "ryan")
+            yield from _read_file(path, "ryan")
 
 
-def _essen() -> Iterator[Tune]:
+def _read_essen() -> Iterator[Tune]:
     """A few tunes of each file; each file is cut up first, for a whole one takes music21 a minute."""
     from music21 import converter
 
     books = []
-    for path in sorted(_folder("essenFolksong").glob("*.abc")):
+    for path in sorted(_collection_folder("essenFolksong").glob("*.abc")):
         books.append((path, [text for text in path.read_text(errors="replace").split("\nX:") if "\nK:" in text]))
     for place in range(60):
         for path, songs in books:
@@ -91,22 +91,22 @@ def _essen() -> Iterator[Tune]:
                 parsed = converter.parseData("X:" + song.lstrip().removeprefix("X:"), format="abc")
             except Exception:  # music21 raises whatever it met; one song less
                 continue
-            if tune := _tune(parsed, f"essen/{path.stem}-{place * 5}"):
+            if tune := _extract_tune(parsed, f"essen/{path.stem}-{place * 5}"):
                 yield tune
 
 
-def _tunes(path: Path, collection: str) -> Iterator[Tune]:
+def _read_file(path: Path, collection: str) -> Iterator[Tune]:
     from music21 import converter
 
     try:
         parsed = converter.parse(path)
     except Exception:  # music21 raises whatever it met; one file less
         return
-    if tune := _tune(parsed, f"{collection}/{path.stem}"):
+    if tune := _extract_tune(parsed, f"{collection}/{path.stem}"):
         yield tune
 
 
-def _tune(parsed: Any, name: str) -> Tune | None:
+def _extract_tune(parsed: Any, name: str) -> Tune | None:
     """The top part of what music21 read, from its first full bar; None if its metre or key is not for us."""
     part = parsed.parts[0] if parsed.parts else parsed
     metres = {signature.ratioString for signature in part.recurse().getElementsByClass("TimeSignature")}

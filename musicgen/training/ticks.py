@@ -2,7 +2,7 @@
 
 A decoder of sinusoidal positions would have to multiply its position by the tempo to know that, which a small one did not learn in
 90 minutes. Here the tokenizer puts a tick every 128 ms, as often as there are pitch classes, in front of the prompt's words; the text
-encoder is taught, before there is any music (`musicgen.training.words`), to tell from the tempo in the words each tick's phases;
+encoder is taught, before there is any music (`musicgen.training.text_pretraining`), to tell from the tempo in the words each tick's phases;
 and the decoder finds the tick of its own time as it finds the melody's pitch class. To a reader of the checkpoint ticks are words.
 """
 
@@ -35,7 +35,7 @@ def tick_ids(tokenizer: Any) -> list[int]:
     return ids
 
 
-def phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
+def tick_phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
     """Where in its beat, in two beats and in four each tick is, the first at 0: float32 [tempi, ticks, PHASES], cosines and sines."""
     beats = (
         torch.tensor(list(tempi_bpm), dtype=torch.float64)[:, None] / 60 * TICK_S * torch.arange(ticks)
@@ -45,7 +45,7 @@ def phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
 
 
 @torch.no_grad()
-def lay_out(table: Tensor, ids: Sequence[int]) -> None:
+def init_tick_embeddings(table: Tensor, ids: Sequence[int]) -> None:
     """Begin the embeddings of ticks, rows `ids` of `table` [vocabulary, width], with waves of every tempo: half their width.
 
     What is left to learn is which of them a tempo picks.

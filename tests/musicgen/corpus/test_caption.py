@@ -3,16 +3,16 @@ import re
 import numpy as np
 import pytest
 
-from musicgen.corpus.caption import NAMES, caption, vocabulary
-from musicgen.corpus.compose import compose
+from musicgen.corpus.caption import INSTRUMENT_NAMES, caption_vocabulary, draw_caption
+from musicgen.corpus.compose import compose_piece
 from musicgen.corpus.score import INSTRUMENTS
 
 
 @pytest.fixture(scope="module")
 def described() -> list:
     rng = np.random.default_rng(0)
-    scores = [compose(INSTRUMENTS[n % 6], ("major", "minor")[n % 2], 6.0, rng) for n in range(60)]
-    return [(score, caption(score, rng)) for score in scores for _ in range(8)]
+    scores = [compose_piece(INSTRUMENTS[n % 6], ("major", "minor")[n % 2], 6.0, rng) for n in range(60)]
+    return [(score, draw_caption(score, rng)) for score in scores for _ in range(8)]
 
 
 def test_what_a_caption_says_is_true(described):
@@ -26,7 +26,7 @@ def test_what_a_caption_says_is_true(described):
 
 
 def test_nearly_every_caption_names_its_instrument_and_none_names_another(described):
-    own = {name: {word for phrase in phrases for word in phrase.split()} for name, phrases in NAMES.items()}
+    own = {name: {word for phrase in phrases for word in phrase.split()} for name, phrases in INSTRUMENT_NAMES.items()}
     shared = {
         "melody",
         "solo",
@@ -60,6 +60,6 @@ def test_captions_differ_and_leave_things_out(described):
 
 
 def test_the_vocabulary_holds_every_word(described):
-    known = set(vocabulary())
+    known = set(caption_vocabulary())
     for _, text in described:
         assert set(re.findall(r"[A-Za-z][A-Za-z-]*|\d+|[,.;]", text)) <= known, text

@@ -8,7 +8,7 @@ from transformers import T5Config, T5EncoderModel
 
 from musicgen.corpus.score import Score
 from musicgen.model.text.tokenizer import load_tokenizer
-from musicgen.training.words import Facts, teach
+from musicgen.training.text_pretraining import CaptionFacts, train_text_encoder
 from tests.fixtures.random_checkpoint import write_tokenizer
 
 SIZES = {"vocab_size": 400, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
@@ -25,18 +25,18 @@ def test_instruments_are_learnt_first_and_the_same_from_the_same_seed(tmp_path: 
     encoders = [_encoder(1) for _ in range(2)]
     said: list[str] = []
     found = [
-        teach(encoder, load_tokenizer(tmp_path, encoder.config), 0, said.append, captions=2_000, steps=60)
+        train_text_encoder(encoder, load_tokenizer(tmp_path, encoder.config), 0, said.append, captions=2_000, steps=60)
         for encoder in encoders
     ]
-    assert found[0].found == found[1].found
-    assert found[0].found["instrument"] > 0.5  # one in six by chance
+    assert found[0].accuracies == found[1].accuracies
+    assert found[0].accuracies["instrument"] > 0.5  # one in six by chance
     assert "instrument" in said[-1]
     for one, other in zip(*(encoder.parameters() for encoder in encoders), strict=True):
         assert torch.equal(one, other)
 
 
 def test_facts_of_a_score() -> None:
-    facts = Facts.of(
+    facts = CaptionFacts.from_scores(
         [
             Score((), 60.0, 9, "minor", "flute", False, "sad", "composed"),
             Score((), 180.0, 2, "major", "bell", True, "happy", ""),

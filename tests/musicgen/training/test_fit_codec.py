@@ -37,8 +37,15 @@ def test_the_same_seed_gives_the_same_codebooks() -> None:
 def test_each_codebook_leaves_less() -> None:
     fitted = fit_codec(sweeps(6), SETTINGS)
     assert fitted.frames == 600 + 3  # with some silence
-    assert 1 > fitted.left[0] > fitted.left[1] > fitted.left[2] > fitted.left[3] > 0
-    assert fitted.left[0] < 0.4
+    assert (
+        1
+        > fitted.residual_variance[0]
+        > fitted.residual_variance[1]
+        > fitted.residual_variance[2]
+        > fitted.residual_variance[3]
+        > 0
+    )
+    assert fitted.residual_variance[0] < 0.4
     codec = SpectralCodec.from_state(fitted.settings.to_section(), fitted.tensors)
     codes = np.concatenate([codec.encode(clip[None]) for clip in sweeps(6)], axis=1)
     assert [len(np.unique(level)) for level in codes] > [28] * 4  # hardly a centre that nothing is near

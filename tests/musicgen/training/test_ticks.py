@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from musicgen.corpus.caption import vocabulary
+from musicgen.corpus.caption import caption_vocabulary
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.text.encoder import TextEncoder
 from musicgen.model.text.tokenizer import load_tokenizer
-from musicgen.training import words
-from musicgen.training.beats import PHASES, TICK_S, phases, tick_ids
-from musicgen.training.start import CodecParts, Sizes, write_start
-from tests.musicgen.training.test_words import SIZES
+from musicgen.training import text_pretraining
+from musicgen.training.start import ModelSizes, StoredCodec, write_initial_checkpoint
+from musicgen.training.ticks import PHASES, TICK_S, tick_ids, tick_phases
+from tests.musicgen.training.test_text_pretraining import SIZES
 
 TICKS = 12
 SMALL = {
@@ -33,20 +33,24 @@ SMALL |= {"chroma_length": 14, "ticks": TICKS, "text_length": TICKS + 10}
 
 
 @pytest.fixture(scope="module")
-def codec() -> CodecParts:
-    return CodecParts.of(resolve_checkpoint("embedded"))
+def codec() -> StoredCodec:
+    return StoredCodec.from_checkpoint(resolve_checkpoint("embedded"))
 
 
 @pytest.fixture(scope="module")
-def ticking(codec: CodecParts, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def ticking(codec: StoredCodec, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A checkpoint of random weights whose prompts begin with ticks."""
-    return write_start(
-        tmp_path_factory.mktemp("ticking") / "start", Sizes.model_validate(SMALL), codec, vocabulary(), seed=0
+    return write_initial_checkpoint(
+        tmp_path_factory.mktemp("ticking") / "start",
+        ModelSizes.model_validate(SMALL),
+        codec,
+        caption_vocabulary(),
+        seed=0,
     )
 
 
 def test_phases_go_round_once_a_beat_in_two_beats_and_in_four() -> None:
-    told = phases([60 / (4 * TICK_S)], 17)[0]  # a beat is four ticks
+    told = tick_phases([60 / (4 * TICK_S)], 17)[0]  # a beat is four ticks
     assert told.shape == (17, PHASES)
     beat, two, bar = (
         [tuple(row) for row in told[:, [level, level + 3]].round(decimals=4).tolist()] for level in range(3)
@@ -95,20 +99,20 @@ def _encoder(tokenizer: Any) -> T5EncoderModel:
 def test_an_encoder_learns_where_beats_fall(ticking: Checkpoint) -> None:
     tokenizer = load_tokenizer(ticking.folder, T5Config())
     encoder = _encoder(tokenizer)
-    taught = words.teach(encoder, tokenizer, 0, captions=1_000, steps=20, drill=600)
+    taught = text_pretraining.train_text_encoder(encoder, tokenizer, 0, captions=1_000, steps=20, drill=600)
     # By chance one in twelve, the first tick, and of the others 40 ms of a beat of 0.33 to 1 s.
-    assert taught.found["beat"] > 0.3, taught.found
+    assert taught.accuracies["beat"] > 0.3, taught.accuracies
 
     @torch.no_grad()
     def told(prompt: str) -> np.ndarray:
         states = encoder(input_ids=torch.tensor([tokenizer(prompt)["input_ids"]])).last_hidden_state[0]
         return taught.heads["beat"](states)[:TICKS].numpy()
 
-    fast, slow = phases([170.0, 65.0], TICKS).numpy()
+    fast, slow = tick_phases([170.0, 65.0], TICKS).numpy()
     assert np.square(told("piano, 170 bpm") - fast).mean() < np.square(told("piano, 170 bpm") - slow).mean()
     assert np.square(told("piano, 65 bpm") - slow).mean() < np.square(told("piano, 65 bpm") - fast).mean()
 
 
 def test_a_tick_is_as_long_as_a_pitch_class() -> None:
     assert pytest.approx(2**12 / 32_000) == TICK_S
-    assert math.isclose(phases([60.0], 2)[0, 1, 3], math.sin(2 * math.pi * TICK_S), abs_tol=1e-6)
+    assert math.isclose(tick_phases([60.0], 2)[0, 1, 3], math.sin(2 * math.pi * TICK_S), abs_tol=1e-6)

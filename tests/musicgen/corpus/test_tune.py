@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from musicgen.corpus.tune import Tune, play
-from musicgen.corpus.tunes import load_tunes, read_tunes
+from musicgen.corpus.music21_tunes import load_tunes, read_tunes
+from musicgen.corpus.tune import Tune, play_tune
 
 PITCHES = (60, 60, 67, 67, 69, 69, 67, 65, 65, 64, 64, 62, 62, 60)
 LENGTHS = (1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2)
@@ -14,9 +14,9 @@ TUNE = Tune("folk/star", 0, "major", 4, NOTES)
 
 
 def test_a_tune_is_played_in_time_and_transposed_as_a_whole():
-    score = play(TUNE, "flute", 8.0, np.random.default_rng(1))
+    score = play_tune(TUNE, "flute", 8.0, np.random.default_rng(1))
     assert score is not None
-    lead = score.part("lead")
+    lead = score.voice_notes("lead")
     beat = 60 / score.tempo_bpm
     at = [note.onset_s / beat for note in lead]
     assert np.allclose(at, np.round(at))
@@ -36,7 +36,7 @@ def test_a_tune_is_always_on_the_same_side():
 
 def test_known_tunes_are_read_from_their_cache(tmp_path):
     (tmp_path / "tunes.json").write_text(json.dumps({"count": 1, "tunes": [TUNE.to_json()]}))
-    assert load_tunes(tmp_path / "tunes.json", 1, told=pytest.fail) == [TUNE]
+    assert load_tunes(tmp_path / "tunes.json", 1, on_message=pytest.fail) == [TUNE]
 
 
 def test_music21_ships_the_tunes():

@@ -1,9 +1,9 @@
-"""The text encoder learns what captions say, before there is any music.
+"""The text encoder learns what captions on_message, before there is any music.
 
 MusicGen's text encoder comes trained (T5, frozen: Copet et al. 2023, section 3.2). A small one of random weights has only the
 decoder's loss to learn from, where the instrument drowns all else: after a thousand steps tempo, key and drums were worth nothing.
 So it reads captions of random facts, and every word's state is to tell them all, linearly: then any attention to the text finds them.
-Ticks, where a checkpoint has them (`musicgen.training.beats`), are to tell their place in the beat and nothing else.
+Ticks, where a checkpoint has them (`musicgen.training.ticks`), are to tell their place in the beat and nothing else.
 """
 
 import math
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_plan
-from musicgen.corpus.caption import caption
+from musicgen.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_arrangement
+from musicgen.corpus.caption import draw_caption
 from musicgen.corpus.score import INSTRUMENTS, SCALES, Score
-from musicgen.training.beats import LEVELS, PHASES, lay_out, phases, tick_ids
+from musicgen.training.ticks import LEVELS, PHASES, init_tick_embeddings, tick_ids, tick_phases
 
 _HELD_OUT = 1_000
 _ROWS, _ROWS_OF_TICKS = 64, 16  # captions a step
@@ -40,7 +40,7 @@ _SOURCES = ("composed", "composed", "essen/", "bach/")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CaptionFacts:
     """What captions tell, a row each; float32, each a distribution but `scale`, which is the pitch classes of the key."""
 
     instrument: Tensor  # [N, 6]
@@ -51,7 +51,7 @@ class Facts:
     mood: Tensor  # [N, moods]
 
     @classmethod
-    def of(cls, scores: list[Score]) -> "Facts":
+    def from_scores(cls, scores: list[Score]) -> "CaptionFacts":
         """The facts of some scores, whose notes do not matter."""
         at = (
             np.log([score.tempo_bpm / SLOWEST_BPM for score in scores])
@@ -77,29 +77,29 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taught:
+class PretrainingResult:
     """What lessons came to: how often each fact is told right of captions never read, and how to read it off a state."""
 
-    found: dict[
+    accuracies: dict[
         str, float
     ]  # by fact; "beat": of ticks whose tempo is in the caption, the part whose beat is told within 20 ms
     heads: Mapping[str, nn.Linear]  # by fact; "beat": phases
 
 
-def teach(
+def train_text_encoder(
     encoder: Any,
     tokenizer: Any,
     seed: int,
-    say: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
     captions: int = 24_000,
     steps: int | None = None,
     drill: int = _DRILL_STEPS,
-) -> Taught:
+) -> PretrainingResult:
     """Train a T5 encoder on captions drawn from `seed`: at most `drill` steps of ticks alone, if its tokenizer has them, then `steps`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are shared out
     try:
-        return _teach(encoder, tokenizer, seed, say, captions, steps, drill)
+        return _teach(encoder, tokenizer, seed, on_message, captions, steps, drill)
     finally:
         torch.set_num_threads(threads)
 
@@ -108,16 +108,16 @@ def _teach(
     encoder: Any,
     tokenizer: Any,
     seed: int,
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
     captions: int,
     steps: int | None,
     drill: int,
-) -> Taught:
+) -> PretrainingResult:
     rng = np.random.default_rng([seed, 2])
-    scores = [_draw(rng) for _ in range(captions + _HELD_OUT)]
-    texts = [caption(score, rng) for score in scores]
+    scores = [_draw_score(rng) for _ in range(captions + _HELD_OUT)]
+    texts = [draw_caption(score, rng) for score in scores]
     tokens = tokenizer(texts)["input_ids"]
-    facts, tempi = Facts.of(scores), np.array([score.tempo_bpm for score in scores])
+    facts, tempi = CaptionFacts.from_scores(scores), np.array([score.tempo_bpm for score in scores])
     ticks = len(tick_ids(tokenizer))
     bare = [ids[ticks:] for ids in tokens]
     steps = steps or (_STEPS_OF_TICKS if ticks else _STEPS)
@@ -127,7 +127,7 @@ def _teach(
         heads = nn.ModuleDict({name: nn.Linear(width, wanted.shape[1]) for name, wanted in facts.items()})
         if ticks:
             heads["beat"] = nn.Linear(width, PHASES)
-            lay_out(encoder.shared.weight, tick_ids(tokenizer))
+            init_tick_embeddings(encoder.shared.weight, tick_ids(tokenizer))
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, fused=True)
 
@@ -139,25 +139,25 @@ def _teach(
             group["lr"] = rate * (_RATE_OF_TICKS if ticks else _RATE)
         optimizer.step()
 
-    say(f"text encoder: learning what {captions} captions say" + (", first where beats fall" if ticks else ""))
+    on_message(f"text encoder: learning what {captions} captions say" + (", first where beats fall" if ticks else ""))
     if ticks:  # alone: beside the facts they do not get off the ground
         numbered = np.array([row for row in range(captions) if f"{tempi[row]:.0f}" in texts[row]])
         errors: deque[float] = deque(maxlen=50)
         for step in range(drill):
             rows = rng.choice(numbered, _ROWS_OF_TICKS)
-            states, where, column = _read(encoder, tokens, rows)
-            loss = F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
+            states, where, column = _encode_captions(encoder, tokens, rows)
+            loss = F.mse_loss(heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column))
             learn(loss, min(1, (step + 1) / _WARM))
             errors.append(loss.item())
             if step % 100 == 99:
-                say(f"text encoder: {step + 1} steps, error of phases {np.mean(errors):.4f}")
+                on_message(f"text encoder: {step + 1} steps, error of phases {np.mean(errors):.4f}")
             if len(errors) == errors.maxlen and np.mean(errors) < _DRILLED:
                 break
     for step in range(steps):
         # Every second step reads captions without their ticks, which are most of a caption: four times as many.
         ticking = bool(ticks) and step % 2 == 1
         rows = rng.integers(captions, size=_ROWS_OF_TICKS if ticking else _ROWS)
-        states, where, column = _read(encoder, tokens if ticking else bare, rows)
+        states, where, column = _encode_captions(encoder, tokens if ticking else bare, rows)
         word = column >= ticks if ticking else torch.ones_like(column, dtype=torch.bool)
         loss = torch.zeros(())
         for name, wanted in facts.items():
@@ -166,30 +166,30 @@ def _teach(
                 heads[name](states[word]), right
             )
         if ticking:
-            loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _beats(tempi[rows], ticks, where, column))
+            loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column))
         learn(loss, min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)))
         if step % 400 == 399:
-            say(f"text encoder: {step + 1} steps, loss {loss.item():.3f}")
-    found = _examine(encoder, tokens, heads, facts, ticks)
+            on_message(f"text encoder: {step + 1} steps, loss {loss.item():.3f}")
+    found = _measure_accuracies(encoder, tokens, heads, facts, ticks)
     if ticks:
-        found["beat"] = _examine_ticks(encoder, tokens, heads, tempi, texts, ticks)
-    say("text encoder: told right " + ", ".join(f"{name} {share:.0%}" for name, share in found.items()))
-    return Taught(found, {name: head for name, head in heads.items() if isinstance(head, nn.Linear)})
+        found["beat"] = _measure_tick_accuracy(encoder, tokens, heads, tempi, texts, ticks)
+    on_message("text encoder: told right " + ", ".join(f"{name} {share:.0%}" for name, share in found.items()))
+    return PretrainingResult(found, {name: head for name, head in heads.items() if isinstance(head, nn.Linear)})
 
 
-def _beats(tempi: NDArray[np.float64], ticks: int, where: Tensor, column: Tensor) -> Tensor:
+def _tick_targets(tempi: NDArray[np.float64], ticks: int, where: Tensor, column: Tensor) -> Tensor:
     """What each position is to tell: a tick its phases, a word zeros. [positions, PHASES]."""
-    told = F.pad(phases(list(tempi), ticks), (0, 0, 0, 1))  # [rows, ticks + 1, PHASES], the last for words
+    told = F.pad(tick_phases(list(tempi), ticks), (0, 0, 0, 1))  # [rows, ticks + 1, PHASES], the last for words
     return told[where, column.clamp(max=ticks)]
 
 
-def _draw(rng: np.random.Generator) -> Score:
-    plan = draw_plan(rng, INSTRUMENTS[rng.integers(len(INSTRUMENTS))], _MODES[rng.integers(2)])
+def _draw_score(rng: np.random.Generator) -> Score:
+    plan = draw_arrangement(rng, INSTRUMENTS[rng.integers(len(INSTRUMENTS))], _MODES[rng.integers(2)])
     source = _SOURCES[rng.integers(len(_SOURCES))]
     return Score((), plan.tempo_bpm, int(rng.integers(12)), plan.mode, plan.instrument, plan.drums, plan.mood, source)
 
 
-def _read(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+def _encode_captions(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
     """The states of these captions' tokens, [positions, hidden], the row that each is of and its place there, [positions] each."""
     padded = nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
     mask = padded != 0
@@ -199,10 +199,12 @@ def _read(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tup
 
 
 @torch.no_grad()
-def _examine(encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts: Facts, ticks: int) -> dict[str, float]:
+def _measure_accuracies(
+    encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts: CaptionFacts, ticks: int
+) -> dict[str, float]:
     """Of the last captions, by the mean of their words; a tempo is right within two bins. What a caption leaves out counts too."""
     rows = np.arange(len(tokens) - _HELD_OUT, len(tokens))
-    states, where, column = _read(encoder, tokens, rows)
+    states, where, column = _encode_captions(encoder, tokens, rows)
     states, where = states[column >= ticks], where[column >= ticks]
     mean = torch.zeros(len(rows), states.shape[1]).index_add_(0, where, states) / where.bincount()[:, None]
     found = {}
@@ -217,7 +219,7 @@ def _examine(encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts:
 
 
 @torch.no_grad()
-def _examine_ticks(
+def _measure_tick_accuracy(
     encoder: Any,
     tokens: list[list[int]],
     heads: nn.ModuleDict,
@@ -227,8 +229,8 @@ def _examine_ticks(
 ) -> float:
     """Of the last captions' ticks, where a tempo is said by its number: the part whose place in the beat is told within 20 ms."""
     rows = np.array([row for row in range(len(tokens) - _HELD_OUT, len(tokens)) if f"{tempi[row]:.0f}" in texts[row]])
-    states, where, column = _read(encoder, tokens, rows)
-    told, right = heads["beat"](states), _beats(tempi[rows], ticks, where, column)
+    states, where, column = _encode_captions(encoder, tokens, rows)
+    told, right = heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column)
     cosine, sine = 0, len(LEVELS)
     off = torch.atan2(told[:, sine], told[:, cosine]) - torch.atan2(right[:, sine], right[:, cosine])
     off = torch.remainder(off + math.pi, 2 * math.pi) - math.pi

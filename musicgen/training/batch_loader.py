@@ -10,19 +10,25 @@ from numpy.typing import NDArray
 
 from musicgen.errors import UserError
 from musicgen.model.spec import ModelSpec
-from musicgen.training.batch import Batch, Clip, assemble
+from musicgen.training.batch import Batch, TrainingClip, assemble_batch
 from musicgen.training.schedule import Schedule
-from musicgen.training.tokens import Tokens
+from musicgen.training.tokens import TokenizedData
 
 _FULL = 0.3  # of the steps take the longest cuts, so that the last positions are seen often enough
 _VALID_ROWS = 8
 
 
-class Feed:
+class BatchLoader:
     """Batches of the clips `numbers` of `tokens`. A step's batch is a function of the seed, the step and the clips seen."""
 
     def __init__(
-        self, tokens: Tokens, numbers: Sequence[int], tokenizer: Any, spec: ModelSpec, pattern: str, schedule: Schedule
+        self,
+        tokens: TokenizedData,
+        numbers: Sequence[int],
+        tokenizer: Any,
+        spec: ModelSpec,
+        pattern: str,
+        schedule: Schedule,
     ):
         if not numbers:
             raise UserError("nothing to train on: no row is in the split train")
@@ -50,36 +56,36 @@ class Feed:
         shortest, longest = np.log(self.shortest), np.log(self.window)
         frames = self.window if draw.random() < _FULL else round(float(np.exp(draw.uniform(shortest, longest))))
         rows = max(1, round(self.schedule.batch_frames / frames / parts))
-        clips = [self.clip(self._at(seen + i)) for i in range(rows * parts)]
+        clips = [self.clip(self._clip_index(seen + i)) for i in range(rows * parts)]
         args = self.spec, self.pattern, frames, draw, self.schedule.dropout
-        return [assemble(clips[part::parts], *args) for part in range(parts)], len(clips)
+        return [assemble_batch(clips[part::parts], *args) for part in range(parts)], len(clips)
 
-    def fixed(self, clips: int, text: bool = True, melody: bool = True) -> list[Batch]:
+    def validation_batches(self, clips: int, text: bool = True, melody: bool = True) -> list[Batch]:
         """The first `clips` clips in whole windows, with or without their conditions: for validation."""
         found = [self.clip(i) for i in range(min(clips, len(self)))]
         kept = [
             replace(c, bins=c.bins if melody else c.bins[:0], text=c.text if text else c.text[:0]) for c in found
         ]  # null conditions
         return [
-            assemble(kept[i : i + _VALID_ROWS], self.spec, self.pattern, self.window)
+            assemble_batch(kept[i : i + _VALID_ROWS], self.spec, self.pattern, self.window)
             for i in range(0, len(kept), _VALID_ROWS)
         ]
 
-    def clip(self, index: int) -> Clip:
+    def clip(self, index: int) -> TrainingClip:
         """The clip at a place among `numbers`."""
         row = self.tokens.clips[self.numbers[index]]
-        return Clip(
+        return TrainingClip(
             self.tokens.codes[:, row["frames_begin"] : row["frames_end"]],
             self.tokens.bins[row["bins_begin"] : row["bins_end"]],
             self._text[index],
             (row["beat_s"] or 0.0) * self.spec.frame_rate,
         )
 
-    def _at(self, count: int) -> int:
+    def _clip_index(self, count: int) -> int:
         epoch, place = divmod(count, len(self))
-        return int(_order(len(self), self.schedule.seed, epoch)[place])
+        return int(_epoch_order(len(self), self.schedule.seed, epoch)[place])
 
 
 @lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def _epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, 0, epoch]).permutation(count)

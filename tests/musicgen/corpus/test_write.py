@@ -50,7 +50,7 @@ def test_the_captions_lead_to_the_sounds(corpus):
             assert (info.samplerate, info.channels, info.frames) == (16_000, 1, 32_000)
         assert row["prompt"]
     assert len({row["instrument"] for row in rows}) == 6
-    assert len(material.read(corpus)) == CLIPS
+    assert len(material.read_examples(corpus)) == CLIPS
 
 
 def test_old_tunes_are_in_their_split(tmp_path):
