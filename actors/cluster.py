@@ -1,6 +1,7 @@
 """Where actors run: a cluster that is joined, or a small local one of our own that ends with the run.
 
-A local cluster is on loopback where Ray lets it; for the ports where Ray does not, it demands a token (Ray's own default).
+A local cluster is on loopback where Ray lets it; for the ports where Ray does not, it demands a token (Ray's own
+default).
 """
 
 import logging
@@ -62,7 +63,8 @@ def check_address(settings: ClusterSettings) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise JobError(
-            f"the Ray cluster at {address} does not answer ({error.strerror or error}); check cluster.address and RAY_ADDRESS, "
+            f"the Ray cluster at {address} does not answer ({error.strerror or error}); check cluster.address and "
+            "RAY_ADDRESS, "
             "or set cluster.address=local"
         ) from None
 
@@ -127,7 +129,8 @@ def _connect(address: str, verbose: bool) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = first_line(error)
         raise JobError(
-            f"the Ray cluster at {address} cannot be joined: {reason}; check cluster.address and RAY_ADDRESS, and if it demands a "
+            f"the Ray cluster at {address} cannot be joined: {reason}; check cluster.address and RAY_ADDRESS, and "
+            "if it demands a "
             "token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
 

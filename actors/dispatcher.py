@@ -215,7 +215,8 @@ class Dispatcher:
     def _check(self) -> None:
         if self._init_failures >= max(self.limits.init_failures, self._min) and not self.actors:
             raise ActorsFailed(
-                f"no generator actor could start ({self._init_failures} attempts). The first reason: {self._init_reason}"
+                f"no generator actor could start ({self._init_failures} attempts). The first reason: "
+                f"{self._init_reason}"
             )
         if self._given_up_in_a_row >= self.limits.given_up:
             shard, reason = next(reversed(self.given_up.items()))

@@ -31,7 +31,8 @@ def check_versions(driver: dict[str, str], where: str) -> None:
     ]
     if different:
         raise JobError(
-            f"the worker on {where} does not match the driver: {', '.join(different)}; use one image or environment for both"
+            f"the worker on {where} does not match the driver: {', '.join(different)}; use one image or environment "
+            "for both"
         )
 
 

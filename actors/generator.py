@@ -64,7 +64,8 @@ def load_engine(settings: Settings) -> Engine:
     checkpoint = resolve_checkpoint(planned.name, planned.revision)
     if checkpoint.identity != planned.identity:
         raise ModelError(
-            f"{planned.name} on {platform.node()} is another checkpoint ({checkpoint.identity[:12]}) than the one planned "
+            f"{planned.name} on {platform.node()} is another checkpoint ({checkpoint.identity[:12]}) than the one "
+            "planned "
             f"({planned.identity[:12]}); give all workers the same files, or name a hub revision or s3:// folder"
         )
     longest = ceil(settings.plan.longest_s * planned.frame_rate)

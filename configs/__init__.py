@@ -1,1 +1,4 @@
-"""Presets as data: models, example jobs and manifests. `musicgen.presets` reads them, also from an installed package."""
+"""Presets as data: models, example jobs and manifests.
+
+`musicgen.presets` reads them, also from an installed package.
+"""

@@ -99,8 +99,8 @@ class MusicGen:
     def encode(self, audio: NDArray[Any], sample_rate: int | None = None) -> NDArray[np.int16]:
         """The codec's codes of a sound, int16 [codebooks, frames].
 
-        `audio` is float [samples] or [channels, samples] in [-1, 1] at `sample_rate` Hz (None: the model's); it is resampled,
-        and mixed to one channel or doubled to two, as the model has them. Raises ValueError.
+        `audio` is float [samples] or [channels, samples] in [-1, 1] at `sample_rate` Hz (None: the model's); it is
+        resampled, and mixed to one channel or doubled to two, as the model has them. Raises ValueError.
         """
         wave = np.atleast_2d(np.asarray(audio, dtype=np.float32))
         if wave.ndim != 2 or wave.shape[0] not in (1, 2) or wave.shape[1] == 0:

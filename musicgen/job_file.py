@@ -25,7 +25,10 @@ KeyPath = tuple[str, ...]
 def reveals_secret(uri: str) -> str | None:
     """Why this URI may not stand in a job (it carries credentials), or None."""
     if _USERINFO.search(uri) or _SECRET_QUERY.search(uri):
-        return "holds credentials; take them out: they come from the environment (AWS_ACCESS_KEY_ID ...) or the usual AWS places"
+        return (
+            "holds credentials; take them out: they come from the environment (AWS_ACCESS_KEY_ID ...) or the "
+            "usual AWS places"
+        )
     return None
 
 
@@ -125,7 +128,10 @@ class JobDocument:
                 self._check(value, below, key, known)
 
     def expanded(self) -> dict[str, Any]:
-        """The values with `${VAR}` replaced from the environment (`$$` is a dollar). A section without keys is left out."""
+        """The values with `${VAR}` replaced from the environment (`$$` is a dollar).
+
+        A section without keys is left out.
+        """
         try:
             return self._expanded()
         except RecursionError:

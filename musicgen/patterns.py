@@ -86,7 +86,10 @@ def layout(name: str, codebooks: int, frames: int) -> Layout:
 
 
 def canonical_name(name: str) -> str:
-    """The name in `NAMES` of a pattern that a configuration may call otherwise. Raises ValueError for an unknown one."""
+    """The name in `NAMES` of a pattern that a configuration may call otherwise.
+
+    Raises ValueError for an unknown one.
+    """
     name = _ALIASES.get(name, name)
     if name not in _PATTERNS:
         raise ValueError(f"unknown codebook pattern {name!r}; known are {', '.join(NAMES)}")
@@ -119,7 +122,10 @@ def build(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.intege
 
 
 def revert(name: str, sequence: NDArray[np.integer], frames: int) -> NDArray[np.integer]:
-    """[codebooks, steps] -> codes [codebooks, frames]. The inverse of `build`. Raises ValueError for a wrong number of steps."""
+    """[codebooks, steps] -> codes [codebooks, frames].
+
+    The inverse of `build`. Raises ValueError for a wrong number of steps.
+    """
     steps = indices(name, sequence.shape[0], frames)
     if sequence.shape[1] != steps.max() + 1:
         raise ValueError(f"{frames} frames in the pattern {name} take {steps.max() + 1} steps, not {sequence.shape[1]}")

@@ -80,7 +80,9 @@ def preset_names() -> list[str]:
 
 
 def presets_with(control: str, channels: int | None = None) -> list[str]:
-    """The names of the working presets that offer a control, those with as many channels first; the small embedded one last."""
+    """The names of the working presets that offer a control, those with as many channels first; the small embedded one
+    last.
+    """
     able = [preset for preset in all_presets() if preset.works and control in preset.controls]
     return [
         p.name for p in sorted(able, key=lambda p: (p.hub is None, channels is not None and p.channels != channels))

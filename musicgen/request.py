@@ -1,6 +1,7 @@
 """A request: what one clip is to be, and the content key and seed that follow from it.
 
-The identity of a clip is its content (docs/architecture.md): nothing here depends on where a row stood in which manifest.
+The identity of a clip is its content (docs/architecture.md): nothing here depends on where a row stood in which
+manifest.
 """
 
 import hashlib

@@ -98,7 +98,8 @@ class Plan:
             data = json.loads(text)
             if data["version"] != PLAN_VERSION:
                 raise StoreError(
-                    f"the plan of run {data.get('run')} has version {data['version']}; this program writes {PLAN_VERSION}"
+                    f"the plan of run {data.get('run')} has version {data['version']}; this program writes "
+                    f"{PLAN_VERSION}"
                 )
             data["model"] = PlannedModel(**data["model"])
             data["parts"] = tuple(

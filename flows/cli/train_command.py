@@ -64,7 +64,8 @@ def train(
             typer.echo(run_ablation(loaded, command, on_message=_say, on_step=_show, measures=_judges(loaded)))
         else:
             typer.echo(
-                f"{run_recipe(loaded, command, on_message=_say, on_step=_show)}: a checkpoint; try musicgen run --model with it"
+                f"{run_recipe(loaded, command, on_message=_say, on_step=_show)}: a checkpoint; try musicgen run "
+                "--model with it"
             )
         raise typer.Exit(OK)
 

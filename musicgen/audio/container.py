@@ -1,8 +1,8 @@
 """What an audio file's container says before anything is decoded: its kind, and whether its end is missing.
 
-libsndfile decodes a truncated wav or mp3 without complaint, as a shorter one; and mpg123 writes its warnings to the process's
-stderr. So both are looked at here first. Sources: RIFF/WAVE (Microsoft, 1991); MPEG-1 audio, ISO/IEC 11172-3 section 2.4.2.3
-(frame headers), MPEG-2 13818-3; the Xing/Info header as LAME writes it; ID3v2.4 section 3.1.
+libsndfile decodes a truncated wav or mp3 without complaint, as a shorter one; and mpg123 writes its warnings to the
+process's stderr. So both are looked at here first. Sources: RIFF/WAVE (Microsoft, 1991); MPEG-1 audio, ISO/IEC 11172-3
+section 2.4.2.3 (frame headers), MPEG-2 13818-3; the Xing/Info header as LAME writes it; ID3v2.4 section 3.1.
 """
 
 import os
@@ -98,7 +98,8 @@ def _measure_mp3(file: IO[bytes], size: int) -> Extent:
                 return Extent(cut_short=_missing(announced, size))
         if frames:
             return Extent(seconds=frames * frame.seconds)
-    # Without such a header libsndfile guesses from the first bit rate, so count; a last frame that is not whole tells a cut.
+    # Without such a header libsndfile guesses from the first bit rate, so count; a last frame that is not whole tells a
+    # cut.
     seconds = 0.0
     for _ in range(_MAX_FRAMES):
         file.seek(position)

@@ -27,7 +27,8 @@ class EncodedAudio:
     """An audio file in memory and what is known of it.
 
     `pcm_sha256` is the hash of the samples before encoding, as little-endian int16, channels interleaved: what FLAC and
-    WAV decode to. `clipped` says that the waveform exceeded full scale and was scaled down. Levels are of what is stored.
+    WAV decode to. `clipped` says that the waveform exceeded full scale and was scaled down. Levels are of what is
+    stored.
     """
 
     data: bytes

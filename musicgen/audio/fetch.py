@@ -1,7 +1,7 @@
 """Fetch a melody or a continuation: from allowed places only, never more than so many bytes, hashed on the way.
 
-The planner uses `digest`, the generator `fetch`; both give a `RowError` of class `melody` for anything that is wrong with
-one row's file, since no row may stop the others. No torch, no librosa: `musicgen plan` comes through here.
+The planner uses `digest`, the generator `fetch`; both give a `RowError` of class `melody` for anything that is wrong
+with one row's file, since no row may stop the others. No torch, no librosa: `musicgen plan` comes through here.
 """
 
 import errno
@@ -74,9 +74,9 @@ def fetch_audio(
     """Copy the file at `uri`, of at most `max_bytes`, to a temporary file that nobody else can change.
 
     `what` names the column in messages. `roots` are the folders a local file may lie in (None: anywhere, for the Python
-    API, where the caller is the owner of the files). With `sha256` the content must still be what was planned. `max_bytes` is
-    `MAX_BYTES` where it is not given, and wider for a file that was planned.
-    Raises RowError("melody") for a place that is not allowed, a missing, unreadable, empty, too large or changed file.
+    API, where the caller is the owner of the files). With `sha256` the content must still be what was planned.
+    `max_bytes` is `MAX_BYTES` where it is not given, and wider for a file that was planned. Raises RowError("melody")
+    for a place that is not allowed, a missing, unreadable, empty, too large or changed file.
     """
     copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - handed to the caller
     try:
@@ -86,7 +86,8 @@ def fetch_audio(
         if sha256 is not None and digest.sha256 != sha256:
             raise RowError(
                 "melody",
-                f"{what} {redact_uri(uri)} has changed since the run was planned (sha256 {digest.sha256[:12]}..., planned "
+                f"{what} {redact_uri(uri)} has changed since the run was planned (sha256 {digest.sha256[:12]}..., "
+                "planned "
                 f"{sha256[:12]}...): put the old file back, or give the new one another name and run again",
             )
     except BaseException:
@@ -145,7 +146,8 @@ def resolve_uri(uri: str, *, what: str = "melody", roots: Sequence[str | os.Path
     if roots is not None and not any(real.is_relative_to(_real(Path(root))) for root in roots):
         raise RowError(
             "melody",
-            f"{what} {redact_uri(uri)} is outside the manifest's own folder: move it there, or add its folder to manifest.melody_roots",
+            f"{what} {redact_uri(uri)} is outside the manifest's own folder: move it there, or add its folder to "
+            "manifest.melody_roots",
         )
     return str(real)
 

@@ -32,6 +32,8 @@ def set_stream_serial(data: bytes, serial: int) -> bytes:
 
 
 def _crc(page: bytes | bytearray) -> int:
-    """Ogg's CRC by way of zlib's: the same polynomial, but with the bits of each byte, and the result, the other way round."""
+    """Ogg's CRC by way of zlib's: the same polynomial, but with the bits of each byte, and the result, the other way
+    round.
+    """
     mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

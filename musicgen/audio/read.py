@@ -1,7 +1,7 @@
 """Decode a fetched audio file within bounds: only as many seconds as are needed, in blocks, whatever its header claims.
 
-libsndfile decodes, soxr resamples. Anything that is not a plain wav, flac, mp3 or ogg file of at most half an hour in mono
-or stereo is refused before a sample is decoded; a longer melody than the model listens to is simply cut.
+libsndfile decodes, soxr resamples. Anything that is not a plain wav, flac, mp3 or ogg file of at most half an hour in
+mono or stereo is refused before a sample is decoded; a longer melody than the model listens to is simply cut.
 """
 
 import io
@@ -31,9 +31,10 @@ def decode_excerpt(
 ) -> NDArray[np.float32]:
     """The first `seconds` of an audio file as float32 [channels, samples] at `rate` Hz.
 
-    `channels` is 1 (the mean of both) or 2 (a mono file twice). `what` and `name` serve the messages. Memory is bounded by
-    the result and one block, time by `MAX_S`. Raises RowError("melody") with the reason for a file that is not audio, not
-    of an allowed kind, too long, of too many channels, of an odd rate, cut short, not finite, or beyond `MAX_LEVEL`.
+    `channels` is 1 (the mean of both) or 2 (a mono file twice). `what` and `name` serve the messages. Memory is bounded
+    by the result and one block, time by `MAX_S`. Raises RowError("melody") with the reason for a file that is not
+    audio, not of an allowed kind, too long, of too many channels, of an odd rate, cut short, not finite, or beyond
+    `MAX_LEVEL`.
     """
     import soundfile
 
@@ -50,7 +51,8 @@ def decode_excerpt(
     try:
         with soundfile.SoundFile(file) as sound:
             _check_header(sound, kind, extent, refuse)
-            # Encoder delay and padding make an mp3 a little shorter than its frames: there the end of the data is the end.
+            # Encoder delay and padding make an mp3 a little shorter than its frames: there the end of the data is the
+            # end.
             announced = None if kind == "mp3" else sound.frames
             return _read(sound, rate, min(seconds, MAX_S), channels, announced, refuse)
     except soundfile.LibsndfileError as error:
@@ -113,7 +115,8 @@ def _read(
         pieces.append(mixed if stream is None else stream.resample_chunk(mixed))
     if announced is not None and done < wanted:
         raise refuse(
-            f"is cut short: it announces {announced / sound.samplerate:.1f} s and ends after {done / sound.samplerate:.1f} s"
+            f"is cut short: it announces {announced / sound.samplerate:.1f} s and ends after "
+            f"{done / sound.samplerate:.1f} s"
         )
     if stream is not None:
         pieces.append(stream.resample_chunk(np.zeros((0, channels), dtype=np.float32), last=True))

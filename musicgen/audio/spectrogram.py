@@ -31,7 +31,10 @@ def log_mel(audio: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 
 
 def draw_spectrogram(audio: NDArray[np.float32], rate: int) -> bytes:
-    """The PNG. 80 dB from dark to bright, downwards from the clip's loudest place; silence is dark. Needs matplotlib (extra `listen`)."""
+    """The PNG. 80 dB from dark to bright, downwards from the clip's loudest place; silence is dark.
+
+    Needs matplotlib (extra `listen`).
+    """
     import librosa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -75,7 +75,8 @@ def check_codec(metadata: dict[bytes, bytes], codec: "Codec", path: str) -> None
     for name, value in ours.items():
         if theirs.get(name) != value:
             raise ManifestError(
-                f"{path}: its codes have {name} {theirs.get(name)}, this model's {value}; decode them with the model that made them"
+                f"{path}: its codes have {name} {theirs.get(name)}, this model's {value}; decode them with the "
+                "model that made them"
             )
 
 

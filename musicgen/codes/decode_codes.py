@@ -24,8 +24,8 @@ def decode_codes(
 ) -> CodesSummary:
     """Decode Parquet files of codes (a file, a folder or a glob) to audio files in the folder `output`.
 
-    Files are named by the rows' `id` or `key`, or numbered; `files.parquet` lists them, written last. Raises `ManifestError`:
-    nothing there, no column `codes`, or another codec's codes; `StoreError`.
+    Files are named by the rows' `id` or `key`, or numbered; `files.parquet` lists them, written last. Raises
+    `ManifestError`: nothing there, no column `codes`, or another codec's codes; `StoreError`.
     """
     store = open_store(output)
     failed: list[tuple[str, str]] = []
@@ -65,7 +65,8 @@ def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
             schema = parquet.schema_arrow
             if "codes" not in schema.names:
                 raise ManifestError(
-                    f"{path}: has no column `codes`; make it with `musicgen encode`, or a dataset with audio.codes: true"
+                    f"{path}: has no column `codes`; make it with `musicgen encode`, or a dataset with audio.codes: "
+                    "true"
                 )
             check_codec(schema.metadata or {}, codec, path)
             label = next((column for column in ("id", "key") if column in schema.names), None)
@@ -79,7 +80,10 @@ def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
 
 
 def _array(codes: pa.Scalar) -> NDArray[np.integer[Any]]:
-    """Codes [codebooks, frames] as wide as they are written: the codec refuses those beyond its books. Raises ValueError."""
+    """Codes [codebooks, frames] as wide as they are written: the codec refuses those beyond its books.
+
+    Raises ValueError.
+    """
     try:
         found = np.asarray(codes.as_py())
     except ValueError:  # rows of several lengths

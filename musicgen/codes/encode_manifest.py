@@ -36,8 +36,8 @@ def encode_manifest(
     """Encode every audio file that a manifest names; `output` is the Parquet file to write, local or in a store.
 
     `column` holds the files' URIs; relative ones start at the manifest's folder, and local ones must lie there or under
-    `roots`. `columns` maps `id` and `prompt` to other names. Sound is resampled, and mixed to the codec's channels. Memory
-    holds a few files and one row group. Raises `ManifestError` (unreadable, column missing), `StoreError`.
+    `roots`. `columns` maps `id` and `prompt` to other names. Sound is resampled, and mixed to the codec's channels.
+    Memory holds a few files and one row group. Raises `ManifestError` (unreadable, column missing), `StoreError`.
     """
     mapping = ColumnMap({"melody": column, **(columns or {})}, prompt_needed=False)
     failed: list[tuple[str, str]] = []

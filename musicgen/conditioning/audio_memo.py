@@ -24,8 +24,9 @@ class AudioMemo(Generic[Value]):
     ) -> Value:
         """Return `compute(file)` for the file at `uri`, remembered under its sha256 and `settings`.
 
-        With a planned `sha256` a remembered file is not fetched again. Without one nobody vouches for the content, so the
-        file is fetched and hashed each time. Raises RowError("melody") for a file that cannot be fetched or has changed.
+        With a planned `sha256` a remembered file is not fetched again. Without one nobody vouches for the content, so
+        the file is fetched and hashed each time. Raises RowError("melody") for a file that cannot be fetched or has
+        changed.
         """
         if sha256 is None:
             with fetch_audio(uri, what=self.what) as fetched:

@@ -1,9 +1,10 @@
 """The quantised chromagram: all that MusicGen hears of a melody (Copet et al. 2023, section 3.3).
 
-Which of the twelve pitch classes is strongest in each 4096 samples, and nothing else: an information bottleneck, so that
-the model follows the tune and not the recording. The definition is audiocraft's `ChromaExtractor` and transformers'
-`MusicgenMelodyFeatureExtractor` (both need torchaudio; this does not). It is computed in float64 with pocketfft, whose
-result depends neither on threads nor on what else runs: a near tie between two pitch classes falls the same way each time.
+Which of the twelve pitch classes is strongest in each 4096 samples, and nothing else: an information bottleneck, so
+that the model follows the tune and not the recording. The definition is audiocraft's `ChromaExtractor` and
+transformers' `MusicgenMelodyFeatureExtractor` (both need torchaudio; this does not). It is computed in float64 with
+pocketfft, whose result depends neither on threads nor on what else runs: a near tie between two pitch classes falls the
+same way each time.
 """
 
 from functools import lru_cache
@@ -34,7 +35,8 @@ def strongest_pitch_classes(
 def compute_chromagram(
     audio: NDArray[np.float32], n_chroma: int = N_CHROMA, n_fft: int = N_FFT, hop: int = HOP
 ) -> NDArray[np.float64]:
-    """The chromagram before quantisation: float64 [frames, n_chroma], each frame's largest value 1 (or near silence, less).
+    """The chromagram before quantisation: float64 [frames, n_chroma], each frame's largest value 1 (or near silence,
+    less).
 
     `audio` is [samples] at 32 kHz, mono. Shorter than a window, it is centred in one of silence; then half a window is
     reflected at both ends, so that frame t is centred at sample t * hop.

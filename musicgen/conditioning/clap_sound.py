@@ -1,4 +1,6 @@
-"""Encodes a sound in the place of a prompt, for checkpoints whose text encoder is CLAP, which embeds text and sound alike."""
+"""Encodes a sound in the place of a prompt, for checkpoints whose text encoder is CLAP, which embeds text and sound
+alike.
+"""
 
 from threading import Lock
 from typing import IO

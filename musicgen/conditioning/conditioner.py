@@ -1,9 +1,10 @@
 """Prepares requests for the engine: text, melody, style and continuation become embeddings and forced codes.
 
 `RequestConditioner` is the engine's `Conditioner` (musicgen/conditioning/conditions.py). The slow part of a request
-(fetching, decoding, analyzing, encoding) can begin when it is queued, on a few background threads: `expect`. The result does
-not depend on that. Guidance compares with the null condition, which is not zeros for a melody: silence has the pitch class
-0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified waveform).
+(fetching, decoding, analyzing, encoding) can begin when it is queued, on a few background threads: `expect`. The result
+does not depend on that. Guidance compares with the null condition, which is not zeros for a melody: silence has the
+pitch class 0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified
+waveform).
 """
 
 import threading
@@ -32,7 +33,8 @@ from musicgen.model.text.encoder import TextStates
 from musicgen.request import Request
 
 _THREADS = 2
-# Errors that are not one row's fault: out of memory (the engine takes fewer slots), a lost device (the actor is replaced),
+# Errors that are not one row's fault: out of memory (the engine takes fewer slots), a lost device (the actor is
+# replaced),
 # a closed conditioner (nobody asks any more).
 _SHARED_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, CancelledError)
 

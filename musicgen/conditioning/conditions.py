@@ -72,7 +72,10 @@ class Conditioner(Protocol):
         """The longest prefix of a melody or style in positions, without its text."""
 
     def expect(self, request: Request) -> None:
-        """Start slow work on a request that was queued and will be prepared later; it may do nothing. Returns at once."""
+        """Start slow work on a request that was queued and will be prepared later; it may do nothing.
+
+        Returns at once.
+        """
 
     def prepare(self, requests: list[Request]) -> list["Prepared | Exception"]:
         """One result per request, in order. A RowError in a place fails that row alone."""

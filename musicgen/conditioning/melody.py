@@ -1,10 +1,10 @@
 """Analyzes a request's melody into pitch classes for each window of the clip.
 
 A clip of one window takes the first 30 s; a shorter melody's chroma is repeated (as in transformers and audiocraft's
-`ChromaStemConditioner`). In a longer clip each window takes the 30 s that begin where it begins; there the audio itself is
-repeated, before the chroma is computed, so that a melody's end and beginning meet (audiocraft's
-`MusicGen._generate_tokens`). Each item is brought to the conditioning length by itself, before any batch is made: padding
-inside one would shift positions.
+`ChromaStemConditioner`). In a longer clip each window takes the 30 s that begin where it begins; there the audio itself
+is repeated, before the chroma is computed, so that a melody's end and beginning meet (audiocraft's
+`MusicGen._generate_tokens`). Each item is brought to the conditioning length by itself, before any batch is made:
+padding inside one would shift positions.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ _REMEMBERED = 4096  # clips; a few hundred bytes a window
 class MelodyAnalyzer:
     """Fetches, checks and analyzes melodies; each (file, window) once. Thread-safe.
 
-    `length` is the checkpoint's chroma length in positions. `separate` takes drums and bass out, for requests with `stems`;
-    None loads Demucs when the first such request comes.
+    `length` is the checkpoint's chroma length in positions. `separate` takes drums and bass out, for requests with
+    `stems`; None loads Demucs when the first such request comes.
     """
 
     def __init__(self, length: int, n_chroma: int = chroma.N_CHROMA, separate: Separate | None = None):

@@ -1,7 +1,9 @@
-"""Separation of a melody's recording into stems, to leave drums and bass out of its chroma (extra `stems`, off by default).
+"""Separation of a melody's recording into stems, to leave drums and bass out of its chroma (extra `stems`, off by
+default).
 
-audiocraft always separates with Demucs; transformers leaves it to the caller. The chroma of a plain tune hardly differs, that
-of a full mix does. Demucs is large and slow on a CPU, hence an extra: `pip install 'musicgen-batch[stems]'`.
+audiocraft always separates with Demucs; transformers leaves it to the caller. The chroma of a plain tune hardly
+differs, that of a full mix does. Demucs is large and slow on a CPU, hence an extra: `pip install
+'musicgen-batch[stems]'`.
 """
 
 from collections.abc import Callable

@@ -1,18 +1,19 @@
-"""The style conditioner: a few seconds of music become a handful of embeddings (Rouard et al. 2024, "Audio Conditioning for
-Music Generation via Discrete Bottleneck Features").
+"""The style conditioner: a few seconds of music become a handful of embeddings (Rouard et al. 2024, "Audio Conditioning
+for Music Generation via Discrete Bottleneck Features").
 
-A self-supervised encoder (MERT, which is a HuBERT at 24 kHz), a small transformer, a batch norm and a residual quantizer,
-of which few levels are used, every 15th frame kept: style gets through, the tune does not. Defined as in audiocraft's
-`StyleConditioner`, except that the excerpt is the middle of the first 30 s where audiocraft draws it at random: a row must
-sound the same each time.
+A self-supervised encoder (MERT, which is a HuBERT at 24 kHz), a small transformer, a batch norm and a residual
+quantizer, of which few levels are used, every 15th frame kept: style gets through, the tune does not. Defined as in
+audiocraft's `StyleConditioner`, except that the excerpt is the middle of the first 30 s where audiocraft draws it at
+random: a row must sound the same each time.
 
 `facebook/musicgen-style` is published in audiocraft's own format alone. Ours is a checkpoint of `model_type`
-`musicgen_style` whose decoder and text encoder are those of a melody checkpoint, with `conditioner` in its config.json (the
-fields of `StyleSettings`) and these tensors:
+`musicgen_style` whose decoder and text encoder are those of a melody checkpoint, with `conditioner` in its config.json
+(the fields of `StyleSettings`) and these tensors:
 
     style.features.*                      transformers' HubertModel of the config `conditioner.features`
     style.embed.{weight,bias}             [dim, features' width]
-    style.layers.N.{norm1,norm2}.{weight,bias}, .in_proj.weight [3 dim, dim], .out_proj.weight, .linear1.weight, .linear2.weight
+    style.layers.N.{norm1,norm2}.{weight,bias}, .in_proj.weight [3 dim, dim], .out_proj.weight, .linear1.weight,
+    .linear2.weight
     style.norm.{mean,variance}            [dim], the batch norm's running statistics
     style.codebooks                       [quantizers, bins, dim]
     style.output.{weight,bias}            [hidden, dim]
@@ -141,7 +142,10 @@ class StyleEncoder:
 
     @classmethod
     def load(cls, model: Model) -> "StyleEncoder":
-        """The style conditioner of a checkpoint. Raises ModelError: settings wrong, tensors missing or of another shape."""
+        """The style conditioner of a checkpoint.
+
+        Raises ModelError: settings wrong, tensors missing or of another shape.
+        """
         from transformers.initialization import no_init_weights
 
         folder = model.checkpoint.folder

@@ -1,7 +1,7 @@
 """Work beside the step: conditions are prepared before a clip's turn, and its codes become sound after it.
 
-Each worker computes with one thread, always: what a library sums in which order may depend on the number of threads, and
-must not depend on the machine or on whose thread asks. On CUDA a worker has a stream of its own.
+Each worker computes with one thread, always: what a library sums in which order may depend on the number of threads,
+and must not depend on the machine or on whose thread asks. On CUDA a worker has a stream of its own.
 """
 
 import os
@@ -53,8 +53,10 @@ class BackgroundWorkers:
         with stream:
             result = work(*arguments)
             if self._device.type == "cuda":
-                # The result is read by another stream. Its memory comes back to this one when it is dropped: whoever takes it keeps
-                # it until what reads it is done, as the engine keeps a clip's conditions until it has read the clip's codes.
+                # The result is read by another stream. Its memory comes back to this one when it is dropped: whoever
+                # takes it keeps
+                # it until what reads it is done, as the engine keeps a clip's conditions until it has read the clip's
+                # codes.
                 self._own.stream.synchronize()
             return result
 

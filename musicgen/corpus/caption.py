@@ -49,7 +49,10 @@ _OTHER_WORDS = (
 
 
 def draw_caption(score: Score, rng: np.random.Generator) -> str:
-    """Draw a prompt for this score. It nearly always names the instrument, and often tempo, key, drums, mood and kind."""
+    """Draw a prompt for this score.
+
+    It nearly always names the instrument, and often tempo, key, drums, mood and kind.
+    """
     instrument = _draw_one(INSTRUMENT_NAMES[score.instrument], rng)
     if score.drums and instrument.startswith("solo "):
         instrument = score.instrument

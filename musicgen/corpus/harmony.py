@@ -105,7 +105,8 @@ def harmonize_melody(
 ) -> list[Chord]:
     """Choose a triad for every `beats_per_chord` beats of a melody of (onset, duration, MIDI number), times in beats.
 
-    It is the triad whose pitch classes sound longest in the melody, where tonic, dominant and subdominant are preferred.
+    It is the triad whose pitch classes sound longest in the melody, where tonic, dominant and subdominant are
+    preferred.
     """
     preferences = {0: 1.3, 4: 1.15, 3: 1.1, 5: 0.9, 1: 0.9}
     chords: list[Chord] = []

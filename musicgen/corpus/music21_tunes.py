@@ -1,4 +1,5 @@
-"""Public-domain tunes out of the corpus that ships inside the package music21: Bach chorales, Ryan's Mammoth Collection, Essen folk songs.
+"""Public-domain tunes out of the corpus that ships inside the package music21: Bach chorales, Ryan's Mammoth
+Collection, Essen folk songs.
 
 Reading them takes a minute or two, so what was read is kept as JSON.
 """
@@ -19,7 +20,10 @@ _METRES = {"4/4": 4, "2/2": 4, "2/4": 2, "3/4": 3}
 
 
 def load_tunes(cache: Path, count: int, on_message: Callable[[str], None] = print) -> list[Tune]:
-    """`count` tunes of all three collections, from `cache` (a JSON file, written if it is not there). Raises JobError without music21."""
+    """`count` tunes of all three collections, from `cache` (a JSON file, written if it is not there).
+
+    Raises JobError without music21.
+    """
     if cache.is_file():
         known = json.loads(cache.read_text())
         if known["count"] == count:

@@ -14,7 +14,10 @@ _RELEASE_S = 0.08
 
 @dataclass(frozen=True)
 class Timbre:
-    """How an instrument sounds. Partial k has amplitude amplitudes[k] and dies as exp(-t / (decay_s / ratio ** damping))."""
+    """How an instrument sounds.
+
+    Partial k has amplitude amplitudes[k] and dies as exp(-t / (decay_s / ratio ** damping)).
+    """
 
     ratios: tuple[float, ...]  # of the partials' frequencies to the note's
     amplitudes: tuple[float, ...]

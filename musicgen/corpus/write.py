@@ -1,7 +1,7 @@
 """Writes a corpus: audio, the leads alone, and captions.
 
-On disk: `audio/<n>.flac` and `melody/<n>.flac` (16 kHz mono) and `captions.parquet`. Clip n depends on the seed and n alone, so
-that neither the number of processes nor an interruption changes a byte.
+On disk: `audio/<n>.flac` and `melody/<n>.flac` (16 kHz mono) and `captions.parquet`. Clip n depends on the seed and n
+alone, so that neither the number of processes nor an interruption changes a byte.
 """
 
 import hashlib
@@ -51,8 +51,8 @@ def write_corpus(
 ) -> Path:
     """Write `clips` clips of `seconds` into `folder`, or what of them is missing. Returns `folder`.
 
-    Four tunes in five are for training, the others for validation and test; no tune is in two splits. `tunes=0` does without
-    music21. A folder that holds another corpus raises ValueError.
+    Four tunes in five are for training, the others for validation and test; no tune is in two splits. `tunes=0` does
+    without music21. A folder that holds another corpus raises ValueError.
     """
     settings = _CorpusStamp(clips, seed, seconds, tunes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,8 @@ def write_corpus(
             if time.monotonic() - reported_at > 5:
                 reported_at = time.monotonic()
                 on_message(
-                    f"corpus: {len(rows)} of {clips} clips, {len(rows) * seconds / (reported_at - began):.0f} times real time"
+                    f"corpus: {len(rows)} of {clips} clips, {len(rows) * seconds / (reported_at - began):.0f} times "
+                    "real time"
                 )
     _write_captions(folder, rows)
     return folder

@@ -1,4 +1,6 @@
-"""Datasets on disk or in a bucket: their names and columns, how shards are committed, how a dataset is read and verified."""
+"""Datasets on disk or in a bucket: their names and columns, how shards are committed, how a dataset is read and
+verified.
+"""
 
 from typing import TYPE_CHECKING
 

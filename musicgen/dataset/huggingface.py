@@ -65,7 +65,8 @@ def is_small(dataset: Dataset) -> bool:
 
 
 def write_table(dataset: Dataset) -> bool:
-    """Write the table that `load_dataset` reads, if it needs one, and remove the one it does not; whether the dataset is small.
+    """Write the table that `load_dataset` reads, if it needs one, and remove the one it does not; whether the dataset
+    is small.
 
     Streamed, so a dataset's size does not matter.
     """

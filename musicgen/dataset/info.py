@@ -82,7 +82,10 @@ def read_dataset_info(store: Store) -> DatasetInfo | None:
 
 
 def check_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo | None:
-    """Return the dataset's info if a job fits it, None if there is no dataset. Raises `JobError` naming what differs."""
+    """Return the dataset's info if a job fits it, None if there is no dataset.
+
+    Raises `JobError` naming what differs.
+    """
     info = read_dataset_info(store)
     if info is not None and (differences := info.differences(wanted)):
         raise JobError(
@@ -93,7 +96,8 @@ def check_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo | None:
 
 
 def write_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo:
-    """Write `dataset.json` if it is absent, then check that the job fits what is there: another job may have been first.
+    """Write `dataset.json` if it is absent, then check that the job fits what is there: another job may have been
+    first.
 
     Raises `JobError` naming what differs.
     """

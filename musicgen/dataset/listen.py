@@ -1,7 +1,7 @@
 """A page to listen to a dataset: `listen.html` with a player and a spectrogram for each clip.
 
-The page lies in the dataset's own folder or, for a dataset in a bucket, in a folder of the user's. Nothing of the dataset
-is changed: neither `verify` nor `load_dataset` looks at what is added.
+The page lies in the dataset's own folder or, for a dataset in a bucket, in a folder of the user's. Nothing of the
+dataset is changed: neither `verify` nor `load_dataset` looks at what is added.
 """
 
 from collections.abc import Iterator

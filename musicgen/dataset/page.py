@@ -37,7 +37,8 @@ def render_page(title: str, cards: Sequence[ClipCard], whole: int, pixels: tuple
 <body>
 <main>
 <h1 dir="auto">{escape(title)}</h1>
-<p>{shown}. The pictures are log-mel spectrograms: time to the right, pitch upwards, the brighter the louder (80 dB).</p>
+<p>{shown}. The pictures are log-mel spectrograms: time to the right, pitch upwards,
+the brighter the louder (80 dB).</p>
 <ol>
 {items}
 </ol>

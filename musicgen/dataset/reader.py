@@ -63,7 +63,10 @@ class Dataset:
         return (path for _, _, path in self._shards())
 
     def footers(self) -> Iterator[tuple[str, Footer]]:
-        """The index parts with their footers, in order; reads no rows. Raises `ValueError` for a part that is not ours."""
+        """The index parts with their footers, in order; reads no rows.
+
+        Raises `ValueError` for a part that is not ours.
+        """
         yield from _in_parallel(lambda path: (path, read_footer(self.store, path)), self.parts())
 
     def schema(self) -> pa.Schema:
@@ -150,7 +153,8 @@ class Dataset:
         """The index as a `datasets.Dataset` whose column `audio` is an `Audio` feature.
 
         Needs neither torchcodec nor FFmpeg until a clip is decoded; `cast_column("audio", Audio(decode=False))` gives
-        each clip as {bytes, path}. Clips of a local dataset in `layout: files` stay on disk; others are read into memory.
+        each clip as {bytes, path}. Clips of a local dataset in `layout: files` stay on disk; others are read into
+        memory.
         """
         import datasets
 

@@ -52,7 +52,8 @@ _TOLERANCE_S = {"mp3": 0.1}  # its frames of 1152 samples, and the encoder's del
 class Fault:
     """One thing that is wrong: where (a path or a key), of what kind, and how."""
 
-    kind: str  # index | missing | size | sha256 | decode | duration | rate | channels | samples | duplicate | failures | storage
+    # index | missing | size | sha256 | decode | duration | rate | channels | samples | duplicate | failures | storage
+    kind: str
     where: str
     what: str
 
@@ -179,7 +180,8 @@ def _check_part(dataset: Dataset, path: str, part: pq.ParquetFile, report: Verif
             Fault(
                 "index",
                 path,
-                f"it has {part.metadata.num_rows} rows; its footer says {footer.made} of {footer.rows}, {footer.failed} failed",
+                f"it has {part.metadata.num_rows} rows; its footer says {footer.made} of {footer.rows}, "
+                f"{footer.failed} failed",
             )
         )
     if (fault := _check_failures(dataset, footer)) is not None:

@@ -51,11 +51,16 @@ class Verdict:
     met: bool
 
     def __str__(self) -> str:
-        return f"{self.bound.description}: {self.value:.4g}, to be {self.bound.relation} {self.bound.limit:g} ({self.bound.measure})"
+        return (
+            f"{self.bound.description}: {self.value:.4g}, to be {self.bound.relation} {self.bound.limit:g} "
+            f"({self.bound.measure})"
+        )
 
 
 def check_bounds(measures: Mapping[str, float]) -> list[Verdict]:
-    """Every bound against what was measured; only a model that takes no melody (no "melody.value") is not held to the melody's."""
+    """Every bound against what was measured; only a model that takes no melody (no "melody.value") is not held to the
+    melody's.
+    """
     held = [bound for bound in BOUNDS if "melody.value" in measures or not bound.measure.startswith("melody.")]
     values = [float(measures.get(bound.measure, math.nan)) for bound in held]
     return [Verdict(bound, value, bound.holds(value)) for bound, value in zip(held, values, strict=True)]

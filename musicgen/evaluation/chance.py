@@ -10,7 +10,9 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True, slots=True)
 class PairedResult:
-    """`value` with its own request, `chance` with others', `p` that a shuffling of the requests does as well; `n` clips."""
+    """`value` with its own request, `chance` with others', `p` that a shuffling of the requests does as well; `n`
+    clips.
+    """
 
     value: float
     chance: float
@@ -26,8 +28,9 @@ class PairedResult:
 def compare_with_chance(scores: NDArray[np.float64], seed: int = 0) -> PairedResult:
     """Of `scores` [clips, clips], where [i, j] says how well clip i fits request j.
 
-    Pairs whose own score is NaN (nothing to judge) are left out, and another's NaN counts nothing. The test is a permutation test
-    of the pairing, one-sided, with 9999 shufflings (scipy), so that p is never below 1e-4. All NaN with fewer than two clips.
+    Pairs whose own score is NaN (nothing to judge) are left out, and another's NaN counts nothing. The test is a
+    permutation test of the pairing, one-sided, with 9999 shufflings (scipy), so that p is never below 1e-4. All NaN
+    with fewer than two clips.
     """
     from scipy.stats import permutation_test
 

@@ -29,9 +29,11 @@ def evaluate_model(
     processes: int = 2,
     on_message: MessageCallback = lambda text: None,
 ) -> EvaluationReport:
-    """Evaluate a model on `clips` unseen examples; `output` gets report.json, clips/*.flac and, unless a corpus is given, originals/.
+    """Evaluate a model on `clips` unseen examples; `output` gets report.json, clips/*.flac and, unless a corpus is
+    given, originals/.
 
-    The same seed gives the same corpus and asks for the same clips. Raises `JobError`: an extra is missing, or `corpus` is none.
+    The same seed gives the same corpus and asks for the same clips. Raises `JobError`: an extra is missing, or `corpus`
+    is none.
     """
     require_extras(*(JUDGE_MODULES if corpus else ()))
     began = time.monotonic()

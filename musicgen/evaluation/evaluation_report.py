@@ -61,7 +61,9 @@ class EvaluationReport:
         path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
-        """The measures with their ceilings (the codec's round trip and the originals, by the same judge), then the bounds."""
+        """The measures with their ceilings (the codec's round trip and the originals, by the same judge), then the
+        bounds.
+        """
         lines = [_format_line("", _COLUMNS)]
         lines += [
             _format_line(label, _format_cells(self.measures, name))
@@ -99,7 +101,8 @@ def _format_unbounded(measures: Mapping[str, float]) -> list[str]:
     for kind, words in (("text", "by prompt"), ("melody", "by prompt and melody")):
         if f"frechet.{kind}" in measures:
             lines.append(
-                f"clips {words}: {_format_percent(measures[f'clipped.{kind}'])} beyond full scale, {_format_percent(measures[f'silent.{kind}'])} silent, "
+                f"clips {words}: {_format_percent(measures[f'clipped.{kind}'])} beyond full scale, "
+                f"{_format_percent(measures[f'silent.{kind}'])} silent, "
                 f"{measures[f'loudness.{kind}']:.1f} LUFS, Frechet distance {measures[f'frechet.{kind}']:.1f}"
             )
     if "melody.ratio" in measures:

@@ -29,7 +29,10 @@ class Example:
 
 
 def read_examples(folder: Path) -> list[Example]:
-    """The examples of a corpus folder (musicgen.corpus writes one). Raises `JobError` if it is none, or lacks a column."""
+    """The examples of a corpus folder (musicgen.corpus writes one).
+
+    Raises `JobError` if it is none, or lacks a column.
+    """
     import pyarrow.parquet as pq
 
     path = folder / CAPTIONS
@@ -57,7 +60,8 @@ def read_examples(folder: Path) -> list[Example]:
 def draw_examples(examples: Sequence[Example], split: str, count: int, seed: int) -> list[Example]:
     """Up to `count` examples of a split, drawn by `seed`, with instruments and modes as evenly as the split allows.
 
-    Even, so that a constant answer is right no more often than one in six, or one in two. Raises `JobError` for an empty split.
+    Even, so that a constant answer is right no more often than one in six, or one in two. Raises `JobError` for an
+    empty split.
     """
     groups: dict[tuple[str, str], list[Example]] = {}
     for example in sorted(examples, key=lambda e: e.name):

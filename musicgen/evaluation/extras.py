@@ -20,5 +20,6 @@ def require_extras(*modules: str) -> None:
     missing = [_NEEDED[module] for module in modules or _NEEDED if find_spec(module) is None]
     if missing:
         raise JobError(
-            f"evaluating needs {', '.join(missing)}: pip install 'musicgen-batch[evaluate,train]' (from a checkout: '.[evaluate,train]')"
+            f"evaluating needs {', '.join(missing)}: pip install 'musicgen-batch[evaluate,train]' (from a checkout: "
+            "'.[evaluate,train]')"
         )

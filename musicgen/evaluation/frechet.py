@@ -1,8 +1,8 @@
 """The Frechet distance between two sets of clips, on an embedding that nobody trained.
 
-The embedding: 48 mel bands (librosa's, 16 kHz, windows of 1024 samples every 320), in dB from -80 to 0 of full scale; for each
-second the mean and the standard deviation of every band: 96 numbers a second. It hears spectrum, level, density and attack,
-not melody or structure. Distances compare within this project only (not with FAD on VGGish).
+The embedding: 48 mel bands (librosa's, 16 kHz, windows of 1024 samples every 320), in dB from -80 to 0 of full scale;
+for each second the mean and the standard deviation of every band: 96 numbers a second. It hears spectrum, level,
+density and attack, not melody or structure. Distances compare within this project only (not with FAD on VGGish).
 """
 
 import numpy as np
@@ -30,10 +30,11 @@ def embed_audio(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def frechet_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """The Frechet distance between Gaussians fitted to two sets of embeddings [windows, 96] (Heusel et al. 2017, eq. 6).
+    """The Frechet distance between Gaussians fitted to two sets of embeddings [windows, 96] (Heusel et al. 2017, eq.
+    6).
 
-    NaN with fewer than two windows in a set. The trace of the root of the product is taken from eigenvalues, as the product
-    of two covariances is similar to a positive semidefinite matrix.
+    NaN with fewer than two windows in a set. The trace of the root of the product is taken from eigenvalues, as the
+    product of two covariances is similar to a positive semidefinite matrix.
     """
     if min(len(one), len(other)) < 2:
         return float("nan")

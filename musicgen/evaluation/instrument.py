@@ -1,4 +1,6 @@
-"""Which instrument leads: a small classifier that learns from the corpus' originals and has never heard a generated clip."""
+"""Which instrument leads: a small classifier that learns from the corpus' originals and has never heard a generated
+clip.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +18,10 @@ _FLOOR_DB = 60.0
 
 
 def instrument_features(audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the timbre is told from: spectrum, its colour and its envelope, float32 [features]. `audio` is [samples] at 16 kHz."""
+    """What the timbre is told from: spectrum, its colour and its envelope, float32 [features].
+
+    `audio` is [samples] at 16 kHz.
+    """
     import librosa
 
     tones = np.abs(librosa.stft(audio, n_fft=N_FFT, hop_length=HOP))  # [bins, frames]
@@ -51,7 +56,9 @@ def instrument_features(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _envelope(level: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How notes begin and fade: the mean level in dB at some times after an onset, against the onset's own, and its slopes."""
+    """How notes begin and fade: the mean level in dB at some times after an onset, against the onset's own, and its
+    slopes.
+    """
     rises = np.maximum(level[2:] - level[:-2], 0)  # [frames - 2], 20 ms apart
     peaks = np.flatnonzero((rises > 2.0) & (rises == _highest(rises, 6)))
     peaks = peaks[peaks + 2 + _AFTER_ONSET[-1] < len(level)]

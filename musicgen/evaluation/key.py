@@ -3,8 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-# How often each degree of the scale, in semitones above the tonic, sounds in major and in minor: Albrecht and Shanahan (2013),
-# The Use of Large Corpora to Train a New Type of Key-Finding Algorithm, Music Perception 31. They tell relative keys apart
+# How often each degree of the scale, in semitones above the tonic, sounds in major and in minor: Albrecht and Shanahan
+# (2013),
+# The Use of Large Corpora to Train a New Type of Key-Finding Algorithm, Music Perception 31. They tell relative keys
+# apart
 # better than listeners' ratings (Krumhansl and Kessler 1982) do, which call a third of minor pieces major.
 MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])
 MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])
@@ -15,8 +17,8 @@ _COMPRESSION = 100.0
 def estimate_key(chroma: NDArray[np.float32]) -> tuple[int, str] | None:
     """The likeliest of the 24 keys: tonic (0 = C) and "major" or "minor"; None for silence.
 
-    The profile that correlates best with how strongly each pitch class of `chroma` [frames, 12] sounds in all; energies are
-    compressed by a logarithm, so that quiet chords count beside a loud lead.
+    The profile that correlates best with how strongly each pitch class of `chroma` [frames, 12] sounds in all; energies
+    are compressed by a logarithm, so that quiet chords count beside a loud lead.
     """
     loudest = float(chroma.max()) if chroma.size else 0.0
     if loudest <= 0:

@@ -45,10 +45,12 @@ def measure_model(
     on_message: Callable[[str], None] = lambda text: None,
     keep: ClipCallback = lambda kind, number, clip: None,
 ) -> Measures:
-    """Ask the model for every example of the reference, once by its prompt and, if it takes melodies, once more with its melody.
+    """Ask the model for every example of the reference, once by its prompt and, if it takes melodies, once more with
+    its melody.
 
-    `settings` are fields of `Request` (temperature, top_k, guidance_scale ...) and `seed` is the salt of the clips' seeds.
-    Without `codec` the round trip of the originals is left out. All clips are asked for in one call, so that slots stay full.
+    `settings` are fields of `Request` (temperature, top_k, guidance_scale ...) and `seed` is the salt of the clips'
+    seeds. Without `codec` the round trip of the originals is left out. All clips are asked for in one call, so that
+    slots stay full.
     """
     examples, seconds = reference.examples, reference.seconds
     kinds = ["text", *(["melody"] if model.spec.supports("melody") else [])]
@@ -80,7 +82,9 @@ def measure_model(
 
 
 def judge_clips(reference: Reference, made: Mapping[str, Sequence[ClipFeatures]]) -> Measures:
-    """Measures of clips that were heard, in the examples' order: `made["text"]`, and if there, `made["melody"]` and `made["codec"]`."""
+    """Measures of clips that were heard, in the examples' order: `made["text"]`, and if there, `made["melody"]` and
+    `made["codec"]`.
+    """
     found: Measures = {}
     sets = {"original": reference.originals, **made}
     for name, score in (

@@ -1,8 +1,10 @@
-"""The evaluation's own corpus: unseen tunes with prompts that say all that is judged, and lessons for the judge of timbre.
+"""The evaluation's own corpus: unseen tunes with prompts that say all that is judged, and lessons for the judge of
+timbre.
 
 Tunes, arrangement and sound are those of musicgen.corpus; what is asked for is not: every prompt names the instrument,
-the tempo, the key and the drums, where a training caption leaves out what it likes. Half of the tunes are old ones of the
-split `test`, which no training hears; the other half, and the lessons, are composed from seeds of the evaluation's own.
+the tempo, the key and the drums, where a training caption leaves out what it likes. Half of the tunes are old ones of
+the split `test`, which no training hears; the other half, and the lessons, are composed from seeds of the evaluation's
+own.
 """
 
 import json
@@ -35,10 +37,11 @@ def write_originals(
     processes: int = 2,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Write `clips` examples of split test and `lessons` of split train, unless the folder holds just these. Returns `folder`.
+    """Write `clips` examples of split test and `lessons` of split train, unless the folder holds just these. Returns
+    `folder`.
 
-    Instruments and modes come in turn; half of the unseen tunes are old ones, half composed. The same seed gives the same bytes.
-    Raises `JobError` if music21 is not installed.
+    Instruments and modes come in turn; half of the unseen tunes are old ones, half composed. The same seed gives the
+    same bytes. Raises `JobError` if music21 is not installed.
     """
     wanted = {"version": _VERSION, "clips": clips, "lessons": lessons, "seed": seed, "seconds": seconds}
     stamp = folder / _STAMP

@@ -20,7 +20,9 @@ def track_pitch(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def pitch_agreement(asked: NDArray[np.float32], heard: NDArray[np.float32]) -> float:
-    """The part of the voiced frames of `asked` where `heard` is within half a semitone, octaves apart or not; NaN if none is voiced."""
+    """The part of the voiced frames of `asked` where `heard` is within half a semitone, octaves apart or not; NaN if
+    none is voiced.
+    """
     voiced = np.isfinite(asked)
     if not voiced.any():
         return float("nan")

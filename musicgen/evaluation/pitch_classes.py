@@ -1,4 +1,6 @@
-"""Which pitch class sounds when, heard by librosa: a finer clock than the model's own melody conditioning, and other code."""
+"""Which pitch class sounds when, heard by librosa: a finer clock than the model's own melody conditioning, and other
+code.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,6 @@
-"""The originals as the judges hear them: what a model is asked for, what the timbre is learnt from, and the ceiling of every measure."""
+"""The originals as the judges hear them: what a model is asked for, what the timbre is learnt from, and the ceiling of
+every measure.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +45,8 @@ class Reference:
         lessons: int = CLASSIFIER_CLIPS,
         on_message: Callable[[str], None] = lambda text: None,
     ) -> "Reference":
-        """Listen to `clips` examples of the corpus' test split, after learning the instruments from `lessons` of its train split.
+        """Listen to `clips` examples of the corpus' test split, after learning the instruments from `lessons` of its
+        train split.
 
         `on_message` gets a line now and then. Raises `JobError`: an extra is not installed, or the folder is no corpus.
         """

@@ -60,7 +60,9 @@ class Conditions:
         self._hashes.close()
 
     def look_up(self, wanted: Iterable[Wanted]) -> dict[Wanted, Condition | RowError]:
-        """Every wanted file's place and hash, or the `RowError` that its rows get: "invalid" if it is not there, else "melody"."""
+        """Every wanted file's place and hash, or the `RowError` that its rows get: "invalid" if it is not there, else
+        "melody".
+        """
         distinct = dict.fromkeys(wanted)
         new = [item for item in distinct if item not in self._known]
         if new:

@@ -81,7 +81,8 @@ def union(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
                 fields[field.name] = pa.unify_schemas(pair, promote_options="permissive").field(0)
             except pa.ArrowException:
                 raise ManifestError(
-                    f"{where}: the column `{field.name}` is {known.type} in one file and {field.type} in another; make them one type"
+                    f"{where}: the column `{field.name}` is {known.type} in one file and {field.type} in another; "
+                    "make them one type"
                 ) from None
     return pa.schema([pa.field(field.name, _settled(field.type)) for field in fields.values()])
 
@@ -113,7 +114,8 @@ def fit(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -
             columns.append(column if column.type == field.type else cast(column, field.type))
         except (pa.ArrowException, ValueError):
             raise ManifestError(
-                f"{where}: a value of the column `{source}` does not fit the type {field.type} that this dataset pins for it; "
+                f"{where}: a value of the column `{source}` does not fit the type {field.type} that this dataset "
+                "pins for it; "
                 "correct it, or write to another output"
             ) from None
     return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names.values()]))

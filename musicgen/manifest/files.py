@@ -64,7 +64,8 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     formats = sorted({file.format for file in known})
     if len(formats) > 1:
         raise ManifestError(
-            f"{uri} mixes {' and '.join(formats)} files; name one kind by a glob, such as {uri.rstrip('/')}/*.{formats[0]}"
+            f"{uri} mixes {' and '.join(formats)} files; name one kind by a glob, such as "
+            f"{uri.rstrip('/')}/*.{formats[0]}"
         )
     return known
 

@@ -72,7 +72,8 @@ class _Building:
         self.seen.update(row)
         if len(self.seen) > MAX_COLUMNS:
             raise ManifestError(
-                f"{self.file.uri}:{number}: the rows have more than {MAX_COLUMNS} different keys; put free keys into one object"
+                f"{self.file.uri}:{number}: the rows have more than {MAX_COLUMNS} different keys; put free keys "
+                "into one object"
             )
         values = {name: row.pop(column, None) for column, name in self.meaning.items()}
         if b"\\u" in line and not _is_text(row, values):

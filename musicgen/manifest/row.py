@@ -146,7 +146,9 @@ class RowReader:
         return value
 
     def check_conditions(self, prompt: str, melody: str | None) -> None:
-        """Raise `RowError` for a row that says nothing about its sound, unless the job allows it, or more than is heard."""
+        """Raise `RowError` for a row that says nothing about its sound, unless the job allows it, or more than is
+        heard.
+        """
         if prompt and melody and self.spec.accepts_sound_prompt:
             raise RowError(
                 "invalid", f"{self.model_name} hears a prompt or a sound (melody), not both: leave one of them empty"

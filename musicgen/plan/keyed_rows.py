@@ -50,7 +50,10 @@ class Parser:
         self.conditions = conditions
 
     def parse(self, batch: SourceBatch) -> Iterator[ParsedBatch]:
-        """Check, hash and key a batch's rows, in pieces: rows with many samples are many rows. The last has the refused."""
+        """Check, hash and key a batch's rows, in pieces: rows with many samples are many rows.
+
+        The last has the refused.
+        """
         refused = [
             Refused(row.number, batch.source(row.number), None, None, "invalid", f"the row {row.reason}")
             for row in batch.broken

@@ -1,4 +1,6 @@
-"""Which rows are there twice, which the dataset has, which are left: set questions, answered by DuckDB within a memory bound."""
+"""Which rows are there twice, which the dataset has, which are left: set questions, answered by DuckDB within a memory
+bound.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +60,8 @@ class Ledger:
     def distinct(self) -> tuple[int, str]:
         """Keep the first of equal rows. Returns how many are left, and a fingerprint of them in whatever order."""
         self._db.execute(
-            "CREATE TABLE rows AS SELECT min(place) AS place, k1, k2, any_value(seconds) AS seconds FROM read_parquet(?) GROUP BY k1, k2",
+            "CREATE TABLE rows AS SELECT min(place) AS place, k1, k2, any_value(seconds) AS seconds FROM "
+            "read_parquet(?) GROUP BY k1, k2",
             [self._file("ledger.parquet")],
         )
         sums = self._one(
@@ -108,7 +111,8 @@ class Ledger:
     def unknown_refusals(self) -> int:
         """How many refused rows no earlier run has recorded (`known_refused.parquet`)."""
         return self._one(
-            "SELECT count(*) FROM (SELECT DISTINCT h1, h2 FROM read_parquet(?)) AS now ANTI JOIN read_parquet(?) USING (h1, h2)",
+            "SELECT count(*) FROM (SELECT DISTINCT h1, h2 FROM read_parquet(?)) AS now ANTI JOIN read_parquet(?) "
+            "USING (h1, h2)",
             self._file("refused.parquet"),
             self._file("known_refused.parquet"),
         )[0]

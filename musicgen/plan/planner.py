@@ -271,7 +271,10 @@ class _Planning:
         }
 
     def _check_still_alone(self, plan: Plan, past: dict[str, PastRun]) -> None:
-        """Another job may have planned between our look and our put. Each then sees the other, or the later one does."""
+        """Another job may have planned between our look and our put.
+
+        Each then sees the other, or the later one does.
+        """
         if self.job.output.supersede_unfinished or not plan.shards:
             return
         for info in self.store.list(paths.RUNS):
@@ -281,7 +284,8 @@ class _Planning:
             if len(load_plan(self.store, run).shards):
                 self.store.put_if_absent(paths.superseded(plan.run), json.dumps({"superseded_at": _now()}).encode())
                 raise JobError(
-                    f"{self.store.uri}: run {run} of another job was planned at this moment; run this one when it has finished"
+                    f"{self.store.uri}: run {run} of another job was planned at this moment; run this one when it "
+                    "has finished"
                 )
 
     def _todo(self, ledger: Ledger) -> Iterator[pa.Table]:

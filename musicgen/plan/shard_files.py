@@ -55,7 +55,10 @@ def write_parts(
 
 
 def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
-    """The rows of a shard. Raises `IndexError` for a shard the plan lacks, `StoreError` if its file is gone or damaged."""
+    """The rows of a shard.
+
+    Raises `IndexError` for a shard the plan lacks, `StoreError` if its file is gone or damaged.
+    """
     part, group = plan.locate(shard)
     try:
         with store.open(part.path) as file:

@@ -28,7 +28,9 @@ class ShardLimits:
 
 
 def shard_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: float) -> ShardLimits:
-    """How large shards may be, for `rows` rows of `audio_s` seconds in all and actors of `speed` audio-seconds per second."""
+    """How large shards may be, for `rows` rows of `audio_s` seconds in all and actors of `speed` audio-seconds per
+    second.
+    """
     lossless = job.audio.format in ("flac", "wav")
     bytes_per_s = spec.sample_rate * 2 * spec.channels if lossless else _LOSSY_BYTES_PER_S
     bound_s = MAX_BYTES / bytes_per_s

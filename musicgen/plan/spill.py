@@ -106,7 +106,10 @@ class Spill:
         self._refusals.close()
 
     def carried_schema(self, where: str) -> pa.Schema:
-        """The carried columns of the whole manifest by the manifest's names. Raises `ManifestError` if files disagree."""
+        """The carried columns of the whole manifest by the manifest's names.
+
+        Raises `ManifestError` if files disagree.
+        """
         return union([*self._schemas, self._types.schema()], where)
 
     @property

@@ -1,4 +1,5 @@
-"""A prefix of a bucket, through fsspec: S3 and what speaks it (s3fs), Google and Azure where their drivers are installed.
+"""A prefix of a bucket, through fsspec: S3 and what speaks it (s3fs), Google and Azure where their drivers are
+installed.
 
 Put-if-absent is `mode="create"`, which s3fs sends as `If-None-Match: *`, for multipart uploads on completion. It is
 never `open(..., "xb")`: that commits an empty file without the condition.

@@ -1,4 +1,7 @@
-"""What botocore and s3fs say, in one line that a person can act on. Nothing of a request's headers or keys is quoted."""
+"""What botocore and s3fs say, in one line that a person can act on.
+
+Nothing of a request's headers or keys is quoted.
+"""
 
 import errno
 import os
@@ -54,7 +57,8 @@ def translate(error: BaseException, location: Location, path: str | None = None)
         return FileNotFoundError(where)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StoreError(
-            f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS tools"
+            f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the "
+            "AWS tools"
         )
     if isinstance(error, PermissionError) or code in _DENIED:
         reason = _DENIED.get(code or "", "access is denied (wrong credentials, or no right to this bucket)")
@@ -65,12 +69,14 @@ def translate(error: BaseException, location: Location, path: str | None = None)
         return StoreError(f"{where}: no answer from {_endpoint()} in time; check the network, then run again")
     if isinstance(error, HTTPClientError):
         return StoreError(
-            f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run again"
+            f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run "
+            "again"
         )
     if isinstance(error, ValueError):
         return StoreError(f"{where}: {first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
     return StoreError(
-        f"{where}: the store answered {code or type(error).__name__} ({first_line(error)}); try again, or ask its operator"
+        f"{where}: the store answered {code or type(error).__name__} ({first_line(error)}); try again, or ask its "
+        "operator"
     )
 
 

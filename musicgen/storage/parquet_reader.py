@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 class ParquetReader(pq.ParquetFile):
     """A Parquet file that only the calling thread reads; used like `pyarrow.parquet.ParquetFile`.
 
-    pyarrow's own threads would keep the Python file object for a moment after a read has returned. A thread that gives it
-    back while the interpreter ends is stopped by force, and C++ then aborts the process (exit code 134, "terminate called
-    without an active exception"). Raises pyarrow's exceptions for a file that is not Parquet.
+    pyarrow's own threads would keep the Python file object for a moment after a read has returned. A thread that gives
+    it back while the interpreter ends is stopped by force, and C++ then aborts the process (exit code 134, "terminate
+    called without an active exception"). Raises pyarrow's exceptions for a file that is not Parquet.
     """
 
     def __init__(self, file: IO[bytes]):

@@ -154,12 +154,16 @@ class Store(ABC):
             self._forget(path)
         if not (refused and kept) and not self.single_writer:
             raise StoreError(
-                f"{self.uri}: the store ignores put-if-absent (If-None-Match), so two writers could overwrite each other; "
+                f"{self.uri}: the store ignores put-if-absent (If-None-Match), so two writers could overwrite each "
+                "other; "
                 "use another store, or set output.single_writer: true if only one job ever writes here"
             )
 
     def _takes_only_one(self, path: str, first: bytes, second: bytes) -> bool:
-        """Put both if absent; whether the second was refused. A store that knows no conditions gets the first as it is."""
+        """Put both if absent; whether the second was refused.
+
+        A store that knows no conditions gets the first as it is.
+        """
         try:
             self.put_if_absent(path, first)
         except StoreError:

@@ -1,7 +1,9 @@
-"""The paper's ablation of codebook patterns (Copet et al. 2023, table 5): the same data, sizes and budget, one training each.
+"""The paper's ablation of codebook patterns (Copet et al. 2023, table 5): the same data, sizes and budget, one training
+each.
 
-Corpus, codec, first weights and tokens are those of the recipe and shared; each pattern trains in `<output>/ablation/<pattern>`
-and exports there. What a checkpoint sounds like is measured by whoever calls: `measures` maps its folder to columns.
+Corpus, codec, first weights and tokens are those of the recipe and shared; each pattern trains in
+`<output>/ablation/<pattern>` and exports there. What a checkpoint sounds like is measured by whoever calls: `measures`
+maps its folder to columns.
 """
 
 import json
@@ -30,7 +32,10 @@ def run_ablation(
     on_step: "StepCallback | None" = None,
     measures: CheckpointMeasure | None = None,
 ) -> Path:
-    """Train and measure what is left to, and write `table.md` and `table.json`. Returns the table's path. Raises `UserError`."""
+    """Train and measure what is left to, and write `table.md` and `table.json`.
+
+    Returns the table's path. Raises `UserError`.
+    """
     start, tokens = prepare_training(recipe, on_message)
     folder = recipe.folder / "ablation"
     known = _read_measured_rows(folder / "table.json")

@@ -1,9 +1,10 @@
 """Heads that begin by looking at their own time in the prefix.
 
-A melody's pitch classes and a prompt's ticks (`musicgen.training.ticks`) stand in the prefix, 6.4 codes each. To find its own, a
-code's position must be multiplied: a small decoder learns that only after thousands of steps, and follows neither until then. Yet
-it is linear: positions are sinusoids, so are times, and a product of two sinusoids tells how far apart they are. So the first layer's
-queries and keys are fitted, by least squares on what it sees of random codes and real prompts, to the cosines and sines of their times.
+A melody's pitch classes and a prompt's ticks (`musicgen.training.ticks`) stand in the prefix, 6.4 codes each. To find
+its own, a code's position must be multiplied: a small decoder learns that only after thousands of steps, and follows
+neither until then. Yet it is linear: positions are sinusoids, so are times, and a product of two sinusoids tells how
+far apart they are. So the first layer's queries and keys are fitted, by least squares on what it sees of random codes
+and real prompts, to the cosines and sines of their times.
 """
 
 import math
@@ -20,7 +21,9 @@ from musicgen.training.batch import TrainingClip, assemble_batch
 from musicgen.training.network import DecoderLayer, Network
 
 _CLIPS = 16  # that it is fitted on
-_PEAK = 14.0  # the logarithm of how much more a head attends to its own time than to any other, about twice that of a window's positions
+# the logarithm of how much more a head attends to its own time than to any other, about twice that of a window's
+# positions
+_PEAK = 14.0
 _RIDGE = 0.1
 _ELSEWHERE = 0.2  # what a position counts where a head is not to look
 _VALUE, _OUT = 1.0, 0.02  # deviations of what a head says at first: all of what it sees, very softly
@@ -30,10 +33,11 @@ _VALUE, _OUT = 1.0, 0.02  # deviations of what a head says at first: all of what
 def align_heads(
     network: Network, texts: Sequence[NDArray[np.int32]], ticks: int, pattern: str, seed: int
 ) -> list[float]:
-    """Set the first two heads of a melody model's first layer to look at the pitch class, and at the tick, of their own time.
+    """Set the first two heads of a melody model's first layer to look at the pitch class, and at the tick, of their own
+    time.
 
-    `texts` are token ids of prompts, with their `ticks`; without ticks one head is set. Returns how much of each head's attention falls
-    within two positions of where it is to look. The same arguments, the same bits.
+    `texts` are token ids of prompts, with their `ticks`; without ticks one head is set. Returns how much of each head's
+    attention falls within two positions of where it is to look. The same arguments, the same bits.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are shared out
@@ -53,7 +57,9 @@ def align_heads(
 def _first_layer_inputs(
     network: Network, texts: Sequence[NDArray[np.int32]], pattern: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the first layer's attention sees of random codes [clips, N, hidden]; each step's time, in codes; where steps begin [clips]."""
+    """What the first layer's attention sees of random codes [clips, N, hidden]; each step's time, in codes; where steps
+    begin [clips].
+    """
     spec = network.spec
     draw = np.random.default_rng([seed, 3])
     clips = [
@@ -122,7 +128,9 @@ def _align_head(
 
 
 def _fit_ridge(seen: Tensor, told: Tensor, counts: Tensor) -> Tensor:
-    """The matrix [told, hidden] that tells best, by ridge regression, `told` [n, told] of `seen` [clips, n, hidden]; n counts `counts`."""
+    """The matrix [told, hidden] that tells best, by ridge regression, `told` [n, told] of `seen` [clips, n, hidden]; n
+    counts `counts`.
+    """
     device, clips = seen.device, len(seen)
     seen, told, counts = seen.flatten(0, 1).cpu(), told.cpu().repeat(clips, 1), counts.cpu().repeat(clips)
     left = (seen * counts[:, None]).T

@@ -15,7 +15,8 @@ from musicgen.model.spec import ModelSpec
 from musicgen.training.loss import IGNORED
 
 _BAR = 4  # beats
-_ANYWHERE = 0.125  # of the cuts begin anywhere though their beat is known, as continuations and the later windows of a long clip do
+# of the cuts begin anywhere though their beat is known, as continuations and the later windows of a long clip do
+_ANYWHERE = 0.125
 _PIECES = (10, 25, 50, 100, 250)  # frames of a hidden piece of the past
 
 
@@ -31,12 +32,16 @@ class TrainingClip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Tensors of B clips. The pattern's step s predicts step s + 1, so inputs lack the last step and targets the first."""
+    """Tensors of B clips.
+
+    The pattern's step s predicts step s + 1, so inputs lack the last step and targets the first.
+    """
 
     inputs: Tensor  # int64 [B, codebooks, steps - 1]
     targets: Tensor  # int64 [B, codebooks, steps - 1], IGNORED where a step has no code
     text: Tensor  # int64 [B, S], padded with 0
-    text_lengths: Tensor  # int64 [B], at least 1 and the checkpoint's `text_length`: positions, of which those beyond the tokens are zeros
+    # int64 [B], at least 1 and the checkpoint's `text_length`: positions, of which those beyond the tokens are zeros
+    text_lengths: Tensor
     text_kept: Tensor  # bool [B]; False: zeros in its place
     bins: Tensor  # int64 [B, chroma length], all 0 where the melody is dropped; [B, 0] in text models
 
@@ -53,8 +58,9 @@ class Batch:
 class Dropout(BaseModel):
     """How often conditions are dropped. What is dropped is what guidance and rows without it see at generation.
 
-    A row's own past says nearly all there is to say about its next codes, so that a small model learns for hours without a look
-    at melody and prompt. Where pieces of the past are hidden (the special token in their place) they are all it has.
+    A row's own past says nearly all there is to say about its next codes, so that a small model learns for hours
+    without a look at melody and prompt. Where pieces of the past are hidden (the special token in their place) they are
+    all it has.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,8 +81,8 @@ def assemble_batch(
 ) -> Batch:
     """A batch of clips, each cut to `frames` (or its own length, if shorter).
 
-    With `draw` the cuts begin anywhere (where the beat is known: seven of eight four beats apart) and conditions are dropped;
-    without, the cuts begin at 0 and all is kept.
+    With `draw` the cuts begin anywhere (where the beat is known: seven of eight four beats apart) and conditions are
+    dropped; without, the cuts begin at 0 and all is kept.
     """
     rows = [_cut_clip(clip, spec, frames, draw) for clip in clips]
     layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
@@ -107,7 +113,8 @@ def assemble_batch(
         no_melody = (luck < dropout.all) | ((alone >= dropout.text) & (alone < dropout.text + dropout.melody))
         kept &= ~no_text
         bins[no_melody] = 0
-        # Guidance's null branch is as long as the text it stands for; a row without a prompt has a single position (or `text_length`).
+        # Guidance's null branch is as long as the text it stands for; a row without a prompt has a single position (or
+        # `text_length`).
         lengths = np.where(no_text & (draw.random(len(rows)) < 0.5) & (luck >= dropout.all), shortest, lengths)
     return Batch(
         inputs=torch.from_numpy(sequences[:, :, :-1]),
@@ -122,7 +129,9 @@ def assemble_batch(
 def _cut_clip(
     clip: TrainingClip, spec: ModelSpec, frames: int, draw: np.random.Generator | None
 ) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
-    """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's are."""
+    """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's
+    are.
+    """
     rate = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
     spare = clip.codes.shape[1] - frames
     first = start = 0

@@ -19,7 +19,10 @@ _VALID_ROWS = 8
 
 
 class BatchLoader:
-    """Batches of the clips `numbers` of `tokens`. A step's batch is a function of the seed, the step and the clips seen."""
+    """Batches of the clips `numbers` of `tokens`.
+
+    A step's batch is a function of the seed, the step and the clips seen.
+    """
 
     def __init__(
         self,

@@ -24,7 +24,10 @@ _VALID_OF = 50  # where nothing says otherwise, one row in fifty is for validati
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """A row of the data. `place` is its audio's path, or in a dataset where its audio lies (`musicgen.dataset.reader`)."""
+    """A row of the data.
+
+    `place` is its audio's path, or in a dataset where its audio lies (`musicgen.dataset.reader`).
+    """
 
     name: str
     prompt: str
@@ -43,7 +46,10 @@ class DataRow:
 
 
 def read_rows(store: Store) -> list[DataRow]:
-    """Every row of the data in `store`, in the order of its Parquet files. Raises `UserError`: none, or a column is missing."""
+    """Every row of the data in `store`, in the order of its Parquet files.
+
+    Raises `UserError`: none, or a column is missing.
+    """
     store.check()
     found = list(_read_dataset_rows(store) if store.exists(paths.INFO) else _read_folder_rows(store))
     if not found:
@@ -60,7 +66,8 @@ def _read_folder_rows(store: Store) -> Iterator[DataRow]:
     files = [info.path for info in store.list() if info.path.endswith(".parquet")]
     if not files:
         raise UserError(
-            f"{store.uri}: nothing to train on; give a folder of audio files with a Parquet file of the columns audio and prompt, "
+            f"{store.uri}: nothing to train on; give a folder of audio files with a Parquet file of the columns "
+            "audio and prompt, "
             "or a dataset that `musicgen run` made"
         )
     for path in files:
@@ -69,7 +76,8 @@ def _read_folder_rows(store: Store) -> Iterator[DataRow]:
             missing = {"audio", "prompt"} - set(parquet.schema_arrow.names)
             if missing:
                 raise UserError(
-                    f"{store.join(path)}: lacks the column {sorted(missing)[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
+                    f"{store.join(path)}: lacks the column {sorted(missing)[0]!r}; it has "
+                    f"{', '.join(parquet.schema_arrow.names)}"
                 )
             wanted = [
                 name for name in ("audio", "prompt", "melody", "split", "beat_s") if name in parquet.schema_arrow.names

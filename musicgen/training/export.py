@@ -73,7 +73,8 @@ def format_model_card(
     rows = [
         (
             "decoder",
-            f"{spec.layers} layers x {spec.hidden}, {spec.codebooks} codebooks of {spec.codebook_size}, pattern {pattern}",
+            f"{spec.layers} layers x {spec.hidden}, {spec.codebooks} codebooks of {spec.codebook_size}, pattern "
+            f"{pattern}",
         ),
         ("parameters trained", f"{parameters:,}"),
         ("codec", f"{spec.sample_rate} Hz, {spec.frame_rate:g} frames a second"),
@@ -90,7 +91,8 @@ def format_model_card(
         rows.append(
             (
                 "validation loss, nats a code",
-                f"{valid['valid']:.3f}; without melody {valid['valid_text']:.3f}; without melody and text {valid['valid_none']:.3f}",
+                f"{valid['valid']:.3f}; without melody {valid['valid_text']:.3f}; without melody and text "
+                f"{valid['valid_none']:.3f}",
             )
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)

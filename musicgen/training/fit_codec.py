@@ -26,7 +26,9 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedCodec:
-    """A codec's settings, its tensors (float32, each value one of float16's, so that storing halves changes nothing), and how it went."""
+    """A codec's settings, its tensors (float32, each value one of float16's, so that storing halves changes nothing),
+    and how it went.
+    """
 
     settings: SpectralSettings
     tensors: dict[str, Float]  # see SpectralSettings.shapes
@@ -37,9 +39,11 @@ class FittedCodec:
 def fit_codec(
     clips: Iterable[NDArray[np.float32]], settings: SpectralSettings | None = None, seed: int = 0
 ) -> FittedCodec:
-    """Fit codebooks to `clips`, each sound float32 [samples] at `settings.sampling_rate`; the same seed gives the same codebooks.
+    """Fit codebooks to `clips`, each sound float32 [samples] at `settings.sampling_rate`; the same seed gives the same
+    codebooks.
 
-    Clips are read once, and only their mel spectra held: 120 MB at most. Raises `UserError`: too little sound to fit on.
+    Clips are read once, and only their mel spectra held: 120 MB at most. Raises `UserError`: too little sound to fit
+    on.
     """
     from threadpoolctl import threadpool_limits
 
@@ -49,7 +53,8 @@ def fit_codec(
     if len(frames) < 2 * settings.codebook_size:
         raise UserError(
             f"a codec of {settings.codebook_size} centres wants at least {2 * settings.codebook_size} frames of sound "
-            f"({2 * settings.codebook_size * settings.hop_length / settings.sampling_rate:.0f} s), not {len(frames)}; give it more music"
+            f"({2 * settings.codebook_size * settings.hop_length / settings.sampling_rate:.0f} s), not "
+            f"{len(frames)}; give it more music"
         )
     mean = _round_to_half(frames.mean(axis=0))
     scale = _round_to_half(
@@ -97,7 +102,9 @@ def _sample_frames(pieces: Iterable[Float], most: int, rng: np.random.Generator)
 
 
 def _fit_centroids(rows: Float, size: int, rng: np.random.Generator) -> Float:
-    """Centres [size, dims] of rows: k-means in batches, then over all; a centre that nothing is near begins anew in a far row."""
+    """Centres [size, dims] of rows: k-means in batches, then over all; a centre that nothing is near begins anew in a
+    far row.
+    """
     from sklearn.cluster import MiniBatchKMeans
 
     kmeans = MiniBatchKMeans(

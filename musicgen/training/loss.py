@@ -1,8 +1,8 @@
 """Cross-entropy of all codebooks without the logits of all positions at once.
 
-A small decoder's heads are a third of its work, and their logits (4,000 positions x 4 codebooks x 1,024 in float32: 64 MB)
-fall out of every cache. Here a block of positions is multiplied, its loss and its gradient are taken while it is in the cache,
-and only the gradients of states and heads are kept.
+A small decoder's heads are a third of its work, and their logits (4,000 positions x 4 codebooks x 1,024 in float32: 64
+MB) fall out of every cache. Here a block of positions is multiplied, its loss and its gradient are taken while it is in
+the cache, and only the gradients of states and heads are kept.
 """
 
 from typing import Any
@@ -17,12 +17,14 @@ _BLOCK = 128  # positions: 2 MB of logits
 def cross_entropy(
     states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The codebooks' mean cross-entropies: their mean, which can be differentiated, and each, float32 [codebooks], which cannot.
+    """The codebooks' mean cross-entropies: their mean, which can be differentiated, and each, float32 [codebooks],
+    which cannot.
 
     `shares` float32 [codebooks], 1 together, are what each counts in the mean; None: the same.
 
-    states [N, hidden]; heads [codebooks * size, hidden], one codebook's rows after the other's; targets int64 [N, codebooks],
-    `IGNORED` where there is no code (a codebook without any has the loss 0). Under autocast the products are in its dtype.
+    states [N, hidden]; heads [codebooks * size, hidden], one codebook's rows after the other's; targets int64 [N,
+    codebooks], `IGNORED` where there is no code (a codebook without any has the loss 0). Under autocast the products
+    are in its dtype.
     """
     if torch.is_autocast_enabled(states.device.type):
         dtype = torch.get_autocast_dtype(states.device.type)

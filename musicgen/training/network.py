@@ -1,10 +1,11 @@
-"""The decoder as a network to train: every step of a clip at once, causal, with the tensor names of the published format.
+"""The decoder as a network to train: every step of a clip at once, causal, with the tensor names of the published
+format.
 
-What `musicgen.model.decoder.decoder` runs step by step is here one teacher-forced pass (Copet et al. 2023, section 3.1). Rows are
-laid out as the engine lays them out: in a melody model [chroma, text, codes] without a gap, positions counted from the
-first chroma position, so a row's padding stands at its end, where a causal row never looks. In a text model the codes
-attend to the text by cross-attention. A dropped text is zeros, a dropped melody is pitch class 0: exactly the null
-conditions of `musicgen.conditioning.conditioner`.
+What `musicgen.model.decoder.decoder` runs step by step is here one teacher-forced pass (Copet et al. 2023, section
+3.1). Rows are laid out as the engine lays them out: in a melody model [chroma, text, codes] without a gap, positions
+counted from the first chroma position, so a row's padding stands at its end, where a causal row never looks. In a text
+model the codes attend to the text by cross-attention. A dropped text is zeros, a dropped melody is pitch class 0:
+exactly the null conditions of `musicgen.conditioning.conditioner`.
 """
 
 import torch
@@ -104,8 +105,8 @@ class DecoderWithHeads(nn.Module):
 class Network(nn.Module):
     """Text encoder, projections and decoder; parameter names are the published checkpoint's, without its codec.
 
-    `text` is the config of a T5 encoder (`text_encoder` of config.json). Raises ValueError for what cannot be trained here:
-    style and CLAP checkpoints.
+    `text` is the config of a T5 encoder (`text_encoder` of config.json). Raises ValueError for what cannot be trained
+    here: style and CLAP checkpoints.
     """
 
     sinusoids: Tensor
@@ -116,7 +117,8 @@ class Network(nn.Module):
 
         if spec.kind not in ("text", "melody") or spec.text_encoder != "t5":
             raise ValueError(
-                f"only text and melody models with a T5 encoder can be trained, not {spec.kind} with {spec.text_encoder}"
+                f"only text and melody models with a T5 encoder can be trained, not {spec.kind} with "
+                f"{spec.text_encoder}"
             )
         self.spec = spec
         self.text_encoder = T5EncoderModel._from_config(T5Config(**text), attn_implementation="eager")
@@ -129,7 +131,8 @@ class Network(nn.Module):
         self._initialize()
 
     def forward(self, batch: Batch, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks], detached.
+        """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks],
+        detached.
 
         `shares` [codebooks] are what codebooks count in the mean; None: the same.
         """
@@ -161,7 +164,9 @@ class Network(nn.Module):
         return transformer.layer_norm(x)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the first layer sees [B, N, hidden], projected text states [B, S, hidden] and, in melody models, where codes begin [B]."""
+        """What the first layer sees [B, N, hidden], projected text states [B, S, hidden] and, in melody models, where
+        codes begin [B].
+        """
         spec = self.spec
         tables = self.decoder.model.decoder.embed_tokens
         x = torch.stack([table(batch.inputs[:, k]) for k, table in enumerate(tables)]).sum(0)  # [B, L, hidden]
@@ -221,7 +226,8 @@ class Network(nn.Module):
 
 
 def _close_gap(parts: Tensor, start: Tensor, after: int) -> Tensor:
-    """Close the gap between a row's text and its codes: parts [B, N, hidden], whose codes begin at `after`, to `start` [B].
+    """Close the gap between a row's text and its codes: parts [B, N, hidden], whose codes begin at `after`, to `start`
+    [B].
 
     What is left over, at the end, repeats the last position; nothing looks at it.
     """

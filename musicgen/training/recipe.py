@@ -94,7 +94,8 @@ class Recipe(BaseModel):
             raise JobError("the recipe names no output: give --output FOLDER, or `output` in its file")
         if values.get("start") and (taken := [name for name in ("model", "codec") if values.get(name)]):
             raise JobError(
-                f"{document.origin((taken[0],))}`{taken[0]}` says nothing with `start`: that checkpoint's own is kept; leave it out"
+                f"{document.origin((taken[0],))}`{taken[0]}` says nothing with `start`: that checkpoint's own is "
+                "kept; leave it out"
             )
         try:
             recipe = cls.model_validate(values)
@@ -102,12 +103,14 @@ class Recipe(BaseModel):
             raise JobError(describe(error, document)) from None
         if recipe.training.text_encoder == "freeze" and recipe.data is not None and recipe.start is None:
             raise JobError(
-                f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text encoder of random "
+                f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text "
+                "encoder of random "
                 "weights, which only the composed corpus teaches: write train, or give a checkpoint (--from)"
             )
         if recipe.data is not None and recipe.start is None and recipe.model.ticks:
             raise JobError(
-                f"{document.origin(('model', 'ticks'))}`model.ticks` wants a text encoder that was taught, which only the composed corpus "
+                f"{document.origin(('model', 'ticks'))}`model.ticks` wants a text encoder that was taught, which "
+                "only the composed corpus "
                 "does: leave it out, or give a checkpoint (--from)"
             )
         return recipe
@@ -211,7 +214,8 @@ def _stage_done(recipe: Recipe, stage: str, settings: dict[str, Any]) -> bool:
     known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     if known.get(stage) != settings:
         raise UserError(
-            f"{recipe.folder / stage} was made with other settings ({json.dumps(known.get(stage))}) than the recipe has "
+            f"{recipe.folder / stage} was made with other settings ({json.dumps(known.get(stage))}) than the recipe "
+            "has "
             f"({json.dumps(settings)}); give another --output, or delete the folder and what was trained from it"
         )
     return True
@@ -272,7 +276,8 @@ def _make_codec(recipe: Recipe, data: "Store", on_message: MessageCallback) -> S
         )
         fitted = fit_codec(sounds, settings, recipe.training.seed)
         on_message(
-            f"codec: {', '.join(f'{left:.3f}' for left in fitted.residual_variance)} of the variance left after each codebook"
+            f"codec: {', '.join(f'{left:.3f}' for left in fitted.residual_variance)} of the variance left after "
+            "each codebook"
         )
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(fitted.settings.to_section(), indent=2) + "\n", encoding="utf-8")

@@ -18,7 +18,8 @@ class Schedule(BaseModel):
     hours: float | None = Field(default=None, gt=0)
     pattern: str | None = None  # None: the checkpoint's
     batch_frames: int = Field(default=4000, ge=1)  # of codec frames a step, divided into clips
-    # Three batches in ten hold clips of the upper length, the others something between, evenly in the logarithm: where a clip
+    # Three batches in ten hold clips of the upper length, the others something between, evenly in the logarithm: where
+    # a clip
     # begins, nothing but its conditions says how it goes on.
     crop_s: tuple[float, float] = (2.0, 10.0)
     codebook_weights: tuple[
@@ -60,5 +61,7 @@ class Schedule(BaseModel):
         return self.learning_rate * warm * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
     def averaging(self, step: int) -> float:
-        """How much of the weights' average stays at this step; at the beginning less, so that it forgets where it began."""
+        """How much of the weights' average stays at this step; at the beginning less, so that it forgets where it
+        began.
+        """
         return min(self.ema, (1 + step) / (10 + step))

@@ -33,7 +33,8 @@ _FILES = [
     *("added_tokens.json", "spiece.model", "vocab.json", "merges.txt"),
 ]
 
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"  # what a tokenizer spells other words with
+# what a tokenizer spells other words with
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"
 EXTRA_IDS = 10  # sentinels of T5, which MusicGen does not use
 
 
@@ -55,7 +56,8 @@ class ModelSizes(BaseModel):
     )  # of the tokenizer: the captions' commonest words and numbers, letters and digits
     positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
     chroma_length: int = Field(default=79, ge=1)  # pitch classes of a window, 7.8 a second
-    # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they are not.
+    # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they
+    # are not.
     text_length: int = Field(default=0, ge=0)
     ticks: int = Field(
         default=0, ge=0, le=400
@@ -88,7 +90,8 @@ def write_initial_checkpoint(
     pattern: str = "delay",
     teach: Callable[[Any, Any], object] | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments, the same bytes.
+    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments,
+    the same bytes.
 
     `teach` may train the text encoder, given it and its tokenizer.
     """
@@ -162,7 +165,9 @@ def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> 
 
 
 def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str], ticks: int) -> None:
-    """A T5 (Unigram) tokenizer: the prompts' commonest words and numbers whole, everything else by letters; ticks before every prompt."""
+    """A T5 (Unigram) tokenizer: the prompts' commonest words and numbers whole, everything else by letters; ticks
+    before every prompt.
+    """
     from transformers import PreTrainedTokenizerFast, T5Tokenizer
 
     counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]+(?:[#'-][A-Za-z]+)*|[0-9]+", prompt))

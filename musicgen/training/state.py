@@ -61,7 +61,8 @@ def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor
         if note["about"].get(key) != value:
             held = note["about"].get(key)
             raise UserError(
-                f"{folder}: holds a training whose {key} is {held!r}, not {value!r}; go on with that, or give another --output"
+                f"{folder}: holds a training whose {key} is {held!r}, not {value!r}; go on with that, or give "
+                "another --output"
             )
     return load_file(states[-1] / "state.safetensors"), Counters(**note["counters"])
 

@@ -1,9 +1,10 @@
 """The text encoder learns what captions on_message, before there is any music.
 
-MusicGen's text encoder comes trained (T5, frozen: Copet et al. 2023, section 3.2). A small one of random weights has only the
-decoder's loss to learn from, where the instrument drowns all else: after a thousand steps tempo, key and drums were worth nothing.
-So it reads captions of random facts, and every word's state is to tell them all, linearly: then any attention to the text finds them.
-Ticks, where a checkpoint has them (`musicgen.training.ticks`), are to tell their place in the beat and nothing else.
+MusicGen's text encoder comes trained (T5, frozen: Copet et al. 2023, section 3.2). A small one of random weights has
+only the decoder's loss to learn from, where the instrument drowns all else: after a thousand steps tempo, key and drums
+were worth nothing. So it reads captions of random facts, and every word's state is to tell them all, linearly: then any
+attention to the text finds them. Ticks, where a checkpoint has them (`musicgen.training.ticks`), are to tell their
+place in the beat and nothing else.
 """
 
 import math
@@ -95,7 +96,9 @@ def train_text_encoder(
     steps: int | None = None,
     drill: int = _DRILL_STEPS,
 ) -> PretrainingResult:
-    """Train a T5 encoder on captions drawn from `seed`: at most `drill` steps of ticks alone, if its tokenizer has them, then `steps`."""
+    """Train a T5 encoder on captions drawn from `seed`: at most `drill` steps of ticks alone, if its tokenizer has
+    them, then `steps`.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are shared out
     try:
@@ -190,7 +193,9 @@ def _draw_score(rng: np.random.Generator) -> Score:
 
 
 def _encode_captions(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-    """The states of these captions' tokens, [positions, hidden], the row that each is of and its place there, [positions] each."""
+    """The states of these captions' tokens, [positions, hidden], the row that each is of and its place there,
+    [positions] each.
+    """
     padded = nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
     mask = padded != 0
     states = encoder(input_ids=padded, attention_mask=mask.long()).last_hidden_state
@@ -202,7 +207,10 @@ def _encode_captions(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int
 def _measure_accuracies(
     encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts: CaptionFacts, ticks: int
 ) -> dict[str, float]:
-    """Of the last captions, by the mean of their words; a tempo is right within two bins. What a caption leaves out counts too."""
+    """Of the last captions, by the mean of their words; a tempo is right within two bins.
+
+    What a caption leaves out counts too.
+    """
     rows = np.arange(len(tokens) - _HELD_OUT, len(tokens))
     states, where, column = _encode_captions(encoder, tokens, rows)
     states, where = states[column >= ticks], where[column >= ticks]
@@ -227,7 +235,9 @@ def _measure_tick_accuracy(
     texts: list[str],
     ticks: int,
 ) -> float:
-    """Of the last captions' ticks, where a tempo is said by its number: the part whose place in the beat is told within 20 ms."""
+    """Of the last captions' ticks, where a tempo is said by its number: the part whose place in the beat is told within
+    20 ms.
+    """
     rows = np.array([row for row in range(len(tokens) - _HELD_OUT, len(tokens)) if f"{tempi[row]:.0f}" in texts[row]])
     states, where, column = _encode_captions(encoder, tokens, rows)
     told, right = heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column)

@@ -1,9 +1,11 @@
-"""Where beats fall, told by the text encoder: a prompt begins with ticks, positions that each say how far on in its beat the music is.
+"""Where beats fall, told by the text encoder: a prompt begins with ticks, positions that each say how far on in its
+beat the music is.
 
-A decoder of sinusoidal positions would have to multiply its position by the tempo to know that, which a small one did not learn in
-90 minutes. Here the tokenizer puts a tick every 128 ms, as often as there are pitch classes, in front of the prompt's words; the text
-encoder is taught, before there is any music (`musicgen.training.text_pretraining`), to tell from the tempo in the words each tick's phases;
-and the decoder finds the tick of its own time as it finds the melody's pitch class. To a reader of the checkpoint ticks are words.
+A decoder of sinusoidal positions would have to multiply its position by the tempo to know that, which a small one did
+not learn in 90 minutes. Here the tokenizer puts a tick every 128 ms, as often as there are pitch classes, in front of
+the prompt's words; the text encoder is taught, before there is any music (`musicgen.training.text_pretraining`), to
+tell from the tempo in the words each tick's phases; and the decoder finds the tick of its own time as it finds the
+melody's pitch class. To a reader of the checkpoint ticks are words.
 """
 
 import math
@@ -36,7 +38,9 @@ def tick_ids(tokenizer: Any) -> list[int]:
 
 
 def tick_phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
-    """Where in its beat, in two beats and in four each tick is, the first at 0: float32 [tempi, ticks, PHASES], cosines and sines."""
+    """Where in its beat, in two beats and in four each tick is, the first at 0: float32 [tempi, ticks, PHASES], cosines
+    and sines.
+    """
     beats = (
         torch.tensor(list(tempi_bpm), dtype=torch.float64)[:, None] / 60 * TICK_S * torch.arange(ticks)
     )  # [tempi, ticks]
@@ -46,7 +50,8 @@ def tick_phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
 
 @torch.no_grad()
 def init_tick_embeddings(table: Tensor, ids: Sequence[int]) -> None:
-    """Begin the embeddings of ticks, rows `ids` of `table` [vocabulary, width], with waves of every tempo: half their width.
+    """Begin the embeddings of ticks, rows `ids` of `table` [vocabulary, width], with waves of every tempo: half their
+    width.
 
     What is left to learn is which of them a tempo picks.
     """

@@ -1,8 +1,9 @@
-"""Music to what the network learns from: the codec's codes, the melody's pitch classes, the prompt. Done once, and kept.
+"""Music to what the network learns from: the codec's codes, the melody's pitch classes, the prompt. Done once, and
+kept.
 
-A folder of tokens holds `codes.npy` int16 [codebooks, all frames], `bins.npy` int8 [all pitch classes], `clips.parquet` (one
-row a clip: where its codes and pitch classes begin and end, prompt, split, seconds a beat), `bad.json` (the rows that could
-not be used, and why) and `tokens.json` (what it was made of: equal data and codec are not analysed again).
+A folder of tokens holds `codes.npy` int16 [codebooks, all frames], `bins.npy` int8 [all pitch classes], `clips.parquet`
+(one row a clip: where its codes and pitch classes begin and end, prompt, split, seconds a beat), `bad.json` (the rows
+that could not be used, and why) and `tokens.json` (what it was made of: equal data and codec are not analysed again).
 """
 
 import hashlib
@@ -72,8 +73,8 @@ def make_tokens(
 ) -> TokenizedData:
     """Analyse the data in `store` with the checkpoint's codec, or open what an earlier call left in `folder`.
 
-    Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores. Raises
-    `UserError` if no row is left.
+    Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores.
+    Raises `UserError` if no row is left.
     """
     found = read_rows(store)
     made_of = {"version": _VERSION, "codec": _codec_identity(checkpoint), "data": _data_identity(store, found)}
@@ -91,7 +92,10 @@ def make_tokens(
 
 
 def tokenize_row(row: DataRow, store: Store, codec: Any, hears_melody: bool) -> TokenizedRow:
-    """Codes [codebooks, frames] and pitch classes of a row. Raises RowError, OSError, StoreError: the row cannot be used."""
+    """Codes [codebooks, frames] and pitch classes of a row.
+
+    Raises RowError, OSError, StoreError: the row cannot be used.
+    """
     with row.open_audio(store) as file:
         audio = decode_excerpt(
             file, rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, what="audio", name=row.name

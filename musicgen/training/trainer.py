@@ -1,8 +1,10 @@
-"""The training loop: AdamW, a warm-up and a cosine, clipped gradients, an average of the weights; it goes on where it was stopped.
+"""The training loop: AdamW, a warm-up and a cosine, clipped gradients, an average of the weights; it goes on where it
+was stopped.
 
-A step's clips are divided into parts of equal size, worked on by one thread each with products on a single core: on a CPU that
-meets once a step and not at every product, which is faster, much more so on a busy machine. What a part computes does not depend
-on the threads there are, so a training that was interrupted ends with the weights of one that was not.
+A step's clips are divided into parts of equal size, worked on by one thread each with products on a single core: on a
+CPU that meets once a step and not at every product, which is faster, much more so on a busy machine. What a part
+computes does not depend on the threads there are, so a training that was interrupted ends with the weights of one that
+was not.
 """
 
 import copy
@@ -41,11 +43,13 @@ ExportCallback = Callable[["Trainer"], None]
 
 
 class Trainer:
-    """A training of the checkpoint `start` on `tokens`, whose state is in `folder`; begins where an earlier one stopped.
+    """A training of the checkpoint `start` on `tokens`, whose state is in `folder`; begins where an earlier one
+    stopped.
 
-    `export` is called now and then with the trainer, whose `average` is the network to use. With `align`, for a checkpoint of random
-    weights, two heads of a melody model begin by looking at their own time (`musicgen.training.align`). Raises `UserError`: nothing to
-    train on, or `folder` holds another training; ValueError for a checkpoint that cannot be trained here.
+    `export` is called now and then with the trainer, whose `average` is the network to use. With `align`, for a
+    checkpoint of random weights, two heads of a melody model begin by looking at their own time
+    (`musicgen.training.align`). Raises `UserError`: nothing to train on, or `folder` holds another training; ValueError
+    for a checkpoint that cannot be trained here.
     """
 
     def __init__(
@@ -88,7 +92,8 @@ class Trainer:
         counts = schedule.codebook_weights or (1.0,) * start.spec.codebooks
         if len(counts) != start.spec.codebooks:
             raise ValueError(
-                f"training.codebook_weights has {len(counts)} numbers for {start.spec.codebooks} codebooks; give one for each, or none"
+                f"training.codebook_weights has {len(counts)} numbers for {start.spec.codebooks} codebooks; give "
+                "one for each, or none"
             )
         self.shares = torch.tensor(counts, device=self.device) / sum(counts)
         self.counters = Counters()

@@ -64,8 +64,8 @@ def test_what_is_not_installed_is_named_with_the_command(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_shipped_weights_keep_every_bound(tmp_path: Path) -> None:
-    """The real command on the weights in the package, with a corpus made on the spot: seven minutes on two free cores with
-    AVX512-BF16, some three times that without.
+    """The real command on the weights in the package, with a corpus made on the spot: seven minutes on two free cores
+    with AVX512-BF16, some three times that without.
 
     More examples than the command's 120, which leave a standard error as large as mode's distance from its bound.
     """

@@ -13,7 +13,9 @@ __all__ = ["deeper_checkpoint", "melody_checkpoint", "stereo_checkpoint", "text_
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Staged models and remembered hashes go to a folder of the session's own; compiled kernels are copied, they take 20 s."""
+    """Staged models and remembered hashes go to a folder of the session's own; compiled kernels are copied, they take
+    20 s.
+    """
     cache, kernels = tmp_path_factory.mktemp("cache"), cache_folder() / "kernels"
     if kernels.is_dir():
         shutil.copytree(kernels, cache / "kernels")

@@ -1,4 +1,7 @@
-"""The weights in the package follow a melody, by the ear of the evaluation. All of it is a slow test of `musicgen evaluate`."""
+"""The weights in the package follow a melody, by the ear of the evaluation.
+
+All of it is a slow test of `musicgen evaluate`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -46,7 +46,9 @@ def oracle(melody_checkpoint: Path):
 
 
 def prefix_length(conditioner: RequestConditioner, request: Request) -> int:
-    """Positions of a request's prefix: the sound's (one for a style model's row without excerpt), then the prompt's tokens."""
+    """Positions of a request's prefix: the sound's (one for a style model's row without excerpt), then the prompt's
+    tokens.
+    """
     if conditioner.spec.kind == "text":
         return 0
     tokens = conditioner.text.encode(request.prompt).states.shape[0]

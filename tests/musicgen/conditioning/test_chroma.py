@@ -1,9 +1,9 @@
 """The chromagram is transformers' (and audiocraft's), to 1e-5 before it is quantised, and exactly after.
 
-transformers' `MusicgenMelodyFeatureExtractor` needs torchaudio, which has no build for our torch. It uses one thing of it,
-`torchaudio.transforms.Spectrogram`; so the tests put a stand-in there, which is that class's documented definition over
-`torch.stft` (Hann window, reflected centre padding, divided by the window's root energy, squared magnitude). Everything
-else that runs is transformers' own code: padding, truncation, filter bank, normalisation, argmax.
+transformers' `MusicgenMelodyFeatureExtractor` needs torchaudio, which has no build for our torch. It uses one thing of
+it, `torchaudio.transforms.Spectrogram`; so the tests put a stand-in there, which is that class's documented definition
+over `torch.stft` (Hann window, reflected centre padding, divided by the window's root energy, squared magnitude).
+Everything else that runs is transformers' own code: padding, truncation, filter bank, normalisation, argmax.
 """
 
 from importlib import import_module

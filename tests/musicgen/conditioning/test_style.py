@@ -139,7 +139,8 @@ def test_branches(conditioner, tmp_path: Path) -> None:
     assert both[style:].any()
     assert not sound[style:].any()
     assert not none.any()
-    # null + a (w + b (c - w) - null) is w + b (c - w) at a scale of 1: the null branch drops out, style's guidance stays.
+    # null + a (w + b (c - w) - null) is w + b (c - w) at a scale of 1: the null branch drops out, style's guidance
+    # stays.
     (prepared,) = conditioner.prepare([rows[1][1]])
     conditions = prepared.window(0, 50)
     assert conditions.scale == SETTINGS.guidance_beta

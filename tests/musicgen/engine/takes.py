@@ -1,4 +1,5 @@
-"""Make the same clips again and again in one process: `python -m tests.musicgen.engine.takes THREADS TAKES DTYPE FOLDER WINDOW_S`.
+"""Make the same clips again and again in one process: `python -m tests.musicgen.engine.takes THREADS TAKES DTYPE FOLDER
+WINDOW_S`.
 
 The embedded model makes a clip with a melody, one with a continuation and one of three windows, each with many known
 positions, in company that changes from take to take. Prints as JSON which codes each clip had (sha256) and how often a

@@ -1,7 +1,7 @@
 """The kernels with any number of threads and any order of chunks: the same bits, and no data race.
 
-The library's hook `shuffle_chunks` draws the order of every loop's chunks, and makes the threads wait for each other before
-their first chunk. `helped_loops` counts how often a thread other than the caller worked on a loop.
+The library's hook `shuffle_chunks` draws the order of every loop's chunks, and makes the threads wait for each other
+before their first chunk. `helped_loops` counts how often a thread other than the caller worked on a loop.
 """
 
 import subprocess
@@ -49,7 +49,8 @@ def filled(
     return cache
 
 
-# Each kernel: its outputs, at a size where eight threads have work. Caches begin with what an earlier clip might have left.
+# Each kernel: its outputs, at a size where eight threads have work. Caches begin with what an earlier clip might have
+# left.
 
 
 def prefill(ops: CpuOps) -> list[torch.Tensor]:
@@ -167,7 +168,9 @@ def test_two_callers_at_once_get_what_each_gets_alone(library: Any) -> None:
 
 
 def test_an_infinity_that_an_earlier_clip_left_is_not_read(library: Any) -> None:
-    """The last position may be the first of its pair; the second is read with weight 0, which an infinity would survive."""
+    """The last position may be the first of its pair; the second is read with weight 0, which an infinity would
+    survive.
+    """
     for dtype in (torch.float32, torch.bfloat16):
         for threads in (1, 2):
             assert torch.isfinite(prefill(CpuOps(library, dtype, threads))[-1]).all()

@@ -1,4 +1,6 @@
-"""Heads that look at their own time, before anything is learnt: by what they attend to, and by what a change there does."""
+"""Heads that look at their own time, before anything is learnt: by what they attend to, and by what a change there
+does.
+"""
 
 import json
 

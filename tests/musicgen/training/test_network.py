@@ -1,4 +1,6 @@
-"""The network that is trained is the model that is run: the same logits as our engine and transformers, from the same files."""
+"""The network that is trained is the model that is run: the same logits as our engine and transformers, from the same
+files.
+"""
 
 import json
 from dataclasses import replace
@@ -106,7 +108,9 @@ def test_greedy_generation_is_the_networks_argmax(
 
 
 def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path]) -> None:
-    """With everything dropped, the network hears exactly what the conditioner's null branch is: zeros, and pitch class 0."""
+    """With everything dropped, the network hears exactly what the conditioner's null branch is: zeros, and pitch class
+    0.
+    """
     network, folder = trained
     clips = _clips(network, folder, frames=20)[:2]
     dropped = assemble_batch(

@@ -72,7 +72,8 @@ def test_every_prompt_begins_with_the_ticks_and_numbers_are_whole(ticking: Check
         assert found[-1] == tokenizer.eos_token_id
         assert not set(found[TICKS:]) & set(ids)
     assert "▁92" in tokenizer.convert_ids_to_tokens(tokenizer("sad flute, 92 bpm")["input_ids"])
-    # As transformers' own loader finds it, and when a prompt is too long: the words are cut, never the ticks or the end.
+    # As transformers' own loader finds it, and when a prompt is too long: the words are cut, never the ticks or the
+    # end.
     theirs = AutoTokenizer.from_pretrained(ticking.folder)
     assert theirs("sad flute, 92 bpm")["input_ids"] == tokenizer("sad flute, 92 bpm")["input_ids"]
     cut = tokenizer("flute " * 600, truncation=True, max_length=512)["input_ids"]

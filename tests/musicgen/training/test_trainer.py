@@ -1,4 +1,6 @@
-"""Training: losses fall, an interrupted training ends where one in one piece does, and what drops out is decided by the seed."""
+"""Training: losses fall, an interrupted training ends where one in one piece does, and what drops out is decided by the
+seed.
+"""
 
 import json
 import os
