@@ -74,7 +74,7 @@ def parse_plan(path: str) -> str | None:
 
 
 def manifest_part(run: str, attempt: str, number: int) -> str:
-    """A file of the run's normalized manifest, as one planning attempt wrote it; the plan names the files that count."""
+    """A file of the run's normalized manifest, as one planning attempt wrote it; the plan names those that count."""
     return f"{RUNS}/{run}/manifest/{attempt}/part-{number:05d}.parquet"
 
 

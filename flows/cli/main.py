@@ -20,7 +20,7 @@ from flows.cli.verify_command import verify
 
 app = typer.Typer(
     name="musicgen",
-    help="Datasets of music with MusicGen: from a manifest of prompts to audio and a Parquet index, in a folder or a bucket.",
+    help="Datasets of music with MusicGen: a manifest of prompts becomes audio and an index, in a folder or a bucket.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -230,7 +230,7 @@ def _local(place: str) -> Iterator[bytes]:
 
 @lru_cache(maxsize=16)
 def _store(bucket: str, *environment: str | None) -> "Store":
-    """One store, with its connections, per bucket; the environment takes part because the credentials come from there."""
+    """Return one store, with its connections, per bucket and environment (which holds the credentials)."""
     from musicgen.storage import open_store
 
     return open_store(bucket)

@@ -34,7 +34,7 @@ class Levels:
 
 
 def measure_levels(audio: NDArray[np.float32], rate: int) -> Levels:
-    """Measure a waveform, [channels, samples]: sample peak in dBFS and integrated loudness in LUFS (ITU-R BS.1770-4)."""
+    """Measure a waveform [channels, samples]: sample peak in dBFS, integrated loudness in LUFS (ITU-R BS.1770-4)."""
     peak = _peak(audio)
     peak_dbfs = None if peak == 0.0 else round(float(20 * np.log10(peak)), 4)
     silent = peak_dbfs is None or peak_dbfs < SILENCE_DBFS

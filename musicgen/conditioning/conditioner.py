@@ -204,7 +204,7 @@ class PreparedRequest:
         return self.owner.chroma_embeddings[torch.from_numpy(classes.astype(np.int64)).to(self.owner.device)]
 
     def _build_prefix(self, sound: Tensor | None, with_text: bool) -> Branch:
-        """Sound, then text: [positions + tokens, hidden]; where one is left out, its null condition of the same length."""
+        """Join sound and text, [positions + tokens, hidden]; one left out is its null condition of the same length."""
         owner, text = self.owner, self.text.states
         if sound is None:
             if owner.melodies is not None:

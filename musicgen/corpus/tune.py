@@ -28,7 +28,7 @@ class TuneFields(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Tune:
-    """A melody as (onset, duration, MIDI number), in quarter notes from a bar line on; its key, and quarters per bar."""
+    """A melody as (onset, duration, MIDI number) in quarter notes from a bar line on, its key and quarters per bar."""
 
     name: str  # "collection/title"
     tonic: int
@@ -102,6 +102,6 @@ def _draw_excerpt(tune: Tune, instrument: str, seconds: float, rng: np.random.Ge
 
 
 def _draw_transposition(pitches: list[int], rng: np.random.Generator) -> int | None:
-    """Draw a transposition in semitones that brings a melody into the range of a lead; None if its range is too wide."""
+    """Draw a transposition in semitones that brings a melody into a lead's range; None if the melody is too wide."""
     lowest, highest = _LOWEST_PITCH - min(pitches), _HIGHEST_PITCH - max(pitches)
     return int(rng.integers(lowest, highest + 1)) if lowest <= highest else None

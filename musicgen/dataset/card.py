@@ -1,4 +1,4 @@
-"""The dataset's README.md: a Hugging Face dataset card that says what this is, under which license, and how to use it."""
+"""The dataset's README.md: a Hugging Face dataset card with contents, license and how to load the dataset."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -94,15 +94,16 @@ The audio is synthetic. The weights' license binds whoever runs them; read it be
 The columns are those of `index/**/*.parquet`, one row per clip, which any Parquet reader takes as it stands:
 
 ```sql
-SELECT prompt, duration_s, loudness_lufs,
-audio FROM read_parquet('index/**/*.parquet') WHERE NOT silent ORDER BY peak_dbfs DESC LIMIT 10;
+SELECT prompt, duration_s, loudness_lufs, audio FROM read_parquet('index/**/*.parquet')
+WHERE NOT silent ORDER BY peak_dbfs DESC LIMIT 10;
 ```
 
-- `key` is the clip's content hash: prompt, conditions, parameters, seed, checkpoint,
-encoding. Equal requests have equal keys.
+- `key` is the clip's content hash: prompt, conditions, parameters, seed, checkpoint, encoding.
+  Equal requests have equal keys.
 - `seed` given back in a manifest gives the same sound; `engine` says which versions and devices made it.
 - `audio_sha256` is the file's, `pcm_sha256` that of the samples before encoding (little-endian int16, interleaved).
-- `clipped`: the model's waveform exceeded full scale and the clip was scaled down to fit. `silent`: its peak is below -60 dBFS.
+- `clipped`: the model's waveform exceeded full scale and the clip was scaled down to fit.
+  `silent`: its peak is below -60 dBFS.
 - Columns carried over from the manifest: {carried}.
 
 Rows that could not be made are in `failures/`, with the reason.
@@ -120,7 +121,7 @@ What ran (versions, hardware, timings) is in `runs/<run>/report.json`.
 _LAYOUT_TEXT = {
     "files": "one file per clip under `audio/`.",
     "parquet": "inside the index (column `audio`, {bytes, path}).",
-    "webdataset": "in WebDataset tars under `audio/`; `audio_offset` and `audio_bytes` of the index give each clip's bytes.",
+    "webdataset": "in WebDataset tars under `audio/`; `audio_offset` and `audio_bytes` in the index locate each clip.",
 }
 
 
@@ -158,7 +159,7 @@ def _public_name(name: str) -> str:
 
 
 def _license(checkpoints: list[CardCheckpoint]) -> str:
-    """The hub's identifier of the license: that of the weights if they agree, else the strictest known, else `other`."""
+    """Return the hub's license identifier: the weights' own if they agree, else the strictest known, else `other`."""
     known = {(checkpoint.license or "other").lower() for checkpoint in checkpoints}
     if len(known) == 1:
         return known.pop()

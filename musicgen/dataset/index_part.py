@@ -34,7 +34,7 @@ class Footer:
 
 
 def schema_with(schema: pa.Schema, footer: Footer) -> pa.Schema:
-    """The schema with the footer as metadata, and where it holds audio, with what `datasets` needs to see it as such."""
+    """Add the footer to the schema as metadata, and for audio columns the feature type that `datasets` reads."""
     if pa.types.is_struct(schema.field("audio").type):
         schema = with_audio(schema)
     return schema.with_metadata({**(schema.metadata or {}), _FOOTER: json.dumps(asdict(footer)).encode()})

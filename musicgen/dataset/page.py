@@ -23,7 +23,8 @@ def render_page(title: str, cards: Sequence[ClipCard], whole: int, pixels: tuple
     """The page's text. `whole` is the number of clips that the dataset has, `pixels` the size of a picture."""
     shown = f"{whole:,} {'clip' if whole == 1 else 'clips'}"
     if len(cards) < whole:
-        shown = f"The first {len(cards):,} of {whole:,} clips, in the order of the index (<code>musicgen listen --clips</code> shows more)"
+        shown = f"The first {len(cards):,} of {whole:,} clips, in the order of the index"
+        shown += " (<code>musicgen listen --clips</code> shows more)"
     items = "\n".join(_card(number, card, pixels) for number, card in enumerate(cards, 1))
     return f"""<!doctype html>
 <html lang="en">
@@ -57,12 +58,14 @@ def _card(number: int, card: ClipCard, pixels: tuple[int, int]) -> str:
     lines = [f'<li><article aria-labelledby="clip-{number}">', f'<h2 id="clip-{number}" dir="auto">{name}</h2>']
     if card.audio is not None:
         lines.append(
-            f'<audio controls preload="metadata" src="{_quote_path(card.audio)}" aria-label="Clip {number}: {short}"></audio>'
+            f'<audio controls preload="metadata" src="{_quote_path(card.audio)}"'
+            f' aria-label="Clip {number}: {short}"></audio>'
         )
     if card.picture is not None:
         alt = f"Log-mel spectrogram of clip {number}, {card.duration_s:.1f} seconds: {short}"
         lines.append(
-            f'<img src="{_quote_path(card.picture)}" alt="{alt}" width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
+            f'<img src="{_quote_path(card.picture)}" alt="{alt}"'
+            f' width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
         )
     if card.fault:
         lines.append(f'<p class="fault">{escape(card.fault)}</p>')
@@ -75,7 +78,8 @@ def _quote_path(path: str) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --page: #f5f5f7; --card: #fff; --text: #1c1c22; --soft: #5a5a66; --line: #d9d9e0; --fault: #a3180f; }
+:root { color-scheme: light dark; --page: #f5f5f7; --card: #fff; --text: #1c1c22; --soft: #5a5a66;
+  --line: #d9d9e0; --fault: #a3180f; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #0e0e13; --card: #1b1b23; --text: #ececf1; --soft: #a9a9b6; --line: #33333f; --fault: #ff9c92; }
 }

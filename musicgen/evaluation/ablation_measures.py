@@ -1,4 +1,4 @@
-"""The few measures that compare trainings with each other: what the ablation of patterns shows beside loss and speed."""
+"""The measures that compare trainings: what the ablation of patterns shows beside loss and speed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -31,7 +31,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A condition as a row writes it: the URI, the column, and the manifest's folder that a relative path starts from."""
+    """A condition as a row writes it: URI, column, and the manifest's folder that a relative path starts from."""
 
     uri: str
     what: str  # melody | continuation

@@ -127,7 +127,7 @@ def _batch(
 
 
 def _text(cells: tuple[str, ...], bad: set[int]) -> pa.Array:
-    """A carried column as Arrow strings, an empty cell as null; the positions of cells that are not UTF-8 go to `bad`."""
+    """Return a carried column as Arrow strings, empty cells as null; positions of cells not in UTF-8 go to `bad`."""
     try:
         return pa.array([cell or None for cell in cells], pa.string())
     except (UnicodeEncodeError, pa.ArrowInvalid):

@@ -155,7 +155,7 @@ class Parser:
 
 
 class _Kept:
-    """Rows of a batch that are to be: (position, parameters, prompt, id, sample, melody, continuation), keys and seeds."""
+    """Rows of a batch to make: (position, parameters, prompt, id, sample, melody, continuation), keys, seeds."""
 
     def __init__(self) -> None:
         self.rows: list[tuple] = []

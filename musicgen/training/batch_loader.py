@@ -1,4 +1,4 @@
-"""Which clips a step sees: a new order each epoch, cuts and dropped conditions drawn anew each step, all from the seed."""
+"""Which clips a step trains on: a new order each epoch, cuts and dropped conditions each step, all from the seed."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A trained network as a checkpoint in the published format: what `musicgen run --model FOLDER` and transformers load."""
+"""A trained network as a checkpoint in the published format, for `musicgen run --model FOLDER` and transformers."""
 
 import json
 import os

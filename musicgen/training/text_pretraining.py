@@ -42,7 +42,7 @@ _SOURCES = ("composed", "composed", "essen/", "bach/")
 
 @dataclass(frozen=True, slots=True)
 class CaptionFacts:
-    """What captions tell, a row each; float32, each a distribution but `scale`, which is the pitch classes of the key."""
+    """The facts of captions, a row each, float32: distributions, but `scale` holds the pitch classes of the key."""
 
     instrument: Tensor  # [N, 6]
     tempo: Tensor  # [N, 32]
@@ -79,7 +79,7 @@ class CaptionFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PretrainingResult:
-    """What lessons came to: how often each fact is told right of captions never read, and how to read it off a state."""
+    """The result of pretraining: accuracy per fact on unseen captions, and the linear heads that read the facts."""
 
     accuracies: dict[
         str, float

@@ -36,7 +36,7 @@ def prefixes(conditions: Conditions) -> torch.Tensor:
 
 
 def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidance: float) -> torch.Tensor:
-    """What transformers puts in front of the decoder: [branches, positions, hidden]; chroma by its definition, one-hot."""
+    """Return transformers' prefix of the decoder, [branches, positions, hidden], with a one-hot chromagram."""
     ids = melody_model.text.embedder.tokenizer([prompt], return_tensors="pt")
     kwargs = {"attention_mask": ids["attention_mask"]}
     if audio is not None:

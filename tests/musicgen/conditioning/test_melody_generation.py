@@ -1,4 +1,4 @@
-"""Melody, continuation and long clips through the engine: transformers' codes at batch 1, and the same in any company."""
+"""Melody, continuation and long clips in the engine: transformers' codes at batch 1, the same in any batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace

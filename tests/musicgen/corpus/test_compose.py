@@ -34,7 +34,7 @@ def test_the_lead_lasts_and_overlaps_nothing():
 
 
 def test_motifs_come_back():
-    """The rhythm of four bars, of three beats or of four, is that of the four bars after them, and is not all one note."""
+    """The rhythm of four bars repeats in the next four, in 3/4 and 4/4, and has more than one note length."""
     for n in range(6):
         score = _score(n, 40.0)
         beats = [round(note.onset_s * score.tempo_bpm / 60, 3) for note in score.voice_notes("lead")]

@@ -27,8 +27,13 @@ const heard = [...document.querySelectorAll("audio")].map(a => new Promise(done 
   const tell = () => done(a.error ? "error" : a.duration.toFixed(3));
   a.onloadedmetadata = a.onerror = tell; if (a.readyState || a.error) tell();
 }));
-const seen = [...document.images].map(i => { i.loading = "eager"; return i.decode().then(() => i.naturalWidth, () => "error"); });
-Promise.all([...heard, ...seen]).then(all => { document.body.insertAdjacentHTML("beforeend", `<p id="answer">${all.join(" ")}</p>`); });
+const seen = [...document.images].map(i => {
+  i.loading = "eager";
+  return i.decode().then(() => i.naturalWidth, () => "error");
+});
+Promise.all([...heard, ...seen]).then(all => {
+  document.body.insertAdjacentHTML("beforeend", `<p id="answer">${all.join(" ")}</p>`);
+});
 </script>"""
 
 

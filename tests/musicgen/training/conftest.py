@@ -30,7 +30,7 @@ def melody_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the trainer takes it: ten tunes, one of them with a melody of its own, and two rows that are no good."""
+    """A training folder: ten tunes, one with a melody of its own, and two invalid rows."""
     folder = tmp_path_factory.mktemp("music")
     (folder / "audio").mkdir()
     draw = np.random.default_rng(0)

@@ -77,7 +77,7 @@ def test_logits_equal_transformers(trained: tuple[Network, Path]) -> None:
 def test_greedy_generation_is_the_networks_argmax(
     trained: tuple[Network, Path], pattern: str, tmp_path: Path, melody_file: Path
 ) -> None:
-    """What the engine generates step by step, the network predicts at once: conditions, guidance, positions, pattern."""
+    """The network predicts at once what the engine generates step by step: conditions, guidance, pattern."""
     network, folder = trained
     start = resolve_checkpoint(folder)
     export_checkpoint(network, start, tmp_path / "export", pattern)
