@@ -150,5 +150,5 @@ def add_content_hashes(request: Request) -> Request:
     if request.melody and not request.melody_sha256:
         request = replace(request, melody_sha256=hash_audio(request.melody).sha256)
     if request.continuation and not request.continuation_sha256:
-        request = replace(request, continuation_sha256=hash_audio(request.continuation, what="continuation").sha256)
+        request = replace(request, continuation_sha256=hash_audio(request.continuation, subject="continuation").sha256)
     return request

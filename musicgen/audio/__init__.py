@@ -1,4 +1,4 @@
-"""Audio files and waveforms: fetch and decode within bounds, measure and limit levels, encode reproducibly."""
+"""Fetches and decodes audio files within bounds, measures and limits levels, and encodes waveforms reproducibly."""
 
 from typing import TYPE_CHECKING
 

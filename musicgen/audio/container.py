@@ -1,8 +1,9 @@
-"""What an audio file's container says before anything is decoded: its kind, and whether its end is missing.
+"""Detects the kind of an audio file and whether its end is missing, from the headers alone, before decoding.
 
-libsndfile decodes a truncated wav or mp3 without complaint, as a shorter one; and mpg123 writes its warnings to the
-process's stderr. So both are looked at here first. Sources: RIFF/WAVE (Microsoft, 1991); MPEG-1 audio, ISO/IEC 11172-3
-section 2.4.2.3 (frame headers), MPEG-2 13818-3; the Xing/Info header as LAME writes it; ID3v2.4 section 3.1.
+libsndfile decodes a truncated wav or mp3 file without an error, as a shorter sound, and mpg123 writes its warnings to
+the process's stderr. So the headers of both kinds are checked here first. Sources: RIFF/WAVE (Microsoft, 1991); MPEG-1
+audio, ISO/IEC 11172-3 section 2.4.2.3 (frame headers), MPEG-2 13818-3; the Xing/Info header as LAME writes it; ID3v2.4
+section 3.1.
 """
 
 import os
@@ -12,10 +13,10 @@ from typing import IO, Literal, NamedTuple
 
 Kind = Literal["wav", "flac", "mp3", "ogg"]
 
-# Sizes from here on are what programs write that cannot seek back in a pipe: "unknown".
+# Sizes from here on mean "unknown": programs that write to a pipe cannot go back and fill in the size.
 _RIFF_UNKNOWN = 0x7FFF_0000
 
-_BITRATES_KBPS = {  # (MPEG-1?, layer) -> by index
+_BITRATES_KBPS = {  # (is MPEG-1, layer) -> bit rates by the header's index
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -24,40 +25,40 @@ _BITRATES_KBPS = {  # (MPEG-1?, layer) -> by index
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MAX_FRAMES = 300_000  # two hours; longer files are refused for their length
-_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_SAMPLE_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
 def detect_kind(file: IO[bytes]) -> Kind | None:
-    """The kind of audio file by its first bytes; None for anything else (text, pictures, archives ...)."""
+    """Detect the kind of an audio file by its first bytes; None for anything else (text, pictures, archives ...)."""
     file.seek(0)
-    head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+    header = file.read(12)
+    if header[:4] == b"RIFF" and header[8:12] == b"WAVE":
         return "wav"
-    if head[:4] == b"fLaC":
+    if header[:4] == b"fLaC":
         return "flac"
-    if head[:4] == b"OggS":
+    if header[:4] == b"OggS":
         return "ogg"
-    start = _after_id3(file)
-    file.seek(start)
-    head = file.read(4)
-    if head == b"fLaC":
+    audio_start = _skip_id3_tags(file)
+    file.seek(audio_start)
+    header = file.read(4)
+    if header == b"fLaC":
         return "flac"
-    frame = _mpeg_frame(head)
+    frame = parse_mpeg_header(header)
     if frame is None:
         return None
-    if start == 0:  # two bytes of text can look like a frame: another one must follow, or the end
+    if audio_start == 0:  # two bytes of text can look like a frame header, so another frame or the end must follow
         file.seek(frame.size)
-        head = file.read(4)
-        if len(head) == 4 and _mpeg_frame(head) is None:
+        header = file.read(4)
+        if len(header) == 4 and parse_mpeg_header(header) is None:
             return None
     return "mp3"
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How long a file is by its container: `cut_short` says why its end is known to be missing, if it is.
+    """The length of a file by its headers. `cut_short` is the reason to think that its end is missing, or None.
 
-    `seconds` is None where the container does not tell, or where libsndfile knows better.
+    `seconds` is None where the headers do not give the length, or where libsndfile reads it more exactly.
     """
 
     seconds: float | None = None
@@ -65,88 +66,95 @@ class Extent:
 
 
 def measure_extent(file: IO[bytes], kind: Kind) -> Extent:
-    """The extent of a file of this kind. Reads headers only."""
+    """Measure the extent of a file of this kind, from its headers only."""
     file.seek(0, os.SEEK_END)
-    size = file.tell()
+    file_size = file.tell()
     if kind == "mp3":
-        return _measure_mp3(file, size)
+        return _measure_mp3(file, file_size)
     if kind == "wav":
         file.seek(4)
-        announced = struct.unpack("<I", file.read(4))[0] + 8
-        if size < announced < _RIFF_UNKNOWN:
-            return Extent(cut_short=_missing(announced, size))
+        announced_size = struct.unpack("<I", file.read(4))[0] + 8
+        if file_size < announced_size < _RIFF_UNKNOWN:
+            return Extent(cut_short=_describe_missing_bytes(announced_size, file_size))
     return Extent()
 
 
-def _measure_mp3(file: IO[bytes], size: int) -> Extent:
-    start = position = _after_id3(file)
-    file.seek(start)
-    first = file.read(256)
-    frame = _mpeg_frame(first)
+def _measure_mp3(file: IO[bytes], file_size: int) -> Extent:
+    audio_start = position = _skip_id3_tags(file)
+    file.seek(audio_start)
+    first_bytes = file.read(256)
+    frame = parse_mpeg_header(first_bytes)
     if frame is None:
         return Extent()
-    for mark in (b"Xing", b"Info"):
-        at = first.find(mark)
-        if at < 0 or len(first) < at + 16:
+    for marker in (b"Xing", b"Info"):
+        mark_offset = first_bytes.find(marker)
+        if mark_offset < 0 or len(first_bytes) < mark_offset + 16:
             continue
-        flags, field, frames = struct.unpack(">I", first[at + 4 : at + 8])[0], at + 8, 0
+        flags, field_offset, frame_count = (
+            struct.unpack(">I", first_bytes[mark_offset + 4 : mark_offset + 8])[0],
+            mark_offset + 8,
+            0,
+        )
         if flags & 1:
-            frames, field = struct.unpack(">I", first[field : field + 4])[0], field + 4
+            frame_count, field_offset = (
+                struct.unpack(">I", first_bytes[field_offset : field_offset + 4])[0],
+                field_offset + 4,
+            )
         if flags & 2:  # the stream's size in bytes
-            announced = start + struct.unpack(">I", first[field : field + 4])[0]
-            if announced > size:
-                return Extent(cut_short=_missing(announced, size))
-        if frames:
-            return Extent(seconds=frames * frame.seconds)
-    # Without such a header libsndfile guesses from the first bit rate, so count; a last frame that is not whole tells a
-    # cut.
+            announced_size = audio_start + struct.unpack(">I", first_bytes[field_offset : field_offset + 4])[0]
+            if announced_size > file_size:
+                return Extent(cut_short=_describe_missing_bytes(announced_size, file_size))
+        if frame_count:
+            return Extent(seconds=frame_count * frame.seconds)
+    # Without such a header libsndfile estimates the length from the first bit rate, so the frames are counted here. A
+    # last frame that is not whole means that the file was cut.
     seconds = 0.0
     for _ in range(_MAX_FRAMES):
         file.seek(position)
-        frame = _mpeg_frame(file.read(4))
-        if frame is None:  # the end, a tag at the end, or damage, which the decoder judges
+        frame = parse_mpeg_header(file.read(4))
+        if frame is None:  # the end, a tag at the end, or damage, which the decoder will report
             break
-        if position + frame.size > size:
+        if position + frame.size > file_size:
             return Extent(cut_short="is cut short: its last MPEG frame is not whole")
         position += frame.size
         seconds += frame.seconds
     return Extent(seconds)
 
 
-def _missing(announced: int, size: int) -> str:
-    return f"is cut short: its header announces {announced} bytes and it has {size}"
+def _describe_missing_bytes(announced_size: int, file_size: int) -> str:
+    return f"is cut short: its header announces {announced_size} bytes and it has {file_size}"
 
 
-def _after_id3(file: IO[bytes]) -> int:
-    """Where the audio starts: behind ID3v2 tags, if there are any."""
+def _skip_id3_tags(file: IO[bytes]) -> int:
+    """Return the offset at which the audio starts: behind the ID3v2 tags, if there are any."""
     position = 0
     for _ in range(4):
         file.seek(position)
-        head = file.read(10)
-        if len(head) < 10 or head[:3] != b"ID3":
+        header = file.read(10)
+        if len(header) < 10 or header[:3] != b"ID3":
             break
-        length = (head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | head[9] & 127
-        position += 10 + length + (10 if head[5] & 16 else 0)
+        tag_size = (header[6] & 127) << 21 | (header[7] & 127) << 14 | (header[8] & 127) << 7 | header[9] & 127
+        position += 10 + tag_size + (10 if header[5] & 16 else 0)
     return position
 
 
-class _Frame(NamedTuple):
-    size: int  # bytes
+class _MpegFrame(NamedTuple):
+    size: int  # in bytes
     seconds: float
 
 
-def _mpeg_frame(head: bytes) -> _Frame | None:
-    """The MPEG audio frame with this 4-byte header; None if it is not one."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+def parse_mpeg_header(header: bytes) -> _MpegFrame | None:
+    """Return the size and length of the MPEG audio frame with this 4-byte header; None if it is not a frame header."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
-    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
-    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
-    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
+    bitrate_index, rate_index = header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or layer == 4 or bitrate_index in (0, 15) or rate_index == 3:
         return None
-    bits = 1000 * _BITRATES_KBPS[version == 3, layer][bitrate]
-    hertz = _RATES_HZ[version][rate]
-    padding = head[2] >> 1 & 1
+    bits_per_s = 1000 * _BITRATES_KBPS[version == 3, layer][bitrate_index]
+    sample_rate = _SAMPLE_RATES_HZ[version][rate_index]
+    padding = header[2] >> 1 & 1
     if layer == 1:
-        return _Frame((12 * bits // hertz + padding) * 4, 384 / hertz)
+        return _MpegFrame((12 * bits_per_s // sample_rate + padding) * 4, 384 / sample_rate)
     samples = 576 if layer == 3 and version != 3 else 1152
-    return _Frame(samples // 8 * bits // hertz + padding, samples / hertz)
+    return _MpegFrame(samples // 8 * bits_per_s // sample_rate + padding, samples / sample_rate)

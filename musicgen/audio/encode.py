@@ -1,4 +1,4 @@
-"""A waveform as the bytes of an audio file, the same bytes every time, with what was measured on the way."""
+"""Encodes waveforms as audio files in memory: the same bytes for the same waveform, and its measured levels."""
 
 import hashlib
 import io
@@ -17,18 +17,18 @@ FORMATS = {
     "ogg": ("OGG", "VORBIS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
-"""What libsndfile calls each format and its coding. FLAC and WAV are 16 bit and lossless from there on."""
+"""libsndfile's names of each format and its coding. FLAC and WAV hold 16-bit samples, without further loss."""
 
-_BLOCK = 1 << 15  # frames a call: libsndfile's Vorbis encoder puts a whole call on the stack
+_BLOCK_FRAMES = 1 << 15  # per call: libsndfile's Vorbis encoder puts the samples of a whole call on the stack
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedAudio:
-    """An audio file in memory and what is known of it.
+    """An audio file in memory with its hashes, length and levels.
 
     `pcm_sha256` is the hash of the samples before encoding, as little-endian int16, channels interleaved: what FLAC and
-    WAV decode to. `clipped` says that the waveform exceeded full scale and was scaled down. Levels are of what is
-    stored.
+    WAV decode to. `clipped` is true if the waveform exceeded full scale and was scaled down. The levels are those of
+    the stored samples.
     """
 
     data: bytes
@@ -44,17 +44,18 @@ class EncodedAudio:
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Return the length in seconds."""
         return self.samples / self.sample_rate
 
 
 def encode_audio(
-    audio: NDArray[np.float32], rate: int, format: str = "flac", loudness_lufs: float | None = None
+    audio: NDArray[np.float32], sample_rate: int, format: str = "flac", loudness_lufs: float | None = None
 ) -> EncodedAudio:
     """Encode a waveform, float32 [channels, samples], nominally in [-1, 1].
 
-    With `loudness_lufs` it is brought to that loudness first; what exceeds full scale is scaled down (levels.py). Equal
-    waveforms give equal bytes. Raises `RowError` (generation) for an empty waveform or one with NaN or infinity.
+    With `loudness_lufs` the waveform is brought to that loudness first. A waveform that exceeds full scale is scaled
+    down (levels.py). Equal waveforms give equal bytes. Raises `RowError` (generation) for an empty waveform or one with
+    NaN or infinity.
     """
     if audio.ndim != 2 or audio.shape[-1] == 0:
         raise RowError(
@@ -62,17 +63,17 @@ def encode_audio(
         )
     if not np.isfinite(audio).all():
         raise RowError("generation", "the waveform holds NaN or infinity; try dtype fp32")
-    safe, clipped = limit_peak(np.asarray(audio, np.float32))
+    limited, clipped = limit_peak(np.asarray(audio, np.float32))
     if loudness_lufs is not None:
-        safe, _ = limit_peak(normalize_loudness(safe, rate, loudness_lufs))
-    pcm = quantize_to_int16(safe)
-    levels = measure_levels(pcm.T.astype(np.float32) / np.float32(32768), rate)
-    data = _encode_file(pcm, rate, format)
+        limited, _ = limit_peak(normalize_loudness(limited, sample_rate, loudness_lufs))
+    pcm = quantize_to_int16(limited)
+    levels = measure_levels(pcm.T.astype(np.float32) / np.float32(32768), sample_rate)
+    file_bytes = _encode_file(pcm, sample_rate, format)
     return EncodedAudio(
-        data=data,
-        sha256=hashlib.sha256(data).hexdigest(),
+        data=file_bytes,
+        sha256=hashlib.sha256(file_bytes).hexdigest(),
         pcm_sha256=hash_pcm(pcm),
-        sample_rate=rate,
+        sample_rate=sample_rate,
         channels=pcm.shape[1],
         samples=pcm.shape[0],
         peak_dbfs=levels.peak_dbfs,
@@ -83,27 +84,29 @@ def encode_audio(
 
 
 def quantize_to_int16(audio: NDArray[np.float32]) -> NDArray[np.int16]:
-    """A waveform, [channels, samples], as int16 [samples, channels]: rounded, full scale at 32768, so that decoding to
-    float gives the waveform back to within half a step."""
+    """Round a waveform, float32 [channels, samples], to int16 [samples, channels].
+
+    Full scale is 32768, so that decoding to float gives the waveform back to within half a step.
+    """
     return np.clip(np.rint(audio.T * np.float32(32768)), -32768, 32767).astype("<i2")
 
 
 def hash_pcm(pcm: NDArray[np.int16]) -> str:
-    """The sha256 of int16 samples, [samples, channels], little-endian and interleaved."""
+    """Return the sha256 of int16 samples, [samples, channels], little-endian and interleaved."""
     return hashlib.sha256(np.ascontiguousarray(pcm, "<i2").tobytes()).hexdigest()
 
 
-def _encode_file(pcm: NDArray[np.int16], rate: int, format: str) -> bytes:
+def _encode_file(pcm: NDArray[np.int16], sample_rate: int, format: str) -> bytes:
     import soundfile
 
     container, coding = FORMATS[format]
-    # libsndfile 1.2.2 garbles stereo MP3 written as int16; the lossless formats are exact only from int16
+    # libsndfile 1.2.2 garbles stereo MP3 that is written as int16; the lossless formats are exact only from int16.
     samples = pcm if coding == "PCM_16" else pcm.astype(np.float32) / np.float32(32768)
     buffer = io.BytesIO()
     with soundfile.SoundFile(
-        buffer, "w", samplerate=rate, channels=pcm.shape[1], format=container, subtype=coding
+        buffer, "w", samplerate=sample_rate, channels=pcm.shape[1], format=container, subtype=coding
     ) as file:
-        for start in range(0, len(pcm), _BLOCK):
-            file.write(samples[start : start + _BLOCK])
-    data = buffer.getvalue()
-    return set_stream_serial(data, 0) if format == "ogg" else data
+        for start in range(0, len(pcm), _BLOCK_FRAMES):
+            file.write(samples[start : start + _BLOCK_FRAMES])
+    file_bytes = buffer.getvalue()
+    return set_stream_serial(file_bytes, 0) if format == "ogg" else file_bytes

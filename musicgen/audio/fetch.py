@@ -1,7 +1,8 @@
-"""Fetch a melody or a continuation: from allowed places only, never more than so many bytes, hashed on the way.
+"""Fetches and hashes a row's audio file: from allowed places only, and never more than a maximum of bytes.
 
-The planner uses `digest`, the generator `fetch`; both give a `RowError` of class `melody` for anything that is wrong
-with one row's file, since no row may stop the others. No torch, no librosa: `musicgen plan` comes through here.
+The planner uses `hash_audio`, the generator `fetch_audio`. Both raise a `RowError` of class `melody` for anything that
+is wrong with one row's file, since no row may stop the others. Neither torch nor librosa is imported here, because
+`musicgen plan` uses this module.
 """
 
 import errno
@@ -13,31 +14,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 from musicgen.errors import RowError, StoreError
-
-if TYPE_CHECKING:
-    from musicgen.storage import Store
+from musicgen.storage import Store, open_store
 
 MAX_BYTES = 200_000_000  # 19 minutes of 16-bit stereo at 44.1 kHz, uncompressed
-PLANNED_MAX_BYTES = 4_096_000_000  # of a file whose size the planner has judged already
+PLANNED_MAX_BYTES = 4_096_000_000  # of a file whose size the planner has checked already
 REMOTE_SCHEMES = frozenset({"s3"})
 
-_CHUNK = 1 << 20
-_REMOTE_CHUNK = 8 << 20
-_IN_MEMORY = 16 << 20  # larger files wait on disk, not in memory
-_AWS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_REGION")
+_CHUNK_BYTES = 1 << 20
+_REMOTE_CHUNK_BYTES = 8 << 20
+_IN_MEMORY_BYTES = 16 << 20  # larger files are held on disk, not in memory
+_AWS_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_REGION")
 
 
-class _TooLarge(Exception):
+class _FileTooLarge(Exception):
     pass
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What the planner keeps of a file: the sha256 (hex) and size in bytes of its content."""
+    """The sha256 (hex) and size in bytes of a file's content, as the plan stores them."""
 
     sha256: str
     size: int
@@ -45,7 +44,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A private copy of a file, at its beginning, with the hash of exactly these bytes. Close it, or use `with`."""
+    """A private copy of a file, open at its beginning, and the hash of exactly these bytes. Close it, or use `with`."""
 
     uri: str
     file: IO[bytes]
@@ -53,7 +52,7 @@ class Fetched:
     size: int
 
     def close(self) -> None:
-        """Drop the copy."""
+        """Delete the copy."""
         self.file.close()
 
     def __enter__(self) -> "Fetched":
@@ -66,27 +65,27 @@ class Fetched:
 def fetch_audio(
     uri: str,
     *,
-    what: str = "melody",
+    subject: str = "melody",
     roots: Sequence[str | os.PathLike[str]] | None = None,
     sha256: str | None = None,
     max_bytes: int | None = None,
 ) -> Fetched:
-    """Copy the file at `uri`, of at most `max_bytes`, to a temporary file that nobody else can change.
+    """Copy the file at `uri`, of at most `max_bytes`, to a temporary file that no other process can change.
 
-    `what` names the column in messages. `roots` are the folders a local file may lie in (None: anywhere, for the Python
-    API, where the caller is the owner of the files). With `sha256` the content must still be what was planned.
-    `max_bytes` is `MAX_BYTES` where it is not given, and wider for a file that was planned. Raises RowError("melody")
-    for a place that is not allowed, a missing, unreadable, empty, too large or changed file.
+    `subject` names the column in messages. `roots` are the folders that a local file may lie in (None: any folder, for
+    the Python API, whose caller owns the files). With `sha256` the content must have this hash. `max_bytes` is by
+    default `MAX_BYTES`, or `PLANNED_MAX_BYTES` with a `sha256`. Raises RowError("melody") for a place that is not
+    allowed, and for a file that is missing, unreadable, empty, too large or changed.
     """
-    copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - handed to the caller
+    copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - handed to the caller
     try:
         if max_bytes is None:
             max_bytes = MAX_BYTES if sha256 is None else PLANNED_MAX_BYTES
-        digest = _read(uri, what, roots, max_bytes, copy)
+        digest = _read_and_hash(uri, subject, roots, max_bytes, copy)
         if sha256 is not None and digest.sha256 != sha256:
             raise RowError(
                 "melody",
-                f"{what} {redact_uri(uri)} has changed since the run was planned (sha256 {digest.sha256[:12]}..., "
+                f"{subject} {redact_uri(uri)} has changed since the run was planned (sha256 {digest.sha256[:12]}..., "
                 "planned "
                 f"{sha256[:12]}...): put the old file back, or give the new one another name and run again",
             )
@@ -100,137 +99,136 @@ def fetch_audio(
 def hash_audio(
     uri: str,
     *,
-    what: str = "melody",
+    subject: str = "melody",
     roots: Sequence[str | os.PathLike[str]] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Digest:
-    """The hash and size of the file at `uri`, in constant memory. Raises like `fetch`."""
-    return _read(uri, what, roots, max_bytes, None)
+    """Compute the hash and size of the file at `uri`, in constant memory. Raises as `fetch_audio` does."""
+    return _read_and_hash(uri, subject, roots, max_bytes, None)
 
 
-def resolve_uri(uri: str, *, what: str = "melody", roots: Sequence[str | os.PathLike[str]] | None = None) -> str:
-    """Where `uri` really points: an s3:// URI as it is, a local file as an absolute path without links or `..`.
+def resolve_uri(uri: str, *, subject: str = "melody", roots: Sequence[str | os.PathLike[str]] | None = None) -> str:
+    """Resolve `uri`: an s3:// URI is returned as it is, a local file as an absolute path without links or `..`.
 
-    Touches no file's content and no network. A relative path is looked up in the first of `roots`. Raises
-    RowError("melody") for other schemes, other hosts, and local files outside `roots`; whether such a file exists is
-    not told.
+    Reads no file's content and uses no network. A relative path starts at the first of `roots`. Raises
+    RowError("melody") for other schemes, other hosts, and local files outside `roots`; the message does not reveal
+    whether such a file exists.
     """
     try:
-        parts = urlsplit(uri)
-    except ValueError:  # brackets that are no IPv6 address, and the like
-        parts = None
-    if parts is None or not uri.strip() or "\0" in uri:
-        raise RowError("melody", f"{what} is not a path or URI: {redact_uri(uri)!r}")
-    scheme = parts.scheme.lower()
+        split_uri = urlsplit(uri)
+    except ValueError:  # such as brackets that are no IPv6 address
+        split_uri = None
+    if split_uri is None or not uri.strip() or "\0" in uri:
+        raise RowError("melody", f"{subject} is not a path or URI: {redact_uri(uri)!r}")
+    scheme = split_uri.scheme.lower()
     if scheme in REMOTE_SCHEMES:
-        if not parts.netloc or not parts.path.strip("/"):
+        if not split_uri.netloc or not split_uri.path.strip("/"):
             raise RowError(
-                "melody", f"{what} {redact_uri(uri)} names no object: write {scheme}://bucket/path/to/file.wav"
+                "melody", f"{subject} {redact_uri(uri)} names no object: write {scheme}://bucket/path/to/file.wav"
             )
         return uri
     if "://" in uri and scheme != "file":
         raise RowError(
-            "melody", f"{what} {redact_uri(uri)}: {scheme}:// is not allowed, use s3:// or a file beside the manifest"
+            "melody",
+            f"{subject} {redact_uri(uri)}: {scheme}:// is not allowed, use s3:// or a file beside the manifest",
         )
     if scheme == "file":
-        if parts.netloc not in ("", "localhost"):
+        if split_uri.netloc not in ("", "localhost"):
             raise RowError(
-                "melody", f"{what} {redact_uri(uri)} names a file on another host: use s3:// or a local path"
+                "melody", f"{subject} {redact_uri(uri)} names a file on another host: use s3:// or a local path"
             )
-        path = Path(unquote(parts.path))
+        path = Path(unquote(split_uri.path))
     else:
         path = Path(uri)
     if not path.is_absolute() and roots:
         path = Path(roots[0]) / path
-    real = _real(path)
-    if roots is not None and not any(real.is_relative_to(_real(Path(root))) for root in roots):
+    resolved = _resolve_links(path)
+    if roots is not None and not any(resolved.is_relative_to(_resolve_links(Path(root))) for root in roots):
         raise RowError(
             "melody",
-            f"{what} {redact_uri(uri)} is outside the manifest's own folder: move it there, or add its folder to "
+            f"{subject} {redact_uri(uri)} is outside the manifest's own folder: move it there, or add its folder to "
             "manifest.melody_roots",
         )
-    return str(real)
+    return str(resolved)
 
 
 def redact_uri(uri: str) -> str:
-    """The URI for a message: without user, password or query (they may be secrets), and not longer than a line."""
+    """Return a URI for messages: without user, password or query (they may be secrets), at most 200 characters."""
     scheme, separator, rest = uri.partition("://")
     if separator:
         host, slash, path = rest.partition("/")
-        if (
-            scheme.lower() not in REMOTE_SCHEMES
-        ):  # an object's name may hold these, a web address has its secrets behind them
+        # An object's name may contain ? and #; in a web address secrets may follow them.
+        if scheme.lower() not in REMOTE_SCHEMES:
             path = path.partition("?")[0].partition("#")[0]
             host = host.partition("?")[0].partition("#")[0]
         uri = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
     return uri if len(uri) <= 200 else f"{uri[:100]}...{uri[-90:]}"
 
 
-def _real(path: Path) -> Path:
+def _resolve_links(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError):  # a loop of links, a name that is too long
         return Path(os.path.normpath(path.absolute()))
 
 
-def _read(
-    uri: str, what: str, roots: Sequence[str | os.PathLike[str]] | None, max_bytes: int, copy: IO[bytes] | None
+def _read_and_hash(
+    uri: str, subject: str, roots: Sequence[str | os.PathLike[str]] | None, max_bytes: int, copy: IO[bytes] | None
 ) -> Digest:
-    place = resolve_uri(uri, what=what, roots=roots)
-    sha, size = hashlib.sha256(), 0
+    location = resolve_uri(uri, subject=subject, roots=roots)
+    digest, size = hashlib.sha256(), 0
     try:
-        for chunk in _remote(place, max_bytes) if _is_remote(place) else _local(place):
+        for chunk in _read_remote_chunks(location, max_bytes) if _is_remote(location) else _read_local_chunks(location):
             size += len(chunk)
             if size > max_bytes:
-                raise _TooLarge
-            sha.update(chunk)
+                raise _FileTooLarge
+            digest.update(chunk)
             if copy is not None:
                 copy.write(chunk)
-    except _TooLarge as error:
+    except _FileTooLarge as error:
         raise RowError(
-            "melody", f"{what} {redact_uri(uri)} is larger than {max_bytes / 1e6:g} MB: cut it or compress it"
+            "melody", f"{subject} {redact_uri(uri)} is larger than {max_bytes / 1e6:g} MB: cut it or compress it"
         ) from error
     except FileNotFoundError as error:
-        raise RowError("melody", f"{what} {redact_uri(uri)} does not exist") from error
-    except (StoreError, ValueError) as error:  # ValueError: a path that no store can hold
-        raise RowError("melody", f"{what} {redact_uri(uri)} cannot be read: {error}") from error
+        raise RowError("melody", f"{subject} {redact_uri(uri)} does not exist") from error
+    except (StoreError, ValueError) as error:  # ValueError: a path that is not possible in a store
+        raise RowError("melody", f"{subject} {redact_uri(uri)} cannot be read: {error}") from error
     except OSError as error:
-        raise RowError("melody", f"{what} {redact_uri(uri)} cannot be read: {error.strerror or error}") from error
+        raise RowError("melody", f"{subject} {redact_uri(uri)} cannot be read: {error.strerror or error}") from error
     if size == 0:
-        raise RowError("melody", f"{what} {redact_uri(uri)} is empty (0 bytes)")
-    return Digest(sha.hexdigest(), size)
+        raise RowError("melody", f"{subject} {redact_uri(uri)} is empty (0 bytes)")
+    return Digest(digest.hexdigest(), size)
 
 
-def _is_remote(place: str) -> bool:
-    return urlsplit(place).scheme.lower() in REMOTE_SCHEMES
+def _is_remote(location: str) -> bool:
+    return urlsplit(location).scheme.lower() in REMOTE_SCHEMES
 
 
-def _remote(place: str, max_bytes: int) -> Iterator[bytes]:
-    parts = urlsplit(place, allow_fragments=False)
-    store = _store(f"{parts.scheme.lower()}://{parts.netloc}", *(os.environ.get(name) for name in _AWS))
-    path = place.partition("://")[2].partition("/")[2]
-    size = store.info(path).size
-    if size > max_bytes:  # spares the download
-        raise _TooLarge
-    for start in range(0, size, _REMOTE_CHUNK):
-        yield store.read(path, start, min(_REMOTE_CHUNK, size - start))
-
-
-def _local(place: str) -> Iterator[bytes]:
-    # Not blocking and not following: a pipe must not hang us, nor a link put there since `locate` looked lead away.
-    descriptor = os.open(
-        place, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+def _read_remote_chunks(location: str, max_bytes: int) -> Iterator[bytes]:
+    split_uri = urlsplit(location, allow_fragments=False)
+    store = _open_bucket(
+        f"{split_uri.scheme.lower()}://{split_uri.netloc}", *(os.environ.get(name) for name in _AWS_VARIABLES)
     )
+    path = location.partition("://")[2].partition("/")[2]
+    size = store.info(path).size
+    if size > max_bytes:  # saves the download
+        raise _FileTooLarge
+    for start in range(0, size, _REMOTE_CHUNK_BYTES):
+        yield store.read(path, start, min(_REMOTE_CHUNK_BYTES, size - start))
+
+
+def _read_local_chunks(path: str) -> Iterator[bytes]:
+    # O_NONBLOCK, because opening a pipe must not block; O_NOFOLLOW, because the file may have been replaced by a link
+    # to a place outside the roots since `resolve_uri` checked it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
     with open(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
 @lru_cache(maxsize=16)
-def _store(bucket: str, *environment: str | None) -> "Store":
-    """Return one store, with its connections, per bucket and environment (which holds the credentials)."""
-    from musicgen.storage import open_store
-
+def _open_bucket(bucket: str, *environment: str | None) -> Store:
+    """Open one store, with its connections, per bucket and environment (which holds the credentials)."""
     return open_store(bucket)

@@ -1,39 +1,40 @@
-"""The one random thing in an audio file: Ogg's stream serial number, which libsndfile draws from the clock.
+"""Replaces the serial number of an Ogg stream, so that equal waveforms give equal files.
 
-Page layout and checksum: RFC 3533, section 6 (CRC-32 with polynomial 0x04c11db7, no reflection, zero start and end).
+libsndfile draws that number from the clock. Page layout and checksum: RFC 3533, section 6 (CRC-32 with polynomial
+0x04c11db7, no reflection, initial and final value zero).
 """
 
 import struct
 import zlib
 
-_HEADER = struct.Struct("<4sBBqIIIB")  # OggS, version, type, granule position, serial, sequence, checksum, segments
-_SERIAL_AT, _CHECKSUM_AT = 14, 22
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_PAGE_HEADER = struct.Struct(
+    "<4sBBqIIIB"
+)  # OggS, version, type, granule position, serial, sequence, checksum, segments
+_SERIAL_OFFSET, _CHECKSUM_OFFSET = 14, 22
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def set_stream_serial(data: bytes, serial: int) -> bytes:
-    """The same Ogg stream under another serial number, its checksums made right.
+def set_stream_serial(stream: bytes, serial: int) -> bytes:
+    """Return the Ogg stream with another serial number and the checksums that belong to it.
 
     Raises `ValueError` if the bytes are not a sequence of Ogg pages.
     """
-    out = bytearray(data)
-    start = 0
-    while start < len(out):
-        if len(out) - start < _HEADER.size or out[start : start + 4] != b"OggS":
-            raise ValueError(f"no Ogg page at byte {start}")
-        segments = out[start + 26]
-        body = start + _HEADER.size + segments
-        end = body + sum(out[start + _HEADER.size : body])
-        struct.pack_into("<I", out, start + _SERIAL_AT, serial)
-        struct.pack_into("<I", out, start + _CHECKSUM_AT, 0)
-        struct.pack_into("<I", out, start + _CHECKSUM_AT, _crc(out[start:end]))
-        start = end
-    return bytes(out)
+    pages = bytearray(stream)
+    page_start = 0
+    while page_start < len(pages):
+        if len(pages) - page_start < _PAGE_HEADER.size or pages[page_start : page_start + 4] != b"OggS":
+            raise ValueError(f"no Ogg page at byte {page_start}")
+        segment_count = pages[page_start + 26]
+        body_start = page_start + _PAGE_HEADER.size + segment_count
+        page_end = body_start + sum(pages[page_start + _PAGE_HEADER.size : body_start])
+        struct.pack_into("<I", pages, page_start + _SERIAL_OFFSET, serial)
+        struct.pack_into("<I", pages, page_start + _CHECKSUM_OFFSET, 0)
+        struct.pack_into("<I", pages, page_start + _CHECKSUM_OFFSET, _ogg_checksum(pages[page_start:page_end]))
+        page_start = page_end
+    return bytes(pages)
 
 
-def _crc(page: bytes | bytearray) -> int:
-    """Ogg's CRC by way of zlib's: the same polynomial, but with the bits of each byte, and the result, the other way
-    round.
-    """
-    mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+def _ogg_checksum(page: bytes | bytearray) -> int:
+    """Compute Ogg's CRC with zlib, which has the same polynomial but reverses the bits of bytes and result."""
+    mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

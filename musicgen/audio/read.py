@@ -1,13 +1,13 @@
-"""Decode a fetched audio file within bounds: only as many seconds as are needed, in blocks, whatever its header claims.
+"""Decodes audio files within bounds: only as many seconds as are needed, in blocks, whatever the header says.
 
-libsndfile decodes, soxr resamples. Anything that is not a plain wav, flac, mp3 or ogg file of at most half an hour in
-mono or stereo is refused before a sample is decoded; a longer melody than the model listens to is simply cut.
+libsndfile decodes, soxr resamples. Anything that is not a wav, flac, mp3 or ogg file of at most half an hour in mono or
+stereo is refused before a sample is decoded. A file that is longer than the model uses is cut.
 """
 
 import io
 from collections.abc import Callable
 from math import ceil
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,31 +15,35 @@ from numpy.typing import NDArray
 from musicgen.audio.container import Extent, Kind, detect_kind, measure_extent
 from musicgen.errors import RowError
 
-MAX_S = 1800.0  # a whole symphony is a mistake, ten hours are an attack; the model listens to 30 s of it
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+MAX_S = 1800.0  # longer files are refused: the model uses 30 s, and a header of ten hours may be an attack
 MAX_CHANNELS = 2
 MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 192_000
 MAX_LEVEL = 1e3  # 60 dB over full scale; float files can hold 3e38, whose sums and squares are infinite
 
 Refuse = Callable[[str], RowError]
+"""Makes the error of a refused file from the reason."""
 
-_BLOCK = 1 << 16  # frames: at most 0.5 MB a block
-_UNKNOWN = 1 << 62  # libsndfile says about 2^63 frames when a header does not tell the length
+_BLOCK_FRAMES = 1 << 16  # frames: at most 0.5 MB a block
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile reports about 2^63 frames when a header does not give the length
 
 
 def decode_excerpt(
-    file: IO[bytes], *, rate: int, seconds: float, channels: int = 1, what: str = "melody", name: str = "file"
+    file: IO[bytes], *, sample_rate: int, seconds: float, channels: int = 1, subject: str = "melody", name: str = "file"
 ) -> NDArray[np.float32]:
-    """The first `seconds` of an audio file as float32 [channels, samples] at `rate` Hz.
+    """Decode the first `seconds` of an audio file to float32 [channels, samples] at `sample_rate` Hz.
 
-    `channels` is 1 (the mean of both) or 2 (a mono file twice). `what` and `name` serve the messages. Memory is bounded
-    by the result and one block, time by `MAX_S`. Raises RowError("melody") with the reason for a file that is not
-    audio, not of an allowed kind, too long, of too many channels, of an odd rate, cut short, not finite, or beyond
-    `MAX_LEVEL`.
+    `channels` is 1 (the mean of a stereo file's channels) or 2 (a mono file twice). `subject` and `name` are used in
+    messages. Memory is bounded by the result and one block, time by `MAX_S`. Raises RowError("melody") with the reason
+    for a file that is not audio, not of an allowed kind, too long, of too many channels or of an unusual sample rate,
+    that is cut short, or whose samples are not finite or exceed `MAX_LEVEL`.
     """
     import soundfile
 
     def refuse(reason: str) -> RowError:
-        return RowError("melody", f"{what} {name} {reason}")
+        return RowError("melody", f"{subject} {name} {reason}")
 
     kind = detect_kind(file)
     if kind is None:
@@ -49,86 +53,94 @@ def decode_excerpt(
         raise refuse(extent.cut_short)
     file.seek(0)
     try:
-        with soundfile.SoundFile(file) as sound:
-            _check_header(sound, kind, extent, refuse)
-            # Encoder delay and padding make an mp3 a little shorter than its frames: there the end of the data is the
-            # end.
-            announced = None if kind == "mp3" else sound.frames
-            return _read(sound, rate, min(seconds, MAX_S), channels, announced, refuse)
+        with soundfile.SoundFile(file) as sound_file:
+            _check_header(sound_file, kind, extent, refuse)
+            # Encoder delay and padding make an mp3 a little shorter than its frames, so its header's length is not
+            # checked against the decoded samples.
+            announced_frames = None if kind == "mp3" else sound_file.frames
+            return _read_blocks(sound_file, sample_rate, min(seconds, MAX_S), channels, announced_frames, refuse)
     except soundfile.LibsndfileError as error:
-        said = error.error_string.rstrip(".")
-        detail = (
-            "" if "does not exist" in said else f" (libsndfile: {said})"
-        )  # what it says of any stream that is no mp3
+        library_message = error.error_string.rstrip(".")
+        # libsndfile says "does not exist" of every stream that is not an mp3, which would mislead.
+        detail = "" if "does not exist" in library_message else f" (libsndfile: {library_message})"
         raise refuse(f"cannot be decoded as {kind}, it is damaged or cut short{detail}") from error
 
 
-def _check_header(sound: Any, kind: Kind, extent: Extent, refuse: Refuse) -> None:
-    """Everything that can be refused before a sample is decoded."""
-    if sound.channels > MAX_CHANNELS:
-        raise refuse(f"has {sound.channels} channels: mix it down to mono or stereo")
-    if not MIN_RATE_HZ <= sound.samplerate <= MAX_RATE_HZ:
+def _check_header(sound_file: "SoundFile", kind: Kind, extent: Extent, refuse: Refuse) -> None:
+    """Refuse a file for anything that its header shows, before a sample is decoded."""
+    if sound_file.channels > MAX_CHANNELS:
+        raise refuse(f"has {sound_file.channels} channels: mix it down to mono or stereo")
+    if not MIN_RATE_HZ <= sound_file.samplerate <= MAX_RATE_HZ:
         raise refuse(
-            f"has a sample rate of {sound.samplerate} Hz: resample it to between {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz"
+            f"has a sample rate of {sound_file.samplerate} Hz: resample it to between {MIN_RATE_HZ} and "
+            f"{MAX_RATE_HZ} Hz"
         )
-    if extent.seconds is None and not 0 <= sound.frames < _UNKNOWN:
+    if extent.seconds is None and not 0 <= sound_file.frames < _UNKNOWN_FRAMES:
         raise refuse(f"does not say how long it is: write it again as a {kind} file with its length in the header")
-    seconds = sound.frames / sound.samplerate if extent.seconds is None else extent.seconds
+    seconds = sound_file.frames / sound_file.samplerate if extent.seconds is None else extent.seconds
     if seconds == 0:
         raise refuse("holds no samples")
     if seconds > MAX_S:
-        raise refuse(f"is {_duration(seconds)} long, and at most {_duration(MAX_S)} are allowed: cut it")
-    if kind == "mp3" and sound.frames < (0.99 * seconds - 0.2) * sound.samplerate:  # libsndfile would stop at its guess
+        raise refuse(f"is {_format_duration(seconds)} long, and at most {_format_duration(MAX_S)} are allowed: cut it")
+    if (
+        kind == "mp3" and sound_file.frames < (0.99 * seconds - 0.2) * sound_file.samplerate
+    ):  # libsndfile would stop at its estimate
         raise refuse("is an mp3 of varying bit rate without a header that tells its length: write it again")
-    if kind == "ogg" and "lacks an end-of-stream bit" in sound.extra_info:
+    if kind == "ogg" and "lacks an end-of-stream bit" in sound_file.extra_info:
         raise refuse("is cut short: its last page does not end the stream")
 
 
-def _read(
-    sound: Any, rate: int, seconds: float, channels: int, announced: int | None, refuse: Refuse
+def _read_blocks(
+    sound_file: "SoundFile",
+    sample_rate: int,
+    seconds: float,
+    channels: int,
+    announced_frames: int | None,
+    refuse: Refuse,
 ) -> NDArray[np.float32]:
     import soxr
 
-    wanted = ceil(seconds * sound.samplerate)
-    if announced is not None:
-        wanted = min(wanted, announced)
-    stream = (
+    frames_wanted = ceil(seconds * sound_file.samplerate)
+    if announced_frames is not None:
+        frames_wanted = min(frames_wanted, announced_frames)
+    resampler = (
         None
-        if sound.samplerate == rate
-        else soxr.ResampleStream(sound.samplerate, rate, channels, dtype="float32", quality="HQ")
+        if sound_file.samplerate == sample_rate
+        else soxr.ResampleStream(sound_file.samplerate, sample_rate, channels, dtype="float32", quality="HQ")
     )
     pieces: list[NDArray[np.float32]] = []
-    done = 0
-    while done < wanted:
-        block = sound.read(
-            min(_BLOCK, wanted - done), dtype="float32", always_2d=True
-        )  # [frames, channels of the file]
+    frames_read = 0
+    while frames_read < frames_wanted:
+        # [frames, channels of the file]
+        block = sound_file.read(min(_BLOCK_FRAMES, frames_wanted - frames_read), dtype="float32", always_2d=True)
         if len(block) == 0:
             break
-        done += len(block)
-        # Before anything is summed: what is within the level stays finite through the mix and the resampler.
+        frames_read += len(block)
+        # Checked before channels are summed: samples within the level stay finite in the mix and the resampler.
         if not np.isfinite(block).all():
             raise refuse("contains samples that are not finite numbers")
-        if (level := float(np.abs(block).max())) > MAX_LEVEL:
-            raise refuse(f"contains samples as large as {level:.1e}, where full scale is 1: normalize it")
-        mixed = _mix(block, channels)
-        pieces.append(mixed if stream is None else stream.resample_chunk(mixed))
-    if announced is not None and done < wanted:
+        if (largest := float(np.abs(block).max())) > MAX_LEVEL:
+            raise refuse(f"contains samples as large as {largest:.1e}, where full scale is 1: normalize it")
+        mixed = _mix_channels(block, channels)
+        pieces.append(mixed if resampler is None else resampler.resample_chunk(mixed))
+    if announced_frames is not None and frames_read < frames_wanted:
         raise refuse(
-            f"is cut short: it announces {announced / sound.samplerate:.1f} s and ends after "
-            f"{done / sound.samplerate:.1f} s"
+            f"is cut short: it announces {announced_frames / sound_file.samplerate:.1f} s and ends after "
+            f"{frames_read / sound_file.samplerate:.1f} s"
         )
-    if stream is not None:
-        pieces.append(stream.resample_chunk(np.zeros((0, channels), dtype=np.float32), last=True))
+    if resampler is not None:
+        pieces.append(resampler.resample_chunk(np.zeros((0, channels), dtype=np.float32), last=True))
     audio = (
-        np.concatenate(pieces)[: max(1, round(seconds * rate))] if pieces else np.zeros((0, channels), dtype=np.float32)
+        np.concatenate(pieces)[: max(1, round(seconds * sample_rate))]
+        if pieces
+        else np.zeros((0, channels), dtype=np.float32)
     )
     if len(audio) == 0:
         raise refuse("holds no samples, or too few to be heard")
     return np.ascontiguousarray(audio.T)
 
 
-def _mix(block: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+def _mix_channels(block: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     if block.shape[1] == channels:
         return block
     if channels == 1:
@@ -136,7 +148,7 @@ def _mix(block: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     return np.repeat(block, channels, axis=1)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return (
         f"{seconds / 3600:.1f} h"
         if seconds >= 3600
@@ -146,15 +158,15 @@ def _duration(seconds: float) -> str:
     )
 
 
-def decode_audio(data: bytes) -> tuple[NDArray[np.float32], int]:
-    """Decode a file that `encode` wrote: float32 [channels, samples] in [-1, 1), and its sample rate in Hz.
+def decode_audio(file_bytes: bytes) -> tuple[NDArray[np.float32], int]:
+    """Decode a file that `encode_audio` made: float32 [channels, samples] in [-1, 1), and its sample rate in Hz.
 
     Raises `ValueError` if the bytes are not audio.
     """
     import soundfile
 
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        samples, sample_rate = soundfile.read(io.BytesIO(file_bytes), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"not decodable audio: {error}") from None
-    return np.ascontiguousarray(samples.T), rate
+    return np.ascontiguousarray(samples.T), sample_rate

@@ -92,14 +92,14 @@ def _load(row: dict[str, Any], codec: "Codec", roots: Sequence[str]) -> NDArray[
         if "://" in folder and "://" not in uri and not os.path.isabs(uri):
             uri = f"{folder}/{uri}"
         allowed = list(roots) if "://" in folder else [folder, *roots]
-        with fetch_audio(uri, what="audio", roots=allowed) as file:
+        with fetch_audio(uri, subject="audio", roots=allowed) as file:
             row["audio_sha256"] = file.sha256
             return decode_excerpt(
                 file.file,
-                rate=codec.sample_rate,
+                sample_rate=codec.sample_rate,
                 seconds=MAX_S,
                 channels=codec.channels,
-                what="audio",
+                subject="audio",
                 name=redact_uri(uri),
             )
     except RowError as error:

@@ -15,8 +15,8 @@ class AudioMemo(Generic[Value]):
     `what` names the kind of file in error messages ("melody", "continuation", ...).
     """
 
-    def __init__(self, size: int, what: str):
-        self.what = what
+    def __init__(self, size: int, subject: str):
+        self.subject = subject
         self._results: Memo[tuple[str, Hashable], Value] = Memo(size)
 
     def get(
@@ -29,11 +29,11 @@ class AudioMemo(Generic[Value]):
         changed.
         """
         if sha256 is None:
-            with fetch_audio(uri, what=self.what) as fetched:
+            with fetch_audio(uri, subject=self.subject) as fetched:
                 return self._results.get((fetched.sha256, settings), lambda: compute(fetched.file))
 
         def fetch_and_compute() -> Value:
-            with fetch_audio(uri, what=self.what, sha256=sha256) as fetched:
+            with fetch_audio(uri, subject=self.subject, sha256=sha256) as fetched:
                 return compute(fetched.file)
 
         return self._results.get((sha256, settings), fetch_and_compute)

@@ -46,7 +46,7 @@ class ClapSoundEncoder:
 
     @torch.inference_mode()
     def _encode_file(self, file: IO[bytes], uri: str) -> TextStates:
-        audio = decode_excerpt(file, rate=RATE_HZ, seconds=CHUNK_S, what="sound", name=redact_uri(uri))[0]
+        audio = decode_excerpt(file, sample_rate=RATE_HZ, seconds=CHUNK_S, subject="sound", name=redact_uri(uri))[0]
         states = self._load_audio_tower()(audio)
         projection = self._model.text.projection
         return TextStates(synchronized(states if projection is None else projection(states)))

@@ -40,10 +40,10 @@ class ContinuationEncoder:
         samples_per_frame = round(codec.sample_rate / codec.frame_rate)
         audio = decode_excerpt(
             file,
-            rate=codec.sample_rate,
+            sample_rate=codec.sample_rate,
             seconds=frames / codec.frame_rate,
             channels=codec.channels,
-            what="continuation",
+            subject="continuation",
             name=redact_uri(uri),
         )
         whole_frames = audio.shape[1] // samples_per_frame

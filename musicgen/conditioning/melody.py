@@ -83,4 +83,4 @@ class MelodyAnalyzer:
 
 
 def _decode_mono(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:
-    return decode_excerpt(file, rate=chroma.RATE_HZ, seconds=seconds, name=name)[0]
+    return decode_excerpt(file, sample_rate=chroma.RATE_HZ, seconds=seconds, name=name)[0]

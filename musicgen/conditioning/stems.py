@@ -42,7 +42,9 @@ def load_demucs(model: str = "htdemucs", device: str = "cpu") -> Separate:
     keep = [demucs.sources.index(stem) for stem in STEMS]
 
     def separate(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:
-        audio = decode_excerpt(file, rate=demucs.samplerate, seconds=seconds, channels=demucs.audio_channels, name=name)
+        audio = decode_excerpt(
+            file, sample_rate=demucs.samplerate, seconds=seconds, channels=demucs.audio_channels, name=name
+        )
         with torch.inference_mode():
             # shifts=0: Demucs would otherwise draw random shifts, and a row must sound the same each time.
             stems = apply_model(demucs, torch.from_numpy(audio)[None].to(device), device=device, shifts=0)[0]

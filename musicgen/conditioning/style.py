@@ -161,8 +161,10 @@ class StyleEncoder:
 
     @torch.inference_mode()
     def _encode_file(self, file: IO[bytes], uri: str) -> Tensor:
-        rate = self.network.settings.sample_rate
-        audio = decode_excerpt(file, rate=rate, seconds=CHUNK_S, what="style excerpt", name=redact_uri(uri))[0]
+        sample_rate = self.network.settings.sample_rate
+        audio = decode_excerpt(
+            file, sample_rate=sample_rate, seconds=CHUNK_S, subject="style excerpt", name=redact_uri(uri)
+        )[0]
         wanted = self.network.samples
         start = max(0, (len(audio) - wanted) // 2)
         excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated

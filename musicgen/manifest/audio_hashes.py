@@ -81,11 +81,11 @@ class Conditions:
                 roots.insert(0, item.folder)
             elif "://" not in uri and not os.path.isabs(uri):
                 uri = f"{item.folder}/{uri}"  # beside a manifest in a bucket
-            place = resolve_uri(uri, what=item.what, roots=roots)
+            place = resolve_uri(uri, subject=item.what, roots=roots)
             state = _state(place)
             sha256 = self._hashes.get(place, state) if state else None
             if sha256 is None:
-                sha256 = hash_audio(place, what=item.what, roots=roots).sha256
+                sha256 = hash_audio(place, subject=item.what, roots=roots).sha256
                 if state and _state(place) == state:  # it did not change while it was read
                     self._hashes.put(place, state, sha256)
             return Condition(place, sha256)

@@ -291,12 +291,12 @@ def _make_codec(recipe: Recipe, data: "Store", on_message: MessageCallback) -> S
     )
 
 
-def _read_sound(row: Any, data: "Store", rate: int) -> NDArray[np.float32] | None:
+def _read_sound(row: Any, data: "Store", sample_rate: int) -> NDArray[np.float32] | None:
     from musicgen.audio.read import decode_excerpt
 
     try:
         with row.open_audio(data) as file:
-            return decode_excerpt(file, rate=rate, seconds=60.0, what="audio", name=row.name)[0]
+            return decode_excerpt(file, sample_rate=sample_rate, seconds=60.0, subject="audio", name=row.name)[0]
     except (MusicGenError, OSError):
         return None  # named when the tokens are made
 

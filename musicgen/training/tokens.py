@@ -98,7 +98,7 @@ def tokenize_row(row: DataRow, store: Store, codec: Any, hears_melody: bool) -> 
     """
     with row.open_audio(store) as file:
         audio = decode_excerpt(
-            file, rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, what="audio", name=row.name
+            file, sample_rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, subject="audio", name=row.name
         )
         codes = np.asarray(codec.encode(audio), np.int16)
         if not hears_melody:
@@ -110,10 +110,10 @@ def tokenize_row(row: DataRow, store: Store, codec: Any, hears_melody: bool) -> 
         return codes, _read_pitch_classes(melody, "melody", row.melody)
 
 
-def _read_pitch_classes(file: Any, what: str, name: str) -> NDArray[np.int8]:
+def _read_pitch_classes(file: Any, subject: str, name: str) -> NDArray[np.int8]:
     """Pitch classes as `musicgen.conditioning.melody` takes them."""
     return chroma.strongest_pitch_classes(
-        decode_excerpt(file, rate=chroma.RATE_HZ, seconds=_MAX_S, what=what, name=name)[0]
+        decode_excerpt(file, sample_rate=chroma.RATE_HZ, seconds=_MAX_S, subject=subject, name=name)[0]
     )
 
 

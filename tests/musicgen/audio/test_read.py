@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicgen.audio.container import _mpeg_frame
+from musicgen.audio.container import parse_mpeg_header
 from musicgen.audio.read import decode_excerpt
 from musicgen.errors import RowError
 from tests.musicgen.conditioning import hostile
@@ -74,7 +74,7 @@ def test_only_what_is_needed_is_decoded() -> None:
             return count
 
     file = Counting(encoded(np.random.default_rng(0).uniform(-1, 1, 1_500_000).astype(np.float32)))
-    decode_excerpt(file, rate=RATE, seconds=1.0)
+    decode_excerpt(file, sample_rate=RATE, seconds=1.0)
     assert file.read_bytes < 500_000
 
 
@@ -90,7 +90,7 @@ def test_a_truncated_mp3_is_noticed_even_where_the_sound_would_suffice() -> None
     data = encoded(tune(20.0), kind="MP3")
     assert "cut short: its header announces" in reason(data[: len(data) * 3 // 4], seconds=5.0)
     # Without the header that tells the size, by the last frame.
-    frame = _mpeg_frame(data[:4])
+    frame = parse_mpeg_header(data[:4])
     assert frame is not None
     assert "its last MPEG frame is not whole" in reason(data[frame.size : len(data) * 3 // 4], seconds=5.0)
 
@@ -103,7 +103,7 @@ def test_an_mp3_with_tags_around_it() -> None:
 
 def test_an_mp3_whose_length_cannot_be_told() -> None:
     data = encoded(tune(10.0), kind="MP3")
-    frame = _mpeg_frame(data[:4])
+    frame = parse_mpeg_header(data[:4])
     assert frame is not None
     assert "varying bit rate without a header" in reason(data[frame.size :])
 
@@ -174,9 +174,9 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 import resource, sys
 from musicgen.audio.read import decode_excerpt
 with open(sys.argv[1], "rb") as file:
-    decode_excerpt(file, rate=32000, seconds=1.0)
+    decode_excerpt(file, sample_rate=32000, seconds=1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    audio = decode_excerpt(file, rate=32000, seconds=60.0)
+    audio = decode_excerpt(file, sample_rate=32000, seconds=60.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, audio.nbytes // 1024)
 """
     out = subprocess.run(
@@ -194,7 +194,7 @@ def test_levels_whose_sums_overflow_are_refused(rate: int, channels: int, level:
     loud = np.zeros((rate, 2), np.float32)
     loud[rate // 2 :] = level
     for sign in (1, -1):
-        assert "full scale" in reason(encoded(sign * loud, rate, subtype="FLOAT"), rate=RATE, channels=channels)
+        assert "full scale" in reason(encoded(sign * loud, rate, subtype="FLOAT"), sample_rate=RATE, channels=channels)
 
 
 def test_hot_but_possible_levels_are_heard() -> None:

@@ -91,7 +91,7 @@ def test_the_embedding_is_transformers(tmp_path: Path, fused: bool) -> None:
     joint = ClapSoundEncoder(model)
     for seconds, windows in ((4.0, 1), (10.0, 1), (12.3, 3)):
         path = write(tmp_path / f"{seconds}.wav", tune(seconds, 48_000), 48_000)
-        audio = heard(path.read_bytes(), rate=48_000)[0]
+        audio = heard(path.read_bytes(), sample_rate=48_000)[0]
         with torch.inference_mode():
             found = []
             for start in range(windows):

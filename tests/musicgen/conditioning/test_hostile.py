@@ -21,7 +21,7 @@ from musicgen.errors import RowError
 def hear(uri):
     try:
         with fetch_audio(uri) as file:
-            return str(module.decode_excerpt(file.file, rate=32_000, seconds=30.0, name=uri).shape)
+            return str(module.decode_excerpt(file.file, sample_rate=32_000, seconds=30.0, name=uri).shape)
     except RowError as error:
         return f"{error.error_class}: {error}"
 

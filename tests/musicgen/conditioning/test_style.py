@@ -103,7 +103,7 @@ def test_the_excerpt_is_the_middle_of_what_is_heard(conditioner, style_model, tm
     path = write(tmp_path / "a.wav", audio, 24_000)
     found = embeddings(conditioner, path)
     assert found.shape == (conditioner.style.positions, style_model.spec.hidden)
-    middle = heard(path.read_bytes(), rate=24_000)[0, 4 * 24_000 : 7 * 24_000]
+    middle = heard(path.read_bytes(), sample_rate=24_000)[0, 4 * 24_000 : 7 * 24_000]
     assert torch.equal(found, conditioner.style.network(torch.from_numpy(middle)))
     # What lies outside changes nothing, what lies inside does.
     outside, inside = audio.copy(), audio.copy()
