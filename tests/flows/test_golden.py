@@ -15,7 +15,6 @@ from tests.flows.conftest import Cli
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 DATASETS = ("files", "parquet", "webdataset")
-UNFINISHED = ("files", "parquet")
 MADE = ("made", "pending", "grown")
 
 
@@ -102,7 +101,7 @@ def test_it_is_planned_with_the_same_keys(golden_cli: Cli) -> None:
         assert plan["made"] == len(keys_of(name, "made"))
 
 
-@pytest.mark.parametrize("name", UNFINISHED)
+@pytest.mark.parametrize("name", [pytest.param("files"), pytest.param("parquet", marks=pytest.mark.slow)])
 def test_its_unfinished_run_is_resumed(golden_cli: Cli, golden: Path, name: str) -> None:
     before = committed_files(golden / name)
     golden_cli("run", f"jobs/{name}.yaml", expect=3)
