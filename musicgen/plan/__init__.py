@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-from musicgen.plan.plan import PlanOutcome
+from musicgen.plan.outcome import PlanOutcome
 from musicgen.run_plan import Plan, PlanPart
 
 if TYPE_CHECKING:

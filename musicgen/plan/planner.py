@@ -29,7 +29,7 @@ from musicgen.plan.history import PastRun, load_plan, pending_shards, read_past
 from musicgen.plan.keyed_rows import Parser
 from musicgen.plan.keys import Keyer
 from musicgen.plan.missing import Counts, Ledger
-from musicgen.plan.plan import PlanOutcome
+from musicgen.plan.outcome import PlanOutcome
 from musicgen.plan.shard_files import with_carried, write_parts
 from musicgen.plan.shards import cut, expected_speed, shard_limits
 from musicgen.plan.spill import Spill
