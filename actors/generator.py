@@ -156,7 +156,7 @@ class Generator:
         settings = self._settings
         if settings.slots != "auto":
             return self._make_engine(settings)
-        path = paths.slots(settings.plan.run)
+        path = paths.slots_file(settings.plan.run)
         try:
             return self._make_engine(replace(settings, slots=json.loads(self._store.read(path))["slots"]))
         except FileNotFoundError:

@@ -62,7 +62,7 @@ def audio_tar(run: str, shard: int, attempt: str) -> str:
     return f"{AUDIO}/{run}/part-{shard:05d}-{attempt}.tar"
 
 
-def plan(run: str) -> str:
+def plan_file(run: str) -> str:
     """The run's frozen plan (`musicgen.run_plan.Plan`)."""
     return f"{RUNS}/{run}/plan.json"
 
@@ -78,7 +78,7 @@ def manifest_part(run: str, attempt: str, number: int) -> str:
     return f"{RUNS}/{run}/manifest/{attempt}/part-{number:05d}.parquet"
 
 
-def slots(run: str) -> str:
+def slots_file(run: str) -> str:
     """The number of slots that the run's first actor chose; later actors take the same."""
     return f"{RUNS}/{run}/slots.json"
 
@@ -88,11 +88,11 @@ def driver_token(run: str, driver: str) -> str:
     return f"{RUNS}/{run}/drivers/{driver}"
 
 
-def superseded(run: str) -> str:
+def superseded_note(run: str) -> str:
     """The note that closes an unfinished run, because a later run has planned its missing rows."""
     return f"{RUNS}/{run}/superseded.json"
 
 
-def report(run: str) -> str:
+def report_file(run: str) -> str:
     """The run's report: its job, model and sessions."""
     return f"{RUNS}/{run}/report.json"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from musicgen.errors import JobError
-from musicgen.job_file import JobDocument, redact, reveals_secret
+from musicgen.job_file import JobDocument, redact_credentials, reveals_secret
 
 MAX_SEED = (1 << 63) - 1
 
@@ -36,21 +36,21 @@ ROW_FIELDS = (
 )
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean `x`?" for a name close to a known one, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
-def _not_bool(value: Any) -> Any:
+def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
     return value
 
 
 Auto = Literal["auto"]
-Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 PositiveInt = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 
@@ -61,49 +61,48 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
-def _absolute(uri: str) -> str:
+def _make_absolute(uri: str) -> str:
     """A local path made absolute against the working directory (workers have another one); a URI as it stands."""
     if "://" in uri:
         return uri
     return os.path.abspath(os.path.expanduser(uri))
 
 
-def _place(value: str) -> str:
+def _check_uri(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty")
     reason = reveals_secret(value)
     if reason:
         raise ValueError(reason)
-    return _absolute(value)
+    return _make_absolute(value)
 
 
-Place = Annotated[str, Field(min_length=1)]
+UriOrPath = Annotated[str, Field(min_length=1)]
 
 
 class ManifestSettings(Section):
     """Which rows: a file, a folder or a glob of Parquet, JSONL(.gz) or CSV(.gz), local or in a store."""
 
-    uri: Place
+    uri: UriOrPath
     columns: dict[str, str] = Field(default_factory=dict)  # our name -> the manifest's name
     limit: PositiveInt | None = None  # only the first rows
-    melody_roots: tuple[Place, ...] = ()  # local folders that melodies may come from, besides the manifest's own
+    melody_roots: tuple[UriOrPath, ...] = ()  # local folders that melodies may come from, besides the manifest's own
 
-    _uri = field_validator("uri")(_place)
+    _uri = field_validator("uri")(_check_uri)
 
     @field_validator("melody_roots")
     @classmethod
     def _roots(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_place(root) for root in roots)
+        return tuple(_check_uri(root) for root in roots)
 
     @field_validator("columns")
     @classmethod
     def _columns(cls, columns: dict[str, str]) -> dict[str, str]:
-        pass
-
         for name in columns:
             if name not in ROW_FIELDS:
                 raise ValueError(
-                    f"`{name}` is no field of a row{nearest(name, ROW_FIELDS)}; fields are {', '.join(ROW_FIELDS)}"
+                    f"`{name}` is no field of a row{suggest_nearest(name, ROW_FIELDS)}; "
+                    f"fields are {', '.join(ROW_FIELDS)}"
                 )
         doubled = [column for column in columns.values() if list(columns.values()).count(column) > 1]
         if doubled:
@@ -126,7 +125,7 @@ class ModelSettings(Section):
         if reason:
             raise ValueError(reason)
         looks_local = name.startswith(("./", "../", "/", "~")) or name in (".", "..")
-        return _absolute(name) if looks_local else name
+        return _make_absolute(name) if looks_local else name
 
 
 class GenerationSettings(Section):
@@ -224,11 +223,11 @@ class ClusterSettings(Section):
 class OutputSettings(Section):
     """The dataset that the job fills."""
 
-    uri: Place
+    uri: UriOrPath
     single_writer: bool = False  # accept a store that ignores put-if-absent: no second driver, no zombie
     supersede_unfinished: bool = False  # close other jobs' unfinished runs and plan their missing rows anew
 
-    _uri = field_validator("uri")(_place)
+    _uri = field_validator("uri")(_check_uri)
 
 
 # Flags of the command line and the key each one sets.
@@ -268,7 +267,7 @@ class Job(Section):
             if value is not None:
                 document.set(FLAGS[flag], value, origin=f"--{flag}")
         document.check_keys(known_keys(cls))
-        values = document.expanded()
+        values = document.expand_variables()
         for section, flag in (("manifest", "--manifest"), ("output", "--output")):
             if not (isinstance(values.get(section), Mapping) and "uri" in values[section]):
                 where = document.origin((section,))
@@ -276,7 +275,7 @@ class Job(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise JobError(describe(error, document)) from None
+            raise JobError(describe_errors(error, document)) from None
 
 
 def known_keys(model: type[BaseModel]) -> dict[str, Any]:
@@ -295,7 +294,7 @@ def known_keys(model: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-_WORDS = {
+_MESSAGES = {
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -319,18 +318,18 @@ _WORDS = {
 }
 
 
-def describe(error: ValidationError, document: JobDocument) -> str:
+def describe_errors(error: ValidationError, document: JobDocument) -> str:
     """One line for all that pydantic found, each fault once, with file and line."""
     faults: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for item in error.errors(include_url=False, include_input=False):
         steps = [str(step) for step in item["loc"]]
         key = tuple(document.known_path(steps))
-        text = _WORDS[item["type"]].format(**item.get("ctx", {})) if item["type"] in _WORDS else item["msg"]
+        text = _MESSAGES[item["type"]].format(**item.get("ctx", {})) if item["type"] in _MESSAGES else item["msg"]
         faults.setdefault(key, []).append((item["type"], text.removeprefix("Value error, ")))
     lines = []
     for key, found in faults.items():
         texts = list(dict.fromkeys(text for _, text in found))
-        shown = document.shown(key)
-        got = f" (it is {redact(shown)})" if shown is not None else ""
+        shown = document.show_value(key)
+        got = f" (it is {redact_credentials(shown)})" if shown is not None else ""
         lines.append(f"{document.origin(key)}`{'.'.join(key)}` {' or '.join(texts)}{got}")
     return "; ".join(lines)

@@ -32,7 +32,7 @@ def reveals_secret(uri: str) -> str | None:
     return None
 
 
-def redact(text: str) -> str:
+def redact_credentials(text: str) -> str:
     """The text with credentials of URIs masked."""
     return _SECRET_QUERY.sub("?...", _USERINFO.sub(r"\1***@", text))
 
@@ -70,11 +70,12 @@ class JobDocument:
             return cls(name=name)
         if not isinstance(values, dict):
             raise JobError(
-                f"{name}: a job file holds sections such as `manifest:` and `output:`, this one holds {_kind(values)}"
+                f"{name}: a job file holds sections such as `manifest:` and `output:`, this one holds "
+                f"{_describe_kind(values)}"
             )
         origins: dict[KeyPath, str] = {}
         try:
-            for key, line, repeated in _marks(node, ()):
+            for key, line, repeated in _list_keys(node, ()):
                 if repeated:
                     raise JobError(f"{name}:{line}: `{'.'.join(key)}` is given twice")
                 origins[key] = f"{name}:{line}: "
@@ -86,7 +87,9 @@ class JobDocument:
         """Apply one `section.key=value`; the value is a YAML scalar (or flow mapping)."""
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise JobError(f"--set {redact(text)}: write it as section.key=value, for example generation.duration_s=8")
+            raise JobError(
+                f"--set {redact_credentials(text)}: write it as section.key=value, for example generation.duration_s=8"
+            )
         try:
             parsed = yaml.safe_load(value) if value.strip() else None
         except (yaml.YAMLError, ValueError):
@@ -122,12 +125,12 @@ class JobDocument:
         for name, value in values.items():
             key = (*above, str(name))
             if name not in tree:
-                raise JobError(f"{self.origin(key)}unknown key `{'.'.join(key)}`{_neighbour(key, tree, known)}")
+                raise JobError(f"{self.origin(key)}unknown key `{'.'.join(key)}`{_suggest_key(key, tree, known)}")
             below = tree[name]
             if isinstance(below, Mapping) and isinstance(value, Mapping):
                 self._check(value, below, key, known)
 
-    def expanded(self) -> dict[str, Any]:
+    def expand_variables(self) -> dict[str, Any]:
         """The values with `${VAR}` replaced from the environment (`$$` is a dollar).
 
         A section without keys is left out.
@@ -171,7 +174,7 @@ class JobDocument:
             values = values.get(step) if isinstance(values, Mapping) else None
         return steps
 
-    def shown(self, key: KeyPath) -> str | None:
+    def show_value(self, key: KeyPath) -> str | None:
         """The value at a key as the user wrote it, short; None if there is none or it is a section."""
         value: Any = self.values
         for step in key:
@@ -184,11 +187,11 @@ class JobDocument:
         return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _kind(value: Any) -> str:
+def _describe_kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "only text" if isinstance(value, str) else f"only {value!r}"
 
 
-def _marks(node: yaml.Node, above: KeyPath) -> Iterator[tuple[KeyPath, int, bool]]:
+def _list_keys(node: yaml.Node, above: KeyPath) -> Iterator[tuple[KeyPath, int, bool]]:
     """Every key below a node, its line, and whether the same mapping had it before."""
     if not isinstance(node, yaml.MappingNode):
         return
@@ -199,23 +202,23 @@ def _marks(node: yaml.Node, above: KeyPath) -> Iterator[tuple[KeyPath, int, bool
         key = (*above, name.value)
         yield key, name.start_mark.line + 1, name.value in seen
         seen.add(name.value)
-        yield from _marks(value, key)
+        yield from _list_keys(value, key)
 
 
-def _dotted(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
+def _list_dotted_keys(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
     for name, below in tree.items():
         yield above + name
         if isinstance(below, Mapping):
-            yield from _dotted(below, f"{above}{name}.")
+            yield from _list_dotted_keys(below, f"{above}{name}.")
 
 
-def _neighbour(key: KeyPath, siblings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def _suggest_key(key: KeyPath, siblings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """The advice of an unknown key: a sibling of nearly that name, the same name elsewhere, or all siblings."""
     *section, name = key
     prefix = ".".join(section) + "." if section else ""
     if _SECRET_KEY.search(name):
         return "; credentials do not belong into a job: they come from the environment or the usual AWS places"
-    everywhere = list(_dotted(known))
+    everywhere = list(_list_dotted_keys(known))
     exact = [dotted for dotted in everywhere if dotted.split(".")[-1] == name]
     near = difflib.get_close_matches(name, list(siblings), n=1, cutoff=0.6)
     if exact:

@@ -97,7 +97,7 @@ def canonical_name(name: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def indices(name: str, codebooks: int, frames: int) -> NDArray[np.int32]:
+def step_indices(name: str, codebooks: int, frames: int) -> NDArray[np.int32]:
     """The step of each code, int32 [codebooks, frames]: the layout as an array (read-only)."""
     steps = np.zeros((codebooks, frames), np.int32)
     for number, step in enumerate(layout(name, codebooks, frames)):
@@ -107,26 +107,26 @@ def indices(name: str, codebooks: int, frames: int) -> NDArray[np.int32]:
     return steps
 
 
-def length(name: str, codebooks: int, frames: int) -> int:
+def count_steps(name: str, codebooks: int, frames: int) -> int:
     """Number of steps, the first one included."""
-    return int(indices(name, codebooks, frames).max()) + 1
+    return int(step_indices(name, codebooks, frames).max()) + 1
 
 
-def build(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.integer]:
+def build_steps(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.integer]:
     """Codes [codebooks, frames] -> [codebooks, steps], `fill` (the special token) where a step has no code."""
     codebooks, frames = codes.shape
-    steps = indices(name, codebooks, frames)
+    steps = step_indices(name, codebooks, frames)
     sequence = np.full((codebooks, steps.max() + 1), fill, codes.dtype)
     np.put_along_axis(sequence, steps, codes, axis=1)
     return sequence
 
 
-def revert(name: str, sequence: NDArray[np.integer], frames: int) -> NDArray[np.integer]:
+def revert_steps(name: str, sequence: NDArray[np.integer], frames: int) -> NDArray[np.integer]:
     """[codebooks, steps] -> codes [codebooks, frames].
 
     The inverse of `build`. Raises ValueError for a wrong number of steps.
     """
-    steps = indices(name, sequence.shape[0], frames)
+    steps = step_indices(name, sequence.shape[0], frames)
     if sequence.shape[1] != steps.max() + 1:
         raise ValueError(f"{frames} frames in the pattern {name} take {steps.max() + 1} steps, not {sequence.shape[1]}")
     return np.take_along_axis(sequence, steps, axis=1)

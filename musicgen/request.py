@@ -14,7 +14,7 @@ KEY_VERSION = 1
 SEED_BITS = 63
 
 # Not part of what is heard. URIs are places; the hashes of what they hold stand in for them.
-_PLACES = frozenset({"melody", "continuation"})
+_URI_FIELDS = frozenset({"melody", "continuation"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Request:
         canon: dict[str, Any] = {"frames": self.frames(frame_rate)}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _PLACES or field.name in ("duration_s", "seed", "sample") or value == field.default:
+            if field.name in _URI_FIELDS or field.name in ("duration_s", "seed", "sample") or value == field.default:
                 continue
             canon[field.name] = int(value) if isinstance(value, float) and value.is_integer() else value
         return canon
@@ -68,7 +68,7 @@ class Request:
         """
         if self.seed is not None and self.sample == 0:
             return self
-        return replace(self, seed=seed_of(_digest(self.seed_form(salt, frame_rate))))
+        return replace(self, seed=seed_from_digest(_hash_form(self.seed_form(salt, frame_rate))))
 
     def seed_form(self, salt: int, frame_rate: float) -> dict[str, Any]:
         """What the effective seed is a hash of: what is heard, the sample, and the row's own seed or the salt."""
@@ -82,7 +82,7 @@ class Request:
         """
         if self.seed is None:
             raise ValueError("a key belongs to a resolved request; call resolve() first")
-        return _digest(self.key_form(frame_rate, model_identity, encoding)).hex()
+        return _hash_form(self.key_form(frame_rate, model_identity, encoding)).hex()
 
     def key_form(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any]) -> dict[str, Any]:
         """What the key is a hash of."""
@@ -101,10 +101,10 @@ def canonical_text(form: Mapping[str, Any]) -> str:
     return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def seed_of(digest: bytes) -> int:
+def seed_from_digest(digest: bytes) -> int:
     """The effective seed in a seed form's sha256: its first 63 bits."""
     return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
 
 
-def _digest(form: Mapping[str, Any]) -> bytes:
+def _hash_form(form: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(canonical_text(form).encode("utf-8", "surrogatepass")).digest()

@@ -62,18 +62,18 @@ class Plan:
     @property
     def shards(self) -> range:
         """The numbers of the run's shards."""
-        return range(self._ends[-1])
+        return range(self._shard_ends[-1])
 
     def locate(self, shard: int) -> tuple[PlanPart, int]:
         """The part that holds a shard, and the row group in it."""
-        if not 0 <= shard < self._ends[-1]:
+        if not 0 <= shard < self._shard_ends[-1]:
             raise IndexError(f"run {self.run} has no shard {shard}; it has {len(self.shards)}")
-        number = bisect_right(self._ends, shard)
+        number = bisect_right(self._shard_ends, shard)
         part = self.parts[number]
-        return part, shard - (self._ends[number] - part.row_groups)
+        return part, shard - (self._shard_ends[number] - part.row_groups)
 
     @cached_property
-    def _ends(self) -> list[int]:
+    def _shard_ends(self) -> list[int]:
         """The number after each part's last shard."""
         return list(accumulate(part.row_groups for part in self.parts)) or [0]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from musicgen.audio.encode import encode_audio
 from musicgen.codes.codes_file import FILES_SCHEMA, CodesSummary, CodesWriter, Progress, check_codec
 from musicgen.errors import ManifestError, RowError, first_line
-from musicgen.storage import expand, open_store
+from musicgen.storage import expand_uri, open_store
 from musicgen.storage.parquet_reader import ParquetReader
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def decode_codes(
 
 def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
     """(source, name, codes) of every row that has codes."""
-    files = [info.path for info in expand(uri) if info.path.endswith((".parquet", ".pq"))]
+    files = [info.path for info in expand_uri(uri) if info.path.endswith((".parquet", ".pq"))]
     if not files:
         raise ManifestError(f"{uri}: there is no Parquet file of codes; `musicgen encode` writes one")
     for path in files:

@@ -39,7 +39,7 @@ def encode_manifest(
     `roots`. `columns` maps `id` and `prompt` to other names. Sound is resampled, and mixed to the codec's channels.
     Memory holds a few files and one row group. Raises `ManifestError` (unreadable, column missing), `StoreError`.
     """
-    mapping = ColumnMap({"melody": column, **(columns or {})}, prompt_needed=False)
+    mapping = ColumnMap({"melody": column, **(columns or {})}, prompt_required=False)
     failed: list[tuple[str, str]] = []
     made = 0
     with CodesWriter(output, CODES_SCHEMA.with_metadata({CODEC: json.dumps(describe_codec(codec))})) as writer:
@@ -73,11 +73,11 @@ def _sources(uri: str, columns: ColumnMap) -> Iterator[dict[str, Any]]:
                 "id": None if name is None else str(name),
                 "prompt": None if prompt is None else str(prompt),
                 "audio": None if audio is None else str(audio),
-                "source": batch.source(number),
+                "source": batch.locate(number),
                 "folder": batch.file.folder,
             }
-        for broken in batch.broken:
-            source = batch.source(broken.number)
+        for broken in batch.unparsable:
+            source = batch.locate(broken.number)
             yield {"audio": None, "source": source, "folder": batch.file.folder, "broken": broken.reason}
 
 

@@ -100,7 +100,7 @@ class RunReport:
 def read_report(store: Store, run: str) -> RunReport | None:
     """The report of a run, or None if there is none or it is damaged: a report must not stop a run."""
     try:
-        document = json.loads(store.read(paths.report(run)))
+        document = json.loads(store.read(paths.report_file(run)))
         known = Session.__dataclass_fields__
         sessions = [{k: v for k, v in s.items() if k in known} for s in document["sessions"]]
         return RunReport(
@@ -118,7 +118,9 @@ def write_report(store: Store, report: RunReport) -> RunReport:
     """Add a session's report to what is stored; the sum."""
     before = read_report(store, report.run)
     total = report if before is None else before + report
-    store.write(paths.report(report.run), json.dumps(total.to_json(), indent=1, ensure_ascii=False).encode() + b"\n")
+    store.write(
+        paths.report_file(report.run), json.dumps(total.to_json(), indent=1, ensure_ascii=False).encode() + b"\n"
+    )
     return total
 
 

@@ -56,13 +56,13 @@ def _run_status(dataset: Dataset, run: str) -> RunStatus:
         audio_s=round(sum(footer.audio_s for footer in footers), 6),
         model=plan.model.name if plan else None,
         model_revision=plan.model.revision if plan else None,
-        superseded=dataset.store.exists(paths.superseded(run)),
+        superseded=dataset.store.exists(paths.superseded_note(run)),
     )
 
 
 def _read_plan(dataset: Dataset, run: str) -> Plan | None:
     """The run's plan, or None if it is gone. Raises `StoreError` if it is damaged."""
     try:
-        return Plan.from_json(dataset.store.read(paths.plan(run)))
+        return Plan.from_json(dataset.store.read(paths.plan_file(run)))
     except FileNotFoundError:
         return None

@@ -20,7 +20,7 @@ from musicgen.engine.scheduler import Scheduler
 from musicgen.engine.sequence import Sequence, full_pattern_name
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.errors import RowError
-from musicgen.patterns import length
+from musicgen.patterns import count_steps
 from musicgen.request import Request
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Engine:
         self._conditioner = conditioner
         self._width = 3 if spec.kind == "style" else 2
         window = min(max_frames or spec.max_frames, spec.max_frames)
-        self._capacity = length(full_pattern_name(spec), spec.codebooks, window)
+        self._capacity = count_steps(full_pattern_name(spec), spec.codebooks, window)
         if spec.kind != "text":  # a melody or style stands in front of the codes, and the text with it
             self._capacity += conditioner.sound_positions + max(TEXT_CAPACITY, spec.text_length)
         if slots == "auto":

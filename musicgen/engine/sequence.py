@@ -71,7 +71,7 @@ class Sequence:
             self._next_index += 1
             frames = min(self.spec.max_frames, self.frames - start)
             if start + frames > self.known:
-                sequence = patterns.build(
+                sequence = patterns.build_steps(
                     full_pattern_name(self.spec), self.codes[:, start : start + frames], self.spec.special_token
                 )
                 known = int((sequence == GENERATE).any(axis=0).argmax())
@@ -84,7 +84,7 @@ class Sequence:
         Raises RowError("generation") if a code is the special token, which marks logits that were not finite.
         """
         end = window.start + window.frames
-        codes = patterns.revert(full_pattern_name(self.spec), sequence, window.frames)
+        codes = patterns.revert_steps(full_pattern_name(self.spec), sequence, window.frames)
         is_bad = (codes == self.spec.special_token).any(axis=0)
         if is_bad.any():
             at_s = (window.start + int(is_bad.argmax())) / self.spec.frame_rate

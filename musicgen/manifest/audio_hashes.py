@@ -18,11 +18,11 @@ from musicgen.errors import RowError
 from musicgen.storage import Store, open_store
 
 _THREADS = 16
-_REMEMBERED = 200_000  # files; more are asked for again
+_REMEMBERED_FILES = 200_000  # files; more are asked for again
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class HashedAudio:
     """An audio file that a row names: its full URI, and the sha256 of its bytes."""
 
     uri: str
@@ -30,7 +30,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AudioReference:
     """A condition as a row writes it: URI, column, and the manifest's folder that a relative path starts from."""
 
     uri: str
@@ -38,7 +38,7 @@ class Wanted:
     folder: str
 
 
-class Conditions:
+class AudioHashes:
     """The audio files that rows of a manifest name. Use as a context manager; safe for one planner at a time.
 
     `roots` are the local folders that files may lie in, besides the manifest's own. `cache` is a folder for hashes,
@@ -47,11 +47,11 @@ class Conditions:
 
     def __init__(self, roots: Sequence[str] = (), cache: Path | None = None):
         self.roots = tuple(roots)
-        self._known: dict[Wanted, Condition | RowError] = {}
+        self._known: dict[AudioReference, HashedAudio | RowError] = {}
         self._hashes = HashCache(cache)
         self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> "Conditions":
+    def __enter__(self) -> "AudioHashes":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -59,14 +59,14 @@ class Conditions:
             self._pool.shutdown(cancel_futures=True)
         self._hashes.close()
 
-    def look_up(self, wanted: Iterable[Wanted]) -> dict[Wanted, Condition | RowError]:
+    def look_up(self, wanted: Iterable[AudioReference]) -> dict[AudioReference, HashedAudio | RowError]:
         """Every wanted file's place and hash, or the `RowError` that its rows get: "invalid" if it is not there, else
         "melody".
         """
         distinct = dict.fromkeys(wanted)
         new = [item for item in distinct if item not in self._known]
         if new:
-            if len(self._known) + len(new) > _REMEMBERED:
+            if len(self._known) + len(new) > _REMEMBERED_FILES:
                 self._known.clear()
                 new = list(distinct)
             if self._pool is None:
@@ -74,7 +74,7 @@ class Conditions:
             self._known.update(zip(new, self._pool.map(self._look_up, new), strict=True))
         return {item: self._known[item] for item in distinct}
 
-    def _look_up(self, item: Wanted) -> Condition | RowError:
+    def _look_up(self, item: AudioReference) -> HashedAudio | RowError:
         try:
             uri, roots = item.uri.strip(), list(self.roots)
             if "://" not in item.folder:
@@ -82,13 +82,13 @@ class Conditions:
             elif "://" not in uri and not os.path.isabs(uri):
                 uri = f"{item.folder}/{uri}"  # beside a manifest in a bucket
             place = resolve_uri(uri, subject=item.what, roots=roots)
-            state = _state(place)
+            state = _file_state(place)
             sha256 = self._hashes.get(place, state) if state else None
             if sha256 is None:
                 sha256 = hash_audio(place, subject=item.what, roots=roots).sha256
-                if state and _state(place) == state:  # it did not change while it was read
+                if state and _file_state(place) == state:  # it did not change while it was read
                     self._hashes.put(place, state, sha256)
-            return Condition(place, sha256)
+            return HashedAudio(place, sha256)
         except RowError as error:
             # A file that never was there is a mistake in the row; one that is there and cannot be used is a bad melody.
             return RowError("invalid", str(error)) if isinstance(error.__cause__, FileNotFoundError) else error
@@ -140,7 +140,7 @@ class HashCache:
                 self._db = None
 
 
-def _state(place: str) -> str | None:
+def _file_state(place: str) -> str | None:
     """What changes when the file's content does; None if it cannot be told (then `digest` says why)."""
     try:
         if "://" not in place:
@@ -149,13 +149,13 @@ def _state(place: str) -> str | None:
         scheme, _, path = place.partition("://")
         bucket, _, name = path.partition("/")
         aws = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-        info = _bucket(f"{scheme}://{bucket}", aws).info(name)
+        info = _bucket_store(f"{scheme}://{bucket}", aws).info(name)
         return f"{info.size:x}-{info.etag}" if info.etag else None
     except Exception:  # whatever it is, reading the file meets it again and names it
         return None
 
 
 @lru_cache(maxsize=8)
-def _bucket(uri: str, environment: tuple[tuple[str, str], ...]) -> Store:
+def _bucket_store(uri: str, environment: tuple[tuple[str, str], ...]) -> Store:
     """One store, with its connections, per bucket and credentials."""
     return open_store(uri)

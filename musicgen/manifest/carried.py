@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from musicgen.errors import ManifestError
 
-_ARROW: dict[frozenset[type], pa.DataType] = {
+_ARROW_TYPES: dict[frozenset[type], pa.DataType] = {
     frozenset({bool}): pa.bool_(),
     frozenset({int}): pa.int64(),
     frozenset({float}): pa.float64(),
     frozenset({int, float}): pa.float64(),
 }
-_NONE = type(None)
-MAX_WHOLE = 1 << 63
+_NONE_TYPE = type(None)
+INT64_LIMIT = 1 << 63
 
 
 class JsonTypes:
@@ -32,7 +32,7 @@ class JsonTypes:
         """Take note of one row."""
         for name, value in row.items():
             kind = type(value)
-            if kind is int and not -MAX_WHOLE <= value < MAX_WHOLE:
+            if kind is int and not -INT64_LIMIT <= value < INT64_LIMIT:
                 kind = str  # no Arrow integer holds it
             seen = self._seen.get(name)
             if seen is None:
@@ -43,28 +43,28 @@ class JsonTypes:
     def schema(self) -> pa.Schema:
         """The columns and their types, in the order in which they were first seen."""
         return pa.schema(
-            [(name, _ARROW.get(frozenset(seen - {_NONE}), pa.string())) for name, seen in self._seen.items()]
+            [(name, _ARROW_TYPES.get(frozenset(seen - {_NONE_TYPE}), pa.string())) for name, seen in self._seen.items()]
         )
 
 
-def json_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def build_json_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """JSON rows as a table of this schema (one that `JsonTypes` gave)."""
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]
         columns.append(
-            pa.array([_text(value) for value in values] if pa.types.is_string(field.type) else values, field.type)
+            pa.array([_to_text(value) for value in values] if pa.types.is_string(field.type) else values, field.type)
         )
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _text(value: Any) -> str | None:
+def _to_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def union(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
+def unify_schemas(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
     """One schema that all files' carried columns fit; whole numbers become numbers where a file has those.
 
     Raises `ManifestError` if a column is text in one file and something else in another.
@@ -84,21 +84,21 @@ def union(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
                     f"{where}: the column `{field.name}` is {known.type} in one file and {field.type} in another; "
                     "make them one type"
                 ) from None
-    return pa.schema([pa.field(field.name, _settled(field.type)) for field in fields.values()])
+    return pa.schema([pa.field(field.name, _replace_null_types(field.type)) for field in fields.values()])
 
 
-def _settled(kind: pa.DataType) -> pa.DataType:
+def _replace_null_types(kind: pa.DataType) -> pa.DataType:
     """The type with text where no file has shown anything but nulls."""
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        return pa.list_(pa.field("element", _settled(kind.value_type)))
+        return pa.list_(pa.field("element", _replace_null_types(kind.value_type)))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _settled(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, _replace_null_types(field.type)) for field in kind])
     return kind
 
 
-def fit(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -> pa.Table:
+def fit_columns(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -> pa.Table:
     """The table's columns under their names and types in the index: `names` is manifest column -> index column.
 
     A column that the table lacks is null. Raises `ManifestError` if a value does not fit its column's type.
@@ -111,7 +111,7 @@ def fit(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -
             continue
         column = table[source]
         try:
-            columns.append(column if column.type == field.type else cast(column, field.type))
+            columns.append(column if column.type == field.type else cast_column(column, field.type))
         except (pa.ArrowException, ValueError):
             raise ManifestError(
                 f"{where}: a value of the column `{source}` does not fit the type {field.type} that this dataset "
@@ -121,8 +121,8 @@ def fit(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -
     return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names.values()]))
 
 
-def cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """A safe cast; nested values become JSON text where text is wanted. Raises `pa.ArrowException` or `ValueError`."""
     if pa.types.is_string(kind) and pa.types.is_nested(column.type):
-        return pa.chunked_array([pa.array([_text(value) for value in column.to_pylist()], kind)])
+        return pa.chunked_array([pa.array([_to_text(value) for value in column.to_pylist()], kind)])
     return column.cast(kind)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from musicgen.errors import ManifestError
-from musicgen.job import ROW_FIELDS, nearest
+from musicgen.job import ROW_FIELDS, suggest_nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,15 +12,15 @@ class ColumnMap:
     """The job's `manifest.columns`: our field -> the manifest's column. Fields not named there keep their own name."""
 
     mapping: Mapping[str, str]
-    prompt_needed: bool = True
+    prompt_required: bool = True
 
     def column(self, field: str) -> str:
         """The manifest's name of a field."""
         return self.mapping.get(field, field)
 
-    def needed(self) -> list[str]:
+    def required(self) -> list[str]:
         """The columns that must be there: the prompt, and whatever the job names."""
-        fields = {*self.mapping, *(("prompt",) if self.prompt_needed else ())}
+        fields = {*self.mapping, *(("prompt",) if self.prompt_required else ())}
         return [self.column(field) for field in ROW_FIELDS if field in fields]
 
     def fields(self) -> dict[str, str]:
@@ -35,11 +35,11 @@ class ColumnMap:
         for column in columns:
             if columns.count(column) > 1:
                 raise ManifestError(f"{where}: the column `{column}` is there twice; rename one")
-        for column in self.needed():
+        for column in self.required():
             if column not in columns:
                 there = ", ".join(f"`{name}`" for name in columns[:30]) or "none"
                 more = ", ..." if len(columns) > 30 else ""
-                hint = nearest(column, columns)
+                hint = suggest_nearest(column, columns)
                 advice = (
                     "" if column in self.mapping.values() else "; map yours with manifest.columns: {prompt: its name}"
                 )

@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal, cast
 
 from musicgen.dataset_paths import OUTPUT_FOLDERS
 from musicgen.errors import ManifestError, StoreError, first_line
-from musicgen.storage import expand, open_store
+from musicgen.storage import expand_uri, open_store
 
 Format = Literal["parquet", "jsonl", "csv"]
 SUFFIXES: dict[str, Format] = {
@@ -23,7 +23,7 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".csv.gz": "csv",
 }
-_GZIP = b"\x1f\x8b"
+_GZIP_MAGIC = b"\x1f\x8b"
 _BUFFER = 1 << 20
 
 
@@ -47,13 +47,13 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     the dataset's canonical URI: its own Parquet files are never rows to make. Raises `ManifestError` if there is
     nothing, or more than one format; `StoreError` if the store cannot be used.
     """
-    found = expand(uri)
+    found = expand_uri(uri)
     if not found:
         raise ManifestError(f"{uri}: there is no such manifest: no file, no folder with files, and no match as a glob")
-    known = [ManifestFile(info.path, kind) for info in found if (kind := _format(info.path))]
+    known = [ManifestFile(info.path, kind) for info in found if (kind := _guess_format(info.path))]
     named = len(found) == 1 or any(mark in uri for mark in "*?[")
     if len(known) < len(found) and (named or not known):
-        stranger = next(info.path for info in found if not _format(info.path))
+        stranger = next(info.path for info in found if not _guess_format(info.path))
         raise ManifestError(f"{stranger}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
     own = [f"{output.rstrip('/')}/{folder}/" for folder in OUTPUT_FOLDERS] if output else []
     inside = next((file.uri for file in known if file.uri.startswith(tuple(own))), None)
@@ -70,7 +70,7 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     return known
 
 
-def _format(path: str) -> Format | None:
+def _guess_format(path: str) -> Format | None:
     lower = path.lower()
     return next((kind for suffix, kind in SUFFIXES.items() if lower.endswith(suffix)), None)
 
@@ -93,7 +93,7 @@ def open_text(file: ManifestFile) -> Iterator[BinaryIO]:
     """The file's bytes, buffered, unpacked if it is gzip, without the UTF-8 byte order mark. Raises `ManifestError`."""
     with open_file(file) as raw:
         buffered = io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER)
-        packed = buffered.peek(2)[:2] == _GZIP
+        packed = buffered.peek(2)[:2] == _GZIP_MAGIC
         if file.uri.lower().endswith(".gz") and not packed and buffered.peek(1):
             raise ManifestError(f"{file.uri}: named .gz, but its content is not gzip")
         text = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered)), _BUFFER) if packed else buffered

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from musicgen.errors import ManifestError
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_text
-from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, BrokenRow, SourceBatch
+from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, SourceBatch, UnparsableRow
 
 MAX_LINE = 16 << 20  # bytes
 MAX_COLUMNS = 2000
@@ -21,17 +21,17 @@ def read_jsonl(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterat
     """
     meaning = columns.fields()
     with open_text(file) as raw:
-        batch = _Building(file, meaning, seen)
-        for number, line in enumerate(_lines(raw), start=1):
+        batch = _BatchBuilder(file, meaning, seen)
+        for number, line in enumerate(_read_lines(raw), start=1):
             batch.add(number, line)
             if len(batch) >= BATCH_ROWS or batch.bytes > BATCH_BYTES:
-                yield batch.done()
-                batch = _Building(file, meaning, seen)
+                yield batch.finish()
+                batch = _BatchBuilder(file, meaning, seen)
         if len(batch):
-            yield batch.done()
+            yield batch.finish()
 
 
-class _Building:
+class _BatchBuilder:
     """A batch that grows line by line."""
 
     def __init__(self, file: ManifestFile, meaning: dict[str, str], seen: set[str]):
@@ -42,32 +42,34 @@ class _Building:
         self.numbers: list[int] = []
         self.fields: dict[str, list[Any]] = {name: [] for name in meaning.values()}
         self.carried: list[dict[str, Any]] = []
-        self.broken: list[BrokenRow] = []
+        self.unparsable: list[UnparsableRow] = []
 
     def __len__(self) -> int:
-        return len(self.numbers) + len(self.broken)
+        return len(self.numbers) + len(self.unparsable)
 
     def add(self, number: int, line: bytes) -> None:
         self.bytes += len(line)
         if len(line) > MAX_LINE:
-            self.broken.append(BrokenRow(number, f"is a line of more than {MAX_LINE >> 20} MB"))
+            self.unparsable.append(UnparsableRow(number, f"is a line of more than {MAX_LINE >> 20} MB"))
             return
         if line.isspace():
             return
         try:
             row = json.loads(line)
         except UnicodeDecodeError:
-            self.broken.append(BrokenRow(number, "is not valid UTF-8"))
+            self.unparsable.append(UnparsableRow(number, "is not valid UTF-8"))
             return
         except (ValueError, RecursionError) as error:
             if number == 1 and line.lstrip().startswith(b"["):
                 raise ManifestError(
                     f"{self.file.uri}: a JSON array over many lines; JSON Lines holds one object a line"
                 ) from None
-            self.broken.append(BrokenRow(number, f"is not JSON: {_reason(error)}"))
+            self.unparsable.append(UnparsableRow(number, f"is not JSON: {_describe_error(error)}"))
             return
         if not isinstance(row, dict):
-            self.broken.append(BrokenRow(number, f"is not a JSON object but {_KINDS.get(type(row), 'a number')}"))
+            self.unparsable.append(
+                UnparsableRow(number, f"is not a JSON object but {_TYPE_NAMES.get(type(row), 'a number')}")
+            )
             return
         self.seen.update(row)
         if len(self.seen) > MAX_COLUMNS:
@@ -76,9 +78,9 @@ class _Building:
                 "into one object"
             )
         values = {name: row.pop(column, None) for column, name in self.meaning.items()}
-        if b"\\u" in line and not _is_text(row, values):
-            self.broken.append(
-                BrokenRow(number, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
+        if b"\\u" in line and not _is_valid_text(row, values):
+            self.unparsable.append(
+                UnparsableRow(number, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
             )
             return
         for name, value in values.items():
@@ -86,14 +88,14 @@ class _Building:
         self.numbers.append(number)
         self.carried.append(row)
 
-    def done(self) -> SourceBatch:
-        return SourceBatch(self.file, self.numbers, self.fields, self.carried, self.broken)
+    def finish(self) -> SourceBatch:
+        return SourceBatch(self.file, self.numbers, self.fields, self.carried, self.unparsable)
 
 
-_KINDS = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+_TYPE_NAMES = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
-def _is_text(*values: dict[str, Any]) -> bool:
+def _is_valid_text(*values: dict[str, Any]) -> bool:
     """Whether all texts are made of whole characters; JSON can spell halves that UTF-8 cannot."""
     try:
         json.dumps(values, ensure_ascii=False).encode()
@@ -102,13 +104,13 @@ def _is_text(*values: dict[str, Any]) -> bool:
     return True
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.pos + 1}"
     return "a number with too many digits" if "digits" in str(error) else "nested too deeply"
 
 
-def _lines(raw: BinaryIO) -> Iterator[bytes]:
+def _read_lines(raw: BinaryIO) -> Iterator[bytes]:
     """Lines; of one that is too long only its beginning, the rest is skipped."""
     while line := raw.readline(MAX_LINE + 1):
         yield line

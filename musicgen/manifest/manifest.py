@@ -23,11 +23,11 @@ def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None, output
     seen: set[str] = set()
     files = find_files(uri, output)
     for file in files:
-        for batch in _read(file, columns, seen):
+        for batch in _read_file(file, columns, seen):
             if left is not None:
-                batch = first(batch, left)
-                left -= len(batch) + len(batch.broken)
-            empty = empty and not len(batch) and not batch.broken
+                batch = limit_batch(batch, left)
+                left -= len(batch) + len(batch.unparsable)
+            empty = empty and not len(batch) and not batch.unparsable
             yield batch
             if left == 0:
                 break
@@ -39,7 +39,7 @@ def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None, output
         columns.check(sorted(seen), uri)
 
 
-def _read(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterator[SourceBatch]:
+def _read_file(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterator[SourceBatch]:
     if file.format == "csv":
         return read_csv(file, columns)
     if file.format == "jsonl":
@@ -47,11 +47,11 @@ def _read(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterator[So
     return read_parquet(file, columns)
 
 
-def first(batch: SourceBatch, rows: int) -> SourceBatch:
+def limit_batch(batch: SourceBatch, rows: int) -> SourceBatch:
     """The first rows of a batch, broken ones counted."""
-    if len(batch) + len(batch.broken) <= rows:
+    if len(batch) + len(batch.unparsable) <= rows:
         return batch
-    numbers = sorted([*batch.numbers, *(row.number for row in batch.broken)])
+    numbers = sorted([*batch.numbers, *(row.number for row in batch.unparsable)])
     last = numbers[rows - 1]
     good = sum(number <= last for number in batch.numbers)
     return replace(
@@ -59,5 +59,5 @@ def first(batch: SourceBatch, rows: int) -> SourceBatch:
         numbers=batch.numbers[:good],
         fields={name: column[:good] for name, column in batch.fields.items()},
         carried=batch.carried[:good] if isinstance(batch.carried, list) else batch.carried.slice(0, good),
-        broken=[row for row in batch.broken if row.number <= last],
+        unparsable=[row for row in batch.unparsable if row.number <= last],
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from musicgen.errors import RowError
 from musicgen.job import MAX_SEED, GenerationSettings
-from musicgen.manifest.audio_hashes import Condition
+from musicgen.manifest.audio_hashes import HashedAudio
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
@@ -52,7 +52,7 @@ class RowReader:
         }
         self._controls["melody"] |= spec.supports("style")  # there the column names the excerpt
 
-    def parameters(self, raw: tuple[Any, ...], names: tuple[str, ...]) -> Parameters:
+    def read_parameters(self, raw: tuple[Any, ...], names: tuple[str, ...]) -> Parameters:
         """The parameters of a row: `raw` are its values of `names`, some of `PARAMETERS`. Raises `RowError`."""
         try:
             key = (names, raw, *map(type, raw))
@@ -74,7 +74,7 @@ class RowReader:
 
     def _check(self, raw: dict[str, Any]) -> Parameters:
         job = self.settings
-        duration = _number(
+        duration = _read_number(
             raw, "duration_s", job.duration_s, above=0.0, most=job.max_duration_s, knob="generation.max_duration_s"
         )
         frames = max(1, round(duration * self.spec.frame_rate))
@@ -86,56 +86,56 @@ class RowReader:
         return Parameters(
             duration_s=duration,
             frames=frames,
-            samples=_whole(raw, "samples", job.samples, least=1, most=MAX_SAMPLES),
-            temperature=_number(raw, "temperature", job.temperature, least=0.0, most=100.0),
-            top_k=_whole(raw, "top_k", job.top_k, least=0, most=1_000_000),
-            top_p=_number(raw, "top_p", job.top_p, least=0.0, most=1.0),
-            guidance_scale=_number(raw, "guidance_scale", job.guidance_scale, least=0.0, most=100.0),
+            samples=_read_integer(raw, "samples", job.samples, least=1, most=MAX_SAMPLES),
+            temperature=_read_number(raw, "temperature", job.temperature, least=0.0, most=100.0),
+            top_k=_read_integer(raw, "top_k", job.top_k, least=0, most=1_000_000),
+            top_p=_read_number(raw, "top_p", job.top_p, least=0.0, most=1.0),
+            guidance_scale=_read_number(raw, "guidance_scale", job.guidance_scale, least=0.0, most=100.0),
             long=long,
         )
 
-    def prompt(self, value: Any) -> str:
+    def read_prompt(self, value: Any) -> str:
         """The prompt; empty for a cell without one. Raises `RowError`."""
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise RowError("invalid", f"prompt is not text: {shown(value)}")
+            raise RowError("invalid", f"prompt is not text: {quote_value(value)}")
         if len(value) > MAX_PROMPT:
             raise RowError("invalid", f"prompt has {len(value)} characters; at most {MAX_PROMPT} are allowed")
         _check_text(value, "prompt")
         return "" if value.isspace() else value
 
-    def id(self, value: Any) -> str | None:
+    def read_id(self, value: Any) -> str | None:
         """The caller's id as text; None for a cell without one. Raises `RowError`."""
         if value is None or value == "":
             return None
         if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
             value = int(value)  # what pandas makes of integers beside an empty cell
         if isinstance(value, bool) or not isinstance(value, str | int):
-            raise RowError("invalid", f"id is neither text nor a whole number: {shown(value)}")
+            raise RowError("invalid", f"id is neither text nor a whole number: {quote_value(value)}")
         text = str(value)
         if len(text) > MAX_ID:
             raise RowError("invalid", f"id has {len(text)} characters; at most {MAX_ID} are allowed")
         _check_text(text, "id")
         return text
 
-    def seed(self, value: Any) -> int | None:
+    def read_seed(self, value: Any) -> int | None:
         """The row's own seed; None for a cell without one. Raises `RowError`."""
         if value is None or value == "":
             return None
         if isinstance(value, float) and abs(value) >= 1 << 53:
             raise RowError("invalid", f"seed {value!r} was rounded on its way here; keep seeds as integers or text")
         try:
-            return _whole({"seed": value}, "seed", 0, least=0, most=MAX_SEED)
+            return _read_integer({"seed": value}, "seed", 0, least=0, most=MAX_SEED)
         except ValueError as error:
             raise RowError("invalid", str(error)) from None
 
-    def uri(self, value: Any, what: str) -> str | None:
+    def read_uri(self, value: Any, what: str) -> str | None:
         """A melody's or continuation's URI as written; None for a cell without one. Raises `RowError`."""
         if value is None or value == "":
             return None
         if not isinstance(value, str):
-            raise RowError("invalid", f"{what} is not a path or URI: {shown(value)}")
+            raise RowError("invalid", f"{what} is not a path or URI: {quote_value(value)}")
         if len(value) > MAX_URI:
             raise RowError("invalid", f"{what} is a URI of {len(value)} characters; at most {MAX_URI} are allowed")
         _check_text(value, what)
@@ -164,15 +164,15 @@ class RowReader:
                 "invalid", f"{self.model_name} cannot generate without a prompt{self._who_can('unconditional')}"
             )
 
-    def request(
+    def make_request(
         self,
         parameters: Parameters,
         prompt: str,
         id: str | None = None,
         sample: int = 0,
         seed: int | None = None,
-        melody: Condition | None = None,
-        continuation: Condition | None = None,
+        melody: HashedAudio | None = None,
+        continuation: HashedAudio | None = None,
     ) -> Request:
         """The request. Settings without effect keep their default."""
         return Request(
@@ -189,20 +189,20 @@ class RowReader:
             melody_sha256=melody.sha256 if melody else None,
             continuation=continuation.uri if continuation else None,
             continuation_sha256=continuation.sha256 if continuation else None,
-            keep_continuation=self.keeps(continuation is not None),
-            stride_s=self.stride(parameters, continuation is not None),
-            stems=self.separates(melody is not None),
+            keep_continuation=self.keep_continuation(continuation is not None),
+            stride_s=self.stride_s(parameters, continuation is not None),
+            stems=self.separate_stems(melody is not None),
         )
 
-    def keeps(self, continued: bool) -> bool:
+    def keep_continuation(self, continued: bool) -> bool:
         """`keep_continuation` of a row. Without effect it must not make another clip of the same sound."""
         return self.settings.keep_continuation if continued else _DEFAULTS.keep_continuation
 
-    def stride(self, parameters: Parameters, continued: bool) -> float:
+    def stride_s(self, parameters: Parameters, continued: bool) -> float:
         """`stride_s` of a row, likewise."""
         return self.settings.stride_s if parameters.long or continued else _DEFAULTS.stride_s
 
-    def separates(self, with_melody: bool) -> bool:
+    def separate_stems(self, with_melody: bool) -> bool:
         """`stems` of a row, likewise."""
         return self.settings.stems if with_melody and self.spec.kind == "melody" else _DEFAULTS.stems
 
@@ -213,7 +213,7 @@ class RowReader:
         return f"; {' or '.join(able[:2])} could (model.name)" if able else ""
 
 
-def shown(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """A value for a message, short and on one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -227,7 +227,7 @@ def _check_text(value: str, what: str) -> None:
             raise RowError("invalid", f"{what} is not valid UTF-8") from None
 
 
-def _parse(raw: dict[str, Any], name: str) -> float | int | None:
+def _parse_number(raw: dict[str, Any], name: str) -> float | int | None:
     value = raw.get(name)
     if value is None or value == "":
         return None
@@ -240,18 +240,18 @@ def _parse(raw: dict[str, Any], name: str) -> float | int | None:
                 raise ValueError
             return int(text) if text.lstrip("+-").isdigit() and len(text) < 25 else float(text)
         except ValueError:
-            raise ValueError(f"{name} is not a number: {shown(value)}") from None
+            raise ValueError(f"{name} is not a number: {quote_value(value)}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         try:
             if type(value).__name__ == "Decimal":
                 return float(value)
         except (ValueError, OverflowError):
             pass
-        raise ValueError(f"{name} is not a number: {shown(value)}")
+        raise ValueError(f"{name} is not a number: {quote_value(value)}")
     return value
 
 
-def _number(
+def _read_number(
     raw: dict[str, Any],
     name: str,
     default: float,
@@ -260,7 +260,7 @@ def _number(
     above: float = -math.inf,
     knob: str = "",
 ) -> float:
-    value = _parse(raw, name)
+    value = _parse_number(raw, name)
     if value is None:
         return float(default)
     try:
@@ -268,24 +268,26 @@ def _number(
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name} is not a finite number: {shown(raw[name])}")
+        raise ValueError(f"{name} is not a finite number: {quote_value(raw[name])}")
     if number <= above:
-        raise ValueError(f"{name} is {shown(raw[name])}; it must be more than {above:g}")
+        raise ValueError(f"{name} is {quote_value(raw[name])}; it must be more than {above:g}")
     if number < least:
-        raise ValueError(f"{name} is {shown(raw[name])}; it must be at least {least:g}")
+        raise ValueError(f"{name} is {quote_value(raw[name])}; it must be at least {least:g}")
     if number > most:
-        raise ValueError(f"{name} is {shown(raw[name])}; it must be at most {most:g}{f' ({knob})' if knob else ''}")
+        raise ValueError(
+            f"{name} is {quote_value(raw[name])}; it must be at most {most:g}{f' ({knob})' if knob else ''}"
+        )
     return number
 
 
-def _whole(raw: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
-    value = _parse(raw, name)
+def _read_integer(raw: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    value = _parse_number(raw, name)
     if value is None:
         return default
     if isinstance(value, float):
         if not value.is_integer():
-            raise ValueError(f"{name} is not a whole number: {shown(raw[name])}")
+            raise ValueError(f"{name} is not a whole number: {quote_value(raw[name])}")
         value = int(value)
     if not least <= value <= most:
-        raise ValueError(f"{name} is {shown(raw[name])}; it must be between {least} and {most}")
+        raise ValueError(f"{name} is {quote_value(raw[name])}; it must be between {least} and {most}")
     return value

@@ -14,7 +14,7 @@ BATCH_BYTES = 32 << 20  # and fewer rows, where rows are large
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenRow:
+class UnparsableRow:
     """A row that is not even a row: cut, ragged, not UTF-8, not JSON."""
 
     number: int
@@ -33,11 +33,11 @@ class SourceBatch:
     numbers: Sequence[int]
     fields: dict[str, list[Any]]
     carried: "pa.Table | list[dict[str, Any]]"
-    broken: Sequence[BrokenRow] = field(default=())
+    unparsable: Sequence[UnparsableRow] = field(default=())
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def source(self, number: int) -> str:
+    def locate(self, number: int) -> str:
         """File and row, as failures and messages name it."""
         return f"{self.file.uri}{' row ' if self.file.format == 'parquet' else ':'}{number}"

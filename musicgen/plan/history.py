@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import parse_footer
 from musicgen.errors import StoreError, first_line
-from musicgen.plan.spill import halves
+from musicgen.plan.spill import split_digests
 from musicgen.run_plan import Plan
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _THREADS = 16
 
-KEYS = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
-FAILED = pa.schema([*KEYS, ("error_class", pa.string()), ("created_at", pa.timestamp("us", tz="UTC"))])
-KNOWN_REFUSED = pa.schema([("h1", pa.int64()), ("h2", pa.int64())])
+KEY_SCHEMA = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
+FAILED_SCHEMA = pa.schema([*KEY_SCHEMA, ("error_class", pa.string()), ("created_at", pa.timestamp("us", tz="UTC"))])
+KNOWN_INVALID_SCHEMA = pa.schema([("h1", pa.int64()), ("h2", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
-class PastRun:
+class PlannedRun:
     """A planned run, and which of its shards have committed."""
 
     plan: Plan
@@ -49,7 +49,7 @@ class PastRun:
 
 def load_plan(store: Store, run: str) -> Plan:
     """The plan of a run. Raises `FileNotFoundError` if there is none, `StoreError` if it is damaged."""
-    return Plan.from_json(store.read(paths.plan(run)))
+    return Plan.from_json(store.read(paths.plan_file(run)))
 
 
 def pending_shards(store: Store, plan: Plan) -> list[int]:
@@ -60,7 +60,7 @@ def pending_shards(store: Store, plan: Plan) -> list[int]:
     return [shard for shard in plan.shards if shard not in done]
 
 
-def read_past(store: Store, folder: Path) -> dict[str, PastRun]:
+def read_history(store: Store, folder: Path) -> dict[str, PlannedRun]:
     """The dataset's runs by name.
 
     What it holds goes into files of a local folder: the keys of its index to `made.parquet`, rows that failed to
@@ -75,25 +75,25 @@ def read_past(store: Store, folder: Path) -> dict[str, PastRun]:
     plans, superseded = [], set()
     for info in store.list(paths.RUNS):
         run = [*info.path.split("/"), ""][1]
-        if info.path == paths.plan(run):
+        if info.path == paths.plan_file(run):
             plans.append(run)
-        elif info.path == paths.superseded(run):
+        elif info.path == paths.superseded_note(run):
             superseded.add(run)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="past") as pool:
         runs = {
-            plan.run: PastRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
+            plan.run: PlannedRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
             for plan in _map(pool, lambda run: load_plan(store, run), plans)
         }
         failures: list[str] = []
-        with pq.ParquetWriter(folder / "made.parquet", KEYS, compression="none", use_dictionary=False) as made:
-            for table, file in _map(pool, lambda path: _index_part(store, path), parts):
+        with pq.ParquetWriter(folder / "made.parquet", KEY_SCHEMA, compression="none", use_dictionary=False) as made:
+            for table, file in _map(pool, lambda path: _read_index_part(store, path), parts):
                 made.write_table(table)
                 failures += [file] if file else []
-        with pq.ParquetWriter(folder / "failed.parquet", FAILED) as failed:
-            for table in _map(pool, lambda path: _failures_part(store, path), failures):
+        with pq.ParquetWriter(folder / "failed.parquet", FAILED_SCHEMA) as failed:
+            for table in _map(pool, lambda path: _read_failures_part(store, path), failures):
                 failed.write_table(table)
-        with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_REFUSED) as known:
-            for table in _map(pool, lambda path: _refusals_part(store, path), refusals):
+        with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_INVALID_SCHEMA) as known:
+            for table in _map(pool, lambda path: _read_invalid_rows(store, path), refusals):
                 known.write_table(table)
     return runs
 
@@ -109,35 +109,38 @@ def _map(pool: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable
         yield future.result()
 
 
-def _index_part(store: Store, path: str) -> tuple[pa.Table, str | None]:
+def _read_index_part(store: Store, path: str) -> tuple[pa.Table, str | None]:
     """The keys of an index part, and the failures file that its footer names."""
-    with _open(store, path) as part:
+    with _open_part(store, path) as part:
         try:
             failures = parse_footer(part.metadata.metadata, path).failures
         except ValueError:  # an index part that something else has written anew; its rows still count
             failures = None
-        return _keys(part.read(columns=["key"])["key"]), failures
+        return _keys_table(part.read(columns=["key"])["key"]), failures
 
 
-def _failures_part(store: Store, path: str) -> pa.Table:
-    with _open(store, path) as part:
+def _read_failures_part(store: Store, path: str) -> pa.Table:
+    with _open_part(store, path) as part:
         table = part.read(columns=["key", "error_class", "created_at"])
     table = table.filter(table["key"].is_valid())
-    keys = _keys(table["key"])
+    keys = _keys_table(table["key"])
     return pa.Table.from_arrays(
-        [*keys.columns, table["error_class"], table["created_at"].cast(FAILED.field(3).type)], schema=FAILED
+        [*keys.columns, table["error_class"], table["created_at"].cast(FAILED_SCHEMA.field(3).type)],
+        schema=FAILED_SCHEMA,
     )
 
 
-def _refusals_part(store: Store, path: str) -> pa.Table:
-    with _open(store, path) as part:
+def _read_invalid_rows(store: Store, path: str) -> pa.Table:
+    with _open_part(store, path) as part:
         table = part.read(columns=["source", "error_class", "error"])
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    h1, h2 = halves([hashlib.sha256("\0".join(value or "" for value in row).encode()).digest() for row in rows], 32)
-    return pa.Table.from_arrays([pa.array(h1), pa.array(h2)], schema=KNOWN_REFUSED)
+    h1, h2 = split_digests(
+        [hashlib.sha256("\0".join(value or "" for value in row).encode()).digest() for row in rows], 32
+    )
+    return pa.Table.from_arrays([pa.array(h1), pa.array(h2)], schema=KNOWN_INVALID_SCHEMA)
 
 
-class _open:
+class _open_part:
     """A Parquet object of the dataset, closed afterwards, damage named."""
 
     def __init__(self, store: Store, path: str):
@@ -157,8 +160,8 @@ class _open:
         self.file.close()
 
 
-def _keys(column: pa.ChunkedArray) -> pa.Table:
+def _keys_table(column: pa.ChunkedArray) -> pa.Table:
     """Keys (64 hex digits) as 128 bits in two columns."""
     keys = column.to_pylist()
     words = np.frombuffer(bytes.fromhex("".join(key[:32] for key in keys)), dtype="<i8").reshape(len(keys), 2)
-    return pa.Table.from_arrays([pa.array(words[:, 0]), pa.array(words[:, 1])], schema=KEYS)
+    return pa.Table.from_arrays([pa.array(words[:, 0]), pa.array(words[:, 1])], schema=KEY_SCHEMA)

@@ -9,18 +9,18 @@ from typing import Any
 import pyarrow as pa
 
 from musicgen.errors import RowError
-from musicgen.manifest.audio_hashes import Condition, Conditions, Wanted
+from musicgen.manifest.audio_hashes import AudioHashes, AudioReference, HashedAudio
 from musicgen.manifest.row import PARAMETERS, RowReader
 from musicgen.manifest.source_batch import SourceBatch
 from musicgen.plan.keys import Keyer
-from musicgen.plan.row_schema import ROWS
+from musicgen.plan.row_schema import ROW_SCHEMA
 
 PIECE_ROWS = 8192
-_SHOWN_PROMPT = 1000
+_SHOWN_PROMPT_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class InvalidRow:
     """A row that no run will make."""
 
     number: int  # in its file
@@ -38,13 +38,13 @@ class ParsedBatch:
     rows: pa.Table  # ROWS
     keys: list[bytes]
     positions: list[int]
-    refused: list[Refused]
+    invalid: list[InvalidRow]
 
 
-class Parser:
+class BatchParser:
     """Turns batches into keyed rows."""
 
-    def __init__(self, reader: RowReader, keyer: Keyer, conditions: Conditions):
+    def __init__(self, reader: RowReader, keyer: Keyer, conditions: AudioHashes):
         self.reader = reader
         self.keyer = keyer
         self.conditions = conditions
@@ -55,13 +55,13 @@ class Parser:
         The last has the refused.
         """
         refused = [
-            Refused(row.number, batch.source(row.number), None, None, "invalid", f"the row {row.reason}")
-            for row in batch.broken
+            InvalidRow(row.number, batch.locate(row.number), None, None, "invalid", f"the row {row.reason}")
+            for row in batch.unparsable
         ]
         checked = self._check(batch, refused)
         found = self._conditions(batch, checked)
         kept = _Kept()
-        key, settings = self.keyer.key, self.reader.request
+        key, settings = self.keyer.key, self.reader.make_request
         for position, parameters, prompt, id, seed, melody, continuation in checked:
             tune = past = None
             if melody is not None or continuation is not None:
@@ -69,10 +69,10 @@ class Parser:
                 error = next((item for item in both if isinstance(item, RowError)), None)
                 if error is not None:
                     number = batch.numbers[position]
-                    shown = prompt[:_SHOWN_PROMPT]
-                    refused.append(Refused(number, batch.source(number), id, shown, error.error_class, str(error)))
+                    shown = prompt[:_SHOWN_PROMPT_CHARACTERS]
+                    refused.append(InvalidRow(number, batch.locate(number), id, shown, error.error_class, str(error)))
                     continue
-                tune, past = (item if isinstance(item, Condition) else None for item in both)
+                tune, past = (item if isinstance(item, HashedAudio) else None for item in both)
             for sample in range(parameters.samples):
                 if len(kept.keys) >= PIECE_ROWS:
                     yield ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], [])
@@ -89,9 +89,9 @@ class Parser:
     def _table(self, batch: SourceBatch, kept: "_Kept") -> pa.Table:
         """The kept rows as ROWS, column by column."""
         if not kept.rows:
-            return ROWS.empty_table()
+            return ROW_SCHEMA.empty_table()
         positions, parameters, prompts, ids, samples, tunes, pasts = zip(*kept.rows, strict=True)
-        reader, numbers, source = self.reader, batch.numbers, batch.source
+        reader, numbers, source = self.reader, batch.numbers, batch.locate
         columns: dict[str, Any] = {
             "key": [key.hex() for key in kept.keys],
             "id": ids,
@@ -102,16 +102,18 @@ class Parser:
             "continuation": [past and past.uri for past in pasts],
             "continuation_sha256": [past and past.sha256 for past in pasts],
             "seed": kept.seeds,
-            "keep_continuation": [reader.keeps(past is not None) for past in pasts],
-            "stride_s": [reader.stride(p, past is not None) for p, past in zip(parameters, pasts, strict=True)],
-            "stems": [reader.separates(tune is not None) for tune in tunes],
+            "keep_continuation": [reader.keep_continuation(past is not None) for past in pasts],
+            "stride_s": [reader.stride_s(p, past is not None) for p, past in zip(parameters, pasts, strict=True)],
+            "stems": [reader.separate_stems(tune is not None) for tune in tunes],
             "source": [source(numbers[position]) for position in positions],
         }
         for name in ("duration_s", "frames", "temperature", "top_k", "top_p", "guidance_scale"):
             columns[name] = [getattr(p, name) for p in parameters]
-        return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in ROWS], schema=ROWS)
+        return pa.Table.from_arrays(
+            [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA], schema=ROW_SCHEMA
+        )
 
-    def _check(self, batch: SourceBatch, refused: list[Refused]) -> list[tuple]:
+    def _check(self, batch: SourceBatch, refused: list[InvalidRow]) -> list[tuple]:
         reader, fields, rows = self.reader, batch.fields, len(batch)
         names = tuple(name for name in PARAMETERS if name in fields)
         raws: Any = zip(*(fields[name] for name in names), strict=True) if names else repeat((), rows)
@@ -122,10 +124,10 @@ class Parser:
         checked: list[tuple] = []
         for position, (raw, prompt, id, seed, melody, continuation) in enumerate(zip(raws, *columns, strict=True)):
             try:
-                parameters = reader.parameters(raw, names)
-                text = reader.prompt(prompt)
-                tune = reader.uri(melody, "melody") if melody is not None else None
-                past = reader.uri(continuation, "continuation") if continuation is not None else None
+                parameters = reader.read_parameters(raw, names)
+                text = reader.read_prompt(prompt)
+                tune = reader.read_uri(melody, "melody") if melody is not None else None
+                past = reader.read_uri(continuation, "continuation") if continuation is not None else None
                 if tune or not text:
                     reader.check_conditions(text, tune)
                 checked.append(
@@ -133,22 +135,22 @@ class Parser:
                         position,
                         parameters,
                         text,
-                        reader.id(id) if id is not None else None,
-                        reader.seed(seed) if seed is not None else None,
-                        Wanted(tune, "melody", folder) if tune else None,
-                        Wanted(past, "continuation", folder) if past else None,
+                        reader.read_id(id) if id is not None else None,
+                        reader.read_seed(seed) if seed is not None else None,
+                        AudioReference(tune, "melody", folder) if tune else None,
+                        AudioReference(past, "continuation", folder) if past else None,
                     )
                 )
             except RowError as error:
                 number = batch.numbers[position]
                 refused.append(
-                    Refused(
-                        number, batch.source(number), _readable(id), _readable(prompt), error.error_class, str(error)
+                    InvalidRow(
+                        number, batch.locate(number), _readable(id), _readable(prompt), error.error_class, str(error)
                     )
                 )
         return checked
 
-    def _conditions(self, batch: SourceBatch, checked: list[tuple]) -> dict[Wanted, Condition | RowError]:
+    def _conditions(self, batch: SourceBatch, checked: list[tuple]) -> dict[AudioReference, HashedAudio | RowError]:
         if "melody" not in batch.fields and "continuation" not in batch.fields:
             return {}
         return self.conditions.look_up(wanted for row in checked for wanted in row[5:] if wanted is not None)
@@ -167,4 +169,4 @@ def _readable(value: Any) -> str | None:
     """An id or a prompt for failures/: as text, short, and only what can be written."""
     if value is None:
         return None
-    return str(value)[:_SHOWN_PROMPT].encode("utf-8", "replace").decode()
+    return str(value)[:_SHOWN_PROMPT_CHARACTERS].encode("utf-8", "replace").decode()

@@ -10,7 +10,7 @@ from hashlib import sha256
 from json.encoder import encode_basestring
 from typing import Any
 
-from musicgen.request import Request, canonical_text, seed_of
+from musicgen.request import Request, canonical_text, seed_from_digest
 
 # In the order in which sorted keys put them: "heard" (these four), then "seed".
 _MARKS = {
@@ -20,7 +20,7 @@ _MARKS = {
     "prompt": "\ue000prompt\ue001",
 }
 _SEED_MARK = 1 << 62 | 0x5EED5EED5EED
-_CACHED = 4096
+_CACHED_TEMPLATES = 4096
 
 
 class Keyer:
@@ -60,7 +60,7 @@ class Keyer:
         )
         template = self._templates.get(shape)
         if template is None:
-            if len(self._templates) >= _CACHED:
+            if len(self._templates) >= _CACHED_TEMPLATES:
                 self._templates.clear()
             template = self._templates[shape] = self._template(request())
         values: tuple[bytes | int, ...] = (
@@ -74,9 +74,9 @@ class Keyer:
             values = (continuation_sha256.encode(), *values)
         seed_text, key_text = template
         if seed is None:
-            seed = seed_of(sha256(seed_text % values).digest())
+            seed = seed_from_digest(sha256(seed_text % values).digest())
         elif sample != 0:
-            seed = seed_of(sha256(seed_text % (*values, seed)).digest())
+            seed = seed_from_digest(sha256(seed_text % (*values, seed)).digest())
         return sha256(key_text % (*values, seed)).digest(), seed
 
     def _template(self, request: Request) -> tuple[bytes, bytes]:
@@ -87,10 +87,10 @@ class Keyer:
         seed_text = canonical_text(sample.seed_form(self.salt, self.frame_rate))
         resolved = replace(sample, seed=_SEED_MARK)
         key_text = canonical_text(resolved.key_form(self.frame_rate, self.model_identity, self.encoding))
-        return _open(seed_text), _open(key_text)
+        return _open_template(seed_text), _open_template(key_text)
 
 
-def _open(text: str) -> bytes:
+def _open_template(text: str) -> bytes:
     text = text.replace("%", "%%").replace(str(_SEED_MARK), "%d")
     for name, mark in _MARKS.items():
         # Hashes are hex and go between the quotes; texts bring their own.

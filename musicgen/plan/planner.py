@@ -21,17 +21,17 @@ from musicgen.dataset.run_report import read_report
 from musicgen.dataset.schema import FAILURES, carried_name
 from musicgen.errors import JobError, ManifestError, StoreError
 from musicgen.job import Job
-from musicgen.manifest.audio_hashes import Conditions
+from musicgen.manifest.audio_hashes import AudioHashes
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest
 from musicgen.manifest.row import RowReader
-from musicgen.plan.history import PastRun, load_plan, pending_shards, read_past
-from musicgen.plan.keyed_rows import Parser
+from musicgen.plan.history import PlannedRun, load_plan, pending_shards, read_history
+from musicgen.plan.keyed_rows import BatchParser
 from musicgen.plan.keys import Keyer
-from musicgen.plan.missing import Counts, Ledger
+from musicgen.plan.missing import MissingRows, RowCounts
 from musicgen.plan.outcome import PlanOutcome
-from musicgen.plan.shard_files import with_carried, write_parts
-from musicgen.plan.shards import cut, expected_speed, shard_limits
+from musicgen.plan.shard_files import append_carried, write_manifest_parts
+from musicgen.plan.shards import choose_limits, cut_shards, estimate_speed
 from musicgen.plan.spill import Spill
 from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import PlannedModel
@@ -75,7 +75,7 @@ class _Planning:
     def __init__(self, job: Job, checkpoint: "Checkpoint", store: Store, folder: Path, speed: float | None):
         self.job, self.checkpoint, self.store, self.folder = job, checkpoint, store, folder
         self.spec = checkpoint.spec
-        self.speed = speed or expected_speed(job, self.spec)
+        self.speed = speed or estimate_speed(job, self.spec)
         self.spill = Spill(folder)
         self.names: dict[str, str] = {}
         self.carried = pa.schema([])
@@ -94,16 +94,16 @@ class _Planning:
         from musicgen.model.checkpoint.identity import cache_folder
 
         manifest, generation = self.job.manifest, self.job.generation
-        columns = ColumnMap(manifest.columns, prompt_needed=not generation.allow_unconditional)
+        columns = ColumnMap(manifest.columns, prompt_required=not generation.allow_unconditional)
         reader = RowReader(generation, self.spec, self.job.model.name)
         keyer = Keyer(self.spec.frame_rate, self.checkpoint.identity, self.job.audio.canonical(), generation.seed)
-        with Conditions(manifest.melody_roots, cache_folder()) as conditions:
-            parser = Parser(reader, keyer, conditions)
+        with AudioHashes(manifest.melody_roots, cache_folder()) as conditions:
+            parser = BatchParser(reader, keyer, conditions)
             done = 0
             for batch in read_manifest(manifest.uri, columns, manifest.limit, self.store.uri):
                 for parsed in parser.parse(batch):
                     self.spill.add(batch, parsed)
-                done += len(batch) + len(batch.broken)
+                done += len(batch) + len(batch.unparsable)
                 if progress:
                     progress(done, None)
         self.spill.close()
@@ -133,17 +133,17 @@ class _Planning:
         self.info = DatasetInfo.of(self.job.audio.layout, self.job.audio.format, self.carried, self.job.audio.codes)
         check_dataset_info(self.store, self.info)
         if pinned:  # whether all values fit must be known before anything is written
-            for _, rows in self.spill.batches():
-                self.spill.carried(rows, self.carried, self.names)
+            for _, rows in self.spill.read_batches():
+                self.spill.carried_columns(rows, self.carried, self.names)
 
     def decide(self, dry_run: bool, retry_failed: frozenset[str], memory_mb: int) -> dict[str, Any]:
         """Compare with the dataset, and plan what is missing."""
-        past = read_past(self.store, self.folder)
-        with Ledger(self.folder, memory_mb) as ledger:
-            if self.spill.has_ids and (twice := ledger.repeated_id()):
+        past = read_history(self.store, self.folder)
+        with MissingRows(self.folder, memory_mb) as ledger:
+            if self.spill.has_ids and (twice := ledger.find_repeated_id()):
                 self._refuse_repeated(*twice)
-            distinct, fingerprint = ledger.distinct()
-            counts = ledger.compare(retry_failed)
+            distinct, fingerprint = ledger.keep_distinct()
+            counts = ledger.compare_with_dataset(retry_failed)
             stem = self._stem(fingerprint)
             said: dict[str, Any] = {
                 "made": counts.made,
@@ -151,7 +151,7 @@ class _Planning:
                 "retried": counts.failed - counts.held_back,
                 "held_back": counts.held_back,
                 "invalid_count": self.spill.refused,
-                "invalid": self.spill.first_refused(INVALID_SHOWN),
+                "invalid": self.spill.first_invalid(INVALID_SHOWN),
                 "duplicates": self.spill.rows - distinct,
             }
             ours = sorted((run.plan.number, name) for name, run in past.items() if name.rpartition("-")[0] == stem)
@@ -162,13 +162,13 @@ class _Planning:
                     self.store.probe()
                     self._write_refusals(plan)
                 return {**said, **self._adopted(plan, past[plan.run].pending)}
-            if not counts.todo and not (self.spill.refused and ledger.unknown_refusals()):
+            if not counts.missing and not (self.spill.refused and ledger.count_new_invalid()):
                 if ours and not self._is_published(past[ours[-1][1]]):
                     return {**said, **self._adopted(past[ours[-1][1]].plan, [])}
                 return {**said, "plan": None, "new": 0, "retried": 0, "shards": 0, "audio_s": 0.0}
             others = [run for run in past.values() if not run.finished]
             self._check_alone(others, dry_run)
-            said["new"] = counts.todo - counts.failed + counts.held_back
+            said["new"] = counts.missing - counts.failed + counts.held_back
             run = f"{stem}-{ours[-1][0] + 1 if ours else 1}"
             if dry_run:
                 return {**said, **self._previewed(ledger, counts)}
@@ -179,25 +179,25 @@ class _Planning:
         parts = [fingerprint, self.checkpoint.identity, self.job.audio.canonical()]
         return "r" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
-    def _is_published(self, run: PastRun) -> bool:
+    def _is_published(self, run: PlannedRun) -> bool:
         """Whether a driver of the run lived to write the card."""
         report = None if run.superseded else read_report(self.store, run.plan.run)
         return run.superseded or (report is not None and bool(report.published_at))
 
     def _refuse_repeated(self, first: int, second: int) -> None:
-        one, other = self.spill.row(first), self.spill.row(second)
+        one, other = self.spill.read_row(first), self.spill.read_row(second)
         raise ManifestError(
             f"{other['source']}: repeats the id {one['id']!r} of {one['source']}; ids are unique in a manifest"
         )
 
-    def _check_alone(self, others: list[PastRun], dry_run: bool) -> None:
+    def _check_alone(self, others: list[PlannedRun], dry_run: bool) -> None:
         """Two different unfinished runs could make one clip twice: refuse, or close the others if the job says so."""
         if not others:
             return
         if self.job.output.supersede_unfinished:
             for run in [] if dry_run else others:
                 note = {"superseded_at": _now(), "pending_shards": len(run.pending)}
-                self.store.put_if_absent(paths.superseded(run.plan.run), json.dumps(note).encode())
+                self.store.put_if_absent(paths.superseded_note(run.plan.run), json.dumps(note).encode())
             return
         run = others[0]
         raise JobError(
@@ -218,23 +218,34 @@ class _Planning:
             "estimated_s": self._estimate(audio_s),
         }
 
-    def _previewed(self, ledger: Ledger, counts: Counts) -> dict[str, Any]:
+    def _previewed(self, ledger: MissingRows, counts: RowCounts) -> dict[str, Any]:
         durations = (second for table in self._todo(ledger) for second in table["duration_s"].to_pylist())
         shards = sum(
-            1 for _ in cut(durations, shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed))
+            1
+            for _ in cut_shards(
+                durations, choose_limits(self.job, self.spec, counts.missing, counts.missing_s, self.speed)
+            )
         )
-        return {"plan": None, "shards": shards, "audio_s": counts.todo_s, "estimated_s": self._estimate(counts.todo_s)}
+        return {
+            "plan": None,
+            "shards": shards,
+            "audio_s": counts.missing_s,
+            "estimated_s": self._estimate(counts.missing_s),
+        }
 
     def _planned(
-        self, run: str, fingerprint: str, ledger: Ledger, counts: Counts, past: dict[str, PastRun]
+        self, run: str, fingerprint: str, ledger: MissingRows, counts: RowCounts, past: dict[str, PlannedRun]
     ) -> dict[str, Any]:
         self.store.probe()
         write_dataset_info(self.store, self.info)
-        limits = shard_limits(self.job, self.spec, counts.todo, counts.todo_s, self.speed)
-        tables = (with_carried(rows, self.spill.carried(rows, self.carried, self.names)) for rows in self._todo(ledger))
+        limits = choose_limits(self.job, self.spec, counts.missing, counts.missing_s, self.speed)
+        tables = (
+            append_carried(rows, self.spill.carried_columns(rows, self.carried, self.names))
+            for rows in self._todo(ledger)
+        )
         parts: list[PlanPart] = []
         try:
-            for part in write_parts(self.store, run, uuid4().hex[:12], tables, limits, self.folder):
+            for part in write_manifest_parts(self.store, run, uuid4().hex[:12], tables, limits, self.folder):
                 parts.append(part)
         except BaseException:  # interrupted, or the store failed: what nobody will read goes
             with suppress(StoreError):
@@ -250,14 +261,14 @@ class _Planning:
             slots=self.job.cluster.slots,
             manifest_fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest(),
             parts=tuple(parts),
-            rows=counts.todo,
-            audio_s=round(counts.todo_s, 3),
+            rows=counts.missing,
+            audio_s=round(counts.missing_s, 3),
             longest_s=counts.longest_s,
             invalid=self.spill.refused,
             carried={field.name: str(field.type) for field in self.carried},
             created_at=_now(),
         )
-        if not self.store.commit_if_absent(paths.plan(run), plan.to_json().encode()):
+        if not self.store.commit_if_absent(paths.plan_file(run), plan.to_json().encode()):
             self._discard(parts)
             plan = load_plan(self.store, run)  # somebody submitted the same job at the same moment
             return self._adopted(plan, pending_shards(self.store, plan))
@@ -270,7 +281,7 @@ class _Planning:
             "estimated_s": self._estimate(plan.audio_s),
         }
 
-    def _check_still_alone(self, plan: Plan, past: dict[str, PastRun]) -> None:
+    def _check_still_alone(self, plan: Plan, past: dict[str, PlannedRun]) -> None:
         """Another job may have planned between our look and our put.
 
         Each then sees the other, or the later one does.
@@ -279,20 +290,22 @@ class _Planning:
             return
         for info in self.store.list(paths.RUNS):
             run = info.path.split("/")[1]
-            if info.path != paths.plan(run) or run == plan.run or run in past:
+            if info.path != paths.plan_file(run) or run == plan.run or run in past:
                 continue
             if len(load_plan(self.store, run).shards):
-                self.store.put_if_absent(paths.superseded(plan.run), json.dumps({"superseded_at": _now()}).encode())
+                self.store.put_if_absent(
+                    paths.superseded_note(plan.run), json.dumps({"superseded_at": _now()}).encode()
+                )
                 raise JobError(
                     f"{self.store.uri}: run {run} of another job was planned at this moment; run this one when it "
                     "has finished"
                 )
 
-    def _todo(self, ledger: Ledger) -> Iterator[pa.Table]:
+    def _todo(self, ledger: MissingRows) -> Iterator[pa.Table]:
         """The spilled rows that are to be made, in order."""
-        pieces = ledger.todo()
+        pieces = ledger.read_places()
         places = next(pieces, None)
-        for first, rows in self.spill.batches():
+        for first, rows in self.spill.read_batches():
             chosen: list[np.ndarray] = []
             while places is not None:
                 inside = int(np.searchsorted(places, first + rows.num_rows))

@@ -5,7 +5,7 @@ import pyarrow as pa
 from musicgen.request import Request
 
 # The normalised manifest. Carried columns follow, under their names in the index.
-ROWS = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),
         pa.field("id", pa.string()),
@@ -30,7 +30,7 @@ ROWS = pa.schema(
 )
 
 
-def requests(rows: pa.Table) -> list[Request]:
+def make_requests(rows: pa.Table) -> list[Request]:
     """The resolved requests of normalised rows."""
-    columns = {name: rows[name].to_pylist() for name in ROWS.names if name not in ("key", "frames", "source")}
+    columns = {name: rows[name].to_pylist() for name in ROW_SCHEMA.names if name not in ("key", "frames", "source")}
     return [Request(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]

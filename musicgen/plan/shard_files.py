@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.errors import StoreError, first_line
-from musicgen.plan.row_schema import ROWS, requests
-from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, shard_tables
+from musicgen.plan.row_schema import ROW_SCHEMA, make_requests
+from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, cut_tables
 from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import ShardRows
 from musicgen.storage import Store
@@ -19,19 +19,19 @@ from musicgen.storage.parquet_reader import ParquetReader
 _CARRIED = "carried:"
 
 
-def with_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
+def append_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
     """Normalised rows and their carried columns as one table."""
-    table = rows.select(ROWS.names)
+    table = rows.select(ROW_SCHEMA.names)
     for field, column in zip(carried.schema, carried.columns, strict=True):
         table = table.append_column(pa.field(_CARRIED + field.name, field.type), column)
     return table
 
 
-def write_parts(
+def write_manifest_parts(
     store: Store, run: str, attempt: str, tables: Iterable[pa.Table], limits: ShardLimits, folder: Path
 ) -> Iterator[PlanPart]:
     """Write rows as shards under the attempt's own prefix; each file is complete on local disk before it is sent."""
-    shards = shard_tables(tables, limits)
+    shards = cut_tables(tables, limits)
     shard = next(shards, None)
     number = 0
     while shard is not None:
@@ -72,7 +72,7 @@ def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
     return ShardRows(
         run=plan.run,
         shard=shard,
-        requests=requests(table),
+        requests=make_requests(table),
         keys=table["key"].to_pylist(),
         sources=table["source"].to_pylist(),
         carried=carried.replace_schema_metadata(None).combine_chunks(),

@@ -12,9 +12,9 @@ from musicgen.model.spec import ModelSpec
 SHARDS_PER_FILE = 128
 MAX_ROWS = 10_000
 MAX_BYTES = 1 << 30  # of encoded audio: what `layout: parquet` and `webdataset` gather before they commit
-_WORK_S = 180.0
+_WORK_PER_SHARD_S = 180.0
 _MIN_ROWS = 8  # below that, the commit's own cost shows
-_MOST_SHARDS = 10_000  # of a job whose rows are small and many: every later plan lists them all
+_MAX_SHARDS = 10_000  # of a job whose rows are small and many: every later plan lists them all
 _SHARDS_PER_ACTOR = 4  # enough that the last actor does not work alone for long
 _LOSSY_BYTES_PER_S = 24_000  # mp3, ogg
 
@@ -27,7 +27,7 @@ class ShardLimits:
     audio_s: float
 
 
-def shard_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: float) -> ShardLimits:
+def choose_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: float) -> ShardLimits:
     """How large shards may be, for `rows` rows of `audio_s` seconds in all and actors of `speed` audio-seconds per
     second.
     """
@@ -37,13 +37,13 @@ def shard_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: fl
     if job.cluster.shard_rows != "auto":
         return ShardLimits(min(job.cluster.shard_rows, 10 * MAX_ROWS), bound_s)
     fair = math.ceil(rows / (_SHARDS_PER_ACTOR * job.cluster.max_actors))
-    work_s = max(speed * _WORK_S, audio_s / _MOST_SHARDS)
+    work_s = max(speed * _WORK_PER_SHARD_S, audio_s / _MAX_SHARDS)
     return ShardLimits(
         max(_MIN_ROWS, min(fair, MAX_ROWS)), min(bound_s, max(work_s, _MIN_ROWS * audio_s / max(rows, 1)))
     )
 
 
-def expected_speed(job: Job, spec: ModelSpec) -> float:
+def estimate_speed(job: Job, spec: ModelSpec) -> float:
     """A guess at one actor's audio-seconds per second, from the decoder's size and whether it has a GPU.
 
     Half of the bounds of docs/architecture.md for an H100; a CPU is taken as a hundredth of it. Only shard sizes and a
@@ -57,7 +57,7 @@ def expected_speed(job: Job, spec: ModelSpec) -> float:
     return min(400.0, 60.0 * 1.4e9 / parameters) if on_gpu else min(60.0, 6.0 * 4e8 / parameters)
 
 
-def cut(durations: Iterable[float], limits: ShardLimits) -> Iterator[tuple[int, float]]:
+def cut_shards(durations: Iterable[float], limits: ShardLimits) -> Iterator[tuple[int, float]]:
     """The (rows, seconds of audio) of each shard, for rows in order."""
     rows, seconds = 0, 0.0
     for duration in durations:
@@ -70,7 +70,7 @@ def cut(durations: Iterable[float], limits: ShardLimits) -> Iterator[tuple[int, 
         yield rows, seconds
 
 
-def shard_tables(tables: Iterable[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
+def cut_tables(tables: Iterable[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
     """The rows of a stream of tables in shards. Holds one shard and one table at a time."""
     held: list[pa.Table] = []
     rows, seconds = 0, 0.0

@@ -15,21 +15,21 @@ from typing import Any, BinaryIO, TypeVar
 
 from musicgen.errors import StoreError
 from musicgen.storage import faults
-from musicgen.storage.location import S3_SCHEMES, inside
+from musicgen.storage.location import S3_SCHEMES, check_path
 from musicgen.storage.store import FileInfo, Store
 
 _T = TypeVar("_T")
-_CONFLICT_TRIES = 8
+_CONFLICT_ATTEMPTS = 8
 _READ_BLOCK = 1 << 20
 
 # Patient while working, impatient when asked whether the store is there at all.
-_WORKING = {
+_PATIENT_CONFIG = {
     "connect_timeout": 10,
     "read_timeout": 60,
     "max_pool_connections": 64,
     "retries": {"mode": "standard", "max_attempts": 5},
 }
-_CHECKING = {
+_CHECK_CONFIG = {
     "connect_timeout": 3,
     "read_timeout": 4,
     "max_pool_connections": 4,
@@ -45,13 +45,13 @@ class CloudStore(Store):
         return _file_system(self.location.scheme, checking=False)
 
     def _path(self, path: str) -> str:
-        return f"{self.location.root}/{inside(path)}"
+        return f"{self.location.root}/{check_path(path)}"
 
     def _call(self, path: str, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         try:
             return function(*args, **kwargs)
-        except faults.SIGNS as error:
-            raise faults.translate(error, self.location, path) from error
+        except faults.STORE_ERRORS as error:
+            raise faults.translate_error(error, self.location, path) from error
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -71,15 +71,15 @@ class CloudStore(Store):
                 return False
             self.write(path, data)
             return True
-        for attempt in range(_CONFLICT_TRIES):
+        for attempt in range(_CONFLICT_ATTEMPTS):
             try:
                 self._put(path, data, "create")
                 return True
-            except faults.SIGNS as error:
-                if faults.says_exists(error):
+            except faults.STORE_ERRORS as error:
+                if faults.is_already_exists(error):
                     return False
-                if not faults.says_conflict(error) or attempt == _CONFLICT_TRIES - 1:
-                    raise faults.translate(error, self.location, path) from error
+                if not faults.is_write_conflict(error) or attempt == _CONFLICT_ATTEMPTS - 1:
+                    raise faults.translate_error(error, self.location, path) from error
             time.sleep(min(2.0, 0.05 * 2**attempt))  # a conflict means that another writer is still busy: ask again
         raise AssertionError("unreachable")
 
@@ -113,13 +113,13 @@ class CloudStore(Store):
     def _list_any(self, folder: str, prefix: str) -> Iterator[FileInfo]:
         found = self._call(prefix, self._fs.find, folder, detail=True)
         for name in sorted(found):
-            yield _info(name[len(self.location.root) + 1 :], found[name])
+            yield _file_info(name[len(self.location.root) + 1 :], found[name])
 
     def info(self, path: str) -> FileInfo:
         entry = self._call(path, self._fs.info, self._path(path))
         if entry.get("type") == "directory":
             raise FileNotFoundError(self.join(path))
-        return _info(path, entry)
+        return _file_info(path, entry)
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -136,12 +136,12 @@ class CloudStore(Store):
             raise StoreError(
                 f"{self.uri}: there is no bucket {self.location.bucket!r}; create it, or correct the name"
             ) from None
-        except faults.SIGNS as error:
-            raise faults.translate(error, self.location) from error
+        except faults.STORE_ERRORS as error:
+            raise faults.translate_error(error, self.location) from error
 
 
-_made: dict[tuple, Any] = {}
-_making = threading.Lock()
+_file_systems: dict[tuple, Any] = {}
+_file_systems_lock = threading.Lock()
 
 
 def _file_system(scheme: str, checking: bool) -> Any:
@@ -151,13 +151,13 @@ def _file_system(scheme: str, checking: bool) -> Any:
     """
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     key = (os.getpid(), scheme, checking, environment)
-    with _making:
-        if key not in _made:
-            _made[key] = _make(scheme, checking)
-        return _made[key]
+    with _file_systems_lock:
+        if key not in _file_systems:
+            _file_systems[key] = _make_file_system(scheme, checking)
+        return _file_systems[key]
 
 
-def _make(scheme: str, checking: bool) -> Any:
+def _make_file_system(scheme: str, checking: bool) -> Any:
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
@@ -165,7 +165,7 @@ def _make(scheme: str, checking: bool) -> Any:
         options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")  # botocore knows only the second
         options["client_kwargs"] = {"region_name": region} if region else {}
-        options["config_kwargs"] = dict(_CHECKING if checking else _WORKING)
+        options["config_kwargs"] = dict(_CHECK_CONFIG if checking else _PATIENT_CONFIG)
     try:
         fs = fsspec.filesystem(scheme, **options)
     except ImportError as error:
@@ -179,6 +179,6 @@ def _make(scheme: str, checking: bool) -> Any:
     return fs
 
 
-def _info(path: str, entry: dict[str, Any]) -> FileInfo:
+def _file_info(path: str, entry: dict[str, Any]) -> FileInfo:
     etag = entry.get("ETag") or entry.get("etag") or entry.get("generation") or entry.get("mtime") or ""
     return FileInfo(path, int(entry.get("size") or 0), str(etag).strip('"'))

@@ -22,10 +22,10 @@ from fsspec.exceptions import FSTimeoutError
 from musicgen.errors import StoreError, first_line
 from musicgen.storage.location import Location
 
-SIGNS = (OSError, BotoCoreError, ClientError, FSTimeoutError, ValueError)
+STORE_ERRORS = (OSError, BotoCoreError, ClientError, FSTimeoutError, ValueError)
 """Everything that the file systems raise about the store rather than about our code."""
 
-_DENIED = {
+_DENIED_REASONS = {
     "InvalidAccessKeyId": "the access key is not known to the store",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "ExpiredToken": "the session token has expired",
@@ -35,22 +35,22 @@ _DENIED = {
 }
 
 
-def says_exists(error: BaseException) -> bool:
+def is_already_exists(error: BaseException) -> bool:
     """Whether a conditional put failed because the object exists: 412, in any of the shapes s3fs gives it."""
-    if isinstance(error, FileExistsError) or _status(error) == 412:
+    if isinstance(error, FileExistsError) or _http_status(error) == 412:
         return True
     return isinstance(error, OSError) and error.errno == errno.EINVAL and "pre-condition" in str(error).lower()
 
 
-def says_conflict(error: BaseException) -> bool:
+def is_write_conflict(error: BaseException) -> bool:
     """Whether another conditional put of the same object was under way: 409, try again."""
-    return _status(error) == 409 or (isinstance(error, OSError) and error.errno == errno.EBUSY)
+    return _http_status(error) == 409 or (isinstance(error, OSError) and error.errno == errno.EBUSY)
 
 
-def translate(error: BaseException, location: Location, path: str | None = None) -> Exception:
+def translate_error(error: BaseException, location: Location, path: str | None = None) -> Exception:
     """The exception to raise instead: `FileNotFoundError` for an absent object, else a `StoreError`."""
     where = location.uri if path is None else f"{location.uri}/{path}"
-    code = _code(error)
+    code = _error_code(error)
     if code == "NoSuchBucket" or str(error) == "The specified bucket does not exist":
         return StoreError(f"{location.uri}: there is no bucket {location.bucket!r}; create it, or correct the name")
     if isinstance(error, FileNotFoundError | IsADirectoryError):
@@ -60,8 +60,8 @@ def translate(error: BaseException, location: Location, path: str | None = None)
             f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the "
             "AWS tools"
         )
-    if isinstance(error, PermissionError) or code in _DENIED:
-        reason = _DENIED.get(code or "", "access is denied (wrong credentials, or no right to this bucket)")
+    if isinstance(error, PermissionError) or code in _DENIED_REASONS:
+        reason = _DENIED_REASONS.get(code or "", "access is denied (wrong credentials, or no right to this bucket)")
         return StoreError(f"{where}: {reason}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         return StoreError(f"{location.uri}: cannot reach {_endpoint()}; check AWS_ENDPOINT_URL and the network")
@@ -88,12 +88,12 @@ def _client_error(error: BaseException) -> ClientError | None:
     return None
 
 
-def _code(error: BaseException) -> str | None:
+def _error_code(error: BaseException) -> str | None:
     client_error = _client_error(error)
     return None if client_error is None else client_error.response.get("Error", {}).get("Code")
 
 
-def _status(error: BaseException) -> int | None:
+def _http_status(error: BaseException) -> int | None:
     client_error = _client_error(error)
     return None if client_error is None else client_error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from musicgen.errors import StoreError
-from musicgen.storage.location import inside
+from musicgen.storage.location import check_path
 from musicgen.storage.store import FileInfo, Store
 
 TEMP_PREFIX = ".tmp-"
@@ -69,7 +69,7 @@ class LocalStore(Store):
 
     def list(self, prefix: str = "") -> Iterator[FileInfo]:
         folder = self._full(prefix) if prefix else Path(self.uri)
-        yield from _walk(folder, f"{prefix}/" if prefix else "")
+        yield from _list_folder(folder, f"{prefix}/" if prefix else "")
 
     def info(self, path: str) -> FileInfo:
         try:
@@ -109,7 +109,7 @@ class LocalStore(Store):
                     break
 
     def _full(self, path: str) -> Path:
-        return Path(self.uri, inside(path))
+        return Path(self.uri, check_path(path))
 
     def _fault(self, error: OSError, path: str) -> StoreError:
         hint = {
@@ -126,7 +126,7 @@ def _write_temp(target: Path, data: bytes | Path) -> Path:
     """The data in a synced file beside the target, so that rename and link stay within one file system."""
     temp = target.parent / f"{TEMP_PREFIX}{uuid4().hex}"
     try:
-        with _create(temp) as file:
+        with _create_file(temp) as file:
             if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, file, 4 << 20)
@@ -140,7 +140,7 @@ def _write_temp(target: Path, data: bytes | Path) -> Path:
     return temp
 
 
-def _create(path: Path) -> BinaryIO:
+def _create_file(path: Path) -> BinaryIO:
     """A new file for writing, in a folder that is made, and synced into its own, if it is not there."""
     for _ in range(3):
         for folder in reversed(_missing_folders(path.parent)):
@@ -162,7 +162,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[FileInfo]:
+def _list_folder(folder: Path, prefix: str) -> Iterator[FileInfo]:
     try:
         with os.scandir(folder) as scan:
             entries = [(entry.name + "/" * entry.is_dir(), entry) for entry in scan]
@@ -172,7 +172,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[FileInfo]:
         raise StoreError(f"{folder}: the folder cannot be read; give this user the right to") from None
     for name, entry in sorted(entries, key=lambda item: os.fsencode(item[0])):  # the order an object store lists in
         if name.endswith("/"):
-            yield from _walk(Path(entry.path), prefix + name)
+            yield from _list_folder(Path(entry.path), prefix + name)
         elif not name.startswith(TEMP_PREFIX):
             try:
                 stat = entry.stat()

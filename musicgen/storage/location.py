@@ -32,7 +32,7 @@ class Location:
         return self.root if self.scheme == "file" else self.root.partition("/")[2]
 
 
-def parse(uri: str) -> Location:
+def parse_uri(uri: str) -> Location:
     """Take a URI or a plain path apart.
 
     Raises `StoreError` for a scheme that cannot hold a dataset, a bucket without a name, and credentials in the URI
@@ -65,7 +65,7 @@ def parse(uri: str) -> Location:
     return Location("s3" if scheme == "s3a" else scheme, "/".join(parts))
 
 
-def inside(path: str) -> str:
+def check_path(path: str) -> str:
     """A path inside a store, checked: relative, without `.`, `..`, empty segments, backslashes or control characters.
 
     Raises `ValueError`, since paths are ours or were written by us: a bad one is a bug or a forged index.

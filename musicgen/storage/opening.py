@@ -1,7 +1,7 @@
 """From a URI to a store."""
 
 from musicgen.storage.local import LocalStore
-from musicgen.storage.location import parse
+from musicgen.storage.location import parse_uri
 from musicgen.storage.store import Store
 
 
@@ -11,7 +11,7 @@ def open_store(uri: str, single_writer: bool = False) -> Store:
     Touches nothing; `Store.check` and `Store.probe` do. `single_writer` accepts stores without put-if-absent, for
     jobs that promise to be alone. Raises `StoreError` for a URI that cannot be storage.
     """
-    location = parse(uri)
+    location = parse_uri(uri)
     if location.scheme == "file":
         return LocalStore(location, single_writer)
     from musicgen.storage.cloud import CloudStore  # imports s3fs

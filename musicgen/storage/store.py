@@ -10,7 +10,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from musicgen.errors import StoreError
-from musicgen.storage.location import Location, inside
+from musicgen.storage.location import Location, check_path
 
 PROBE_PREFIX = ".probe-"
 _CHUNK = 4 << 20
@@ -49,7 +49,7 @@ class Store(ABC):
 
     def join(self, *parts: str) -> str:
         """The full URI of a path inside the store."""
-        return "/".join([self.uri.rstrip("/"), inside("/".join(parts))]) if parts else self.uri
+        return "/".join([self.uri.rstrip("/"), check_path("/".join(parts))]) if parts else self.uri
 
     # What a kind of store must be able to do
 
@@ -124,9 +124,9 @@ class Store(ABC):
         except StoreError:
             if not self.exists(path):
                 raise
-        return is_ours() if is_ours is not None else self._holds(path, data)
+        return is_ours() if is_ours is not None else self._has_content(path, data)
 
-    def _holds(self, path: str, data: bytes | Path) -> bool:
+    def _has_content(self, path: str, data: bytes | Path) -> bool:
         if isinstance(data, Path):
             if self.size(path) != data.stat().st_size:
                 return False
@@ -144,14 +144,14 @@ class Store(ABC):
         path = PROBE_PREFIX + uuid4().hex
         first, second = b"first " + path.encode(), b"second " + path.encode()
         try:
-            refused = self._takes_only_one(path, first, second)
+            refused = self._refuses_second_put(path, first, second)
             kept = self.read(path) == first
         except FileNotFoundError:
             raise StoreError(
                 f"{self.uri}: an object just written cannot be read back; the store is not consistent"
             ) from None
         finally:
-            self._forget(path)
+            self._delete_probe(path)
         if not (refused and kept) and not self.single_writer:
             raise StoreError(
                 f"{self.uri}: the store ignores put-if-absent (If-None-Match), so two writers could overwrite each "
@@ -159,7 +159,7 @@ class Store(ABC):
                 "use another store, or set output.single_writer: true if only one job ever writes here"
             )
 
-    def _takes_only_one(self, path: str, first: bytes, second: bytes) -> bool:
+    def _refuses_second_put(self, path: str, first: bytes, second: bytes) -> bool:
         """Put both if absent; whether the second was refused.
 
         A store that knows no conditions gets the first as it is.
@@ -174,6 +174,6 @@ class Store(ABC):
         except StoreError:  # it neither wrote nor said "exists": not a store to commit to
             return False
 
-    def _forget(self, path: str) -> None:
+    def _delete_probe(self, path: str) -> None:
         with contextlib.suppress(StoreError):  # a store that refuses deletes can still hold a dataset
             self.delete(path)

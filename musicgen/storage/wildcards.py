@@ -4,21 +4,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from musicgen.storage.location import Location, parse
+from musicgen.storage.location import Location, parse_uri
 from musicgen.storage.opening import open_store
 from musicgen.storage.store import FileInfo, Store
 
 _GLOB = re.compile(r"[*?\[]")
 
 
-def expand(uri: str) -> list[FileInfo]:
+def expand_uri(uri: str) -> list[FileInfo]:
     """The files that a URI means, with full URIs as paths, in order.
 
     A file is itself; a folder is every file below it except those whose name, or a folder's on the way, begins with
     `.` or `_` (as Spark and Hive have it); a glob knows `*`, `?`, `[...]` and `**` over folders. Nothing found: [].
     Raises `StoreError` if the store cannot be reached.
     """
-    location = parse(uri)
+    location = parse_uri(uri)
     head, _, name = location.root.rpartition("/")
     parent = open_store(Location(location.scheme, head or "/").uri) if _is_below_root(location) else None
     if parent is not None:
@@ -28,7 +28,7 @@ def expand(uri: str) -> list[FileInfo]:
         except (FileNotFoundError, ValueError):
             pass
     if _GLOB.search(location.prefix):
-        return _glob(location)
+        return _expand_glob(location)
     store = open_store(uri)
     store.check()
     return [replace(file, path=store.join(file.path)) for file in store.list() if not _is_hidden(file.path)]
@@ -38,22 +38,22 @@ def _is_below_root(location: Location) -> bool:
     return location.root != "/" and (location.scheme == "file" or "/" in location.root)
 
 
-def _glob(location: Location) -> list[FileInfo]:
+def _expand_glob(location: Location) -> list[FileInfo]:
     segments = location.root.split("/")
     first = next(i for i, segment in enumerate(segments) if _GLOB.search(segment) and (i or location.scheme == "file"))
     base = "/".join(segments[:first]) or "/"
     store = open_store(Location(location.scheme, base).uri)
     store.check()
-    pattern = re.compile(_translate(segments[first:]), re.DOTALL)
-    found = _walk(store, depth=None if "**" in segments[first:] else len(segments) - first)
+    pattern = re.compile(_translate_glob(segments[first:]), re.DOTALL)
+    found = _list_to_depth(store, depth=None if "**" in segments[first:] else len(segments) - first)
     return [replace(file, path=store.join(file.path)) for file in found if pattern.fullmatch(file.path)]
 
 
-def _walk(store: Store, depth: int | None) -> Iterator[FileInfo]:
+def _list_to_depth(store: Store, depth: int | None) -> Iterator[FileInfo]:
     return (file for file in store.list() if depth is None or file.path.count("/") < depth)
 
 
-def _translate(segments: list[str]) -> str:
+def _translate_glob(segments: list[str]) -> str:
     """Glob segments as a regular expression; `*` and `?` stay within a segment, `**` is any number of folders."""
     pattern = ""
     for i, segment in enumerate(segments):

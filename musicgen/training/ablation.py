@@ -82,7 +82,7 @@ def _make_row(
     last = lines[-1]
     valid: dict[str, Any] = next((line for line in reversed(lines) if "valid" in line), {})
     return {
-        "decoder steps a window": patterns.length(pattern, spec.codebooks, spec.max_frames) - 1,
+        "decoder steps a window": patterns.count_steps(pattern, spec.codebooks, spec.max_frames) - 1,
         "training steps": last["step"],
         "training frames": last["frames"],
         "training hours": round(last["seconds"] / 3600, 3),

@@ -85,11 +85,11 @@ def assemble_batch(
     dropped; without, the cuts begin at 0 and all is kept.
     """
     rows = [_cut_clip(clip, spec, frames, draw) for clip in clips]
-    layouts = [patterns.build(pattern, codes, spec.special_token) for codes, _ in rows]
+    layouts = [patterns.build_steps(pattern, codes, spec.special_token) for codes, _ in rows]
     heard = layouts
     if draw is not None and dropout is not None:
         heard = [
-            patterns.build(pattern, _hide_past(codes, spec.special_token, dropout.past, draw), spec.special_token)
+            patterns.build_steps(pattern, _hide_past(codes, spec.special_token, dropout.past, draw), spec.special_token)
             for codes, _ in rows
         ]
     steps = max(layout.shape[1] for layout in layouts)

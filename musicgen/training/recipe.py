@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from musicgen.errors import JobError, MusicGenError, UserError
-from musicgen.job import describe, known_keys
+from musicgen.job import describe_errors, known_keys
 from musicgen.job_file import JobDocument
 from musicgen.model.checkpoint.resolve import EMBEDDED, Checkpoint, resolve_checkpoint
 from musicgen.training.schedule import Schedule
@@ -88,7 +88,7 @@ class Recipe(BaseModel):
         for override in overrides:
             document.override(override)
         document.check_keys(known_keys(cls))
-        values = document.expanded()
+        values = document.expand_variables()
         values.setdefault("training", {})
         if not values.get("output"):
             raise JobError("the recipe names no output: give --output FOLDER, or `output` in its file")
@@ -100,7 +100,7 @@ class Recipe(BaseModel):
         try:
             recipe = cls.model_validate(values)
         except ValidationError as error:
-            raise JobError(describe(error, document)) from None
+            raise JobError(describe_errors(error, document)) from None
         if recipe.training.text_encoder == "freeze" and recipe.data is not None and recipe.start is None:
             raise JobError(
                 f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text "

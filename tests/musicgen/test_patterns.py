@@ -26,7 +26,7 @@ frames = st.integers(1, 40)
     ],
 )
 def test_step_counts_of_thirty_seconds(name: str, k: int, steps: int) -> None:
-    assert len(patterns.layout(name, k, 1500)) == steps == patterns.length(name, k, 1500)
+    assert len(patterns.layout(name, k, 1500)) == steps == patterns.count_steps(name, k, 1500)
 
 
 @given(names, codebooks, frames)
@@ -40,7 +40,7 @@ def test_every_code_is_made_once_and_the_first_step_is_empty(name: str, k: int, 
 @given(names, codebooks, frames)
 def test_a_codebook_runs_forward_in_time(name: str, k: int, t: int) -> None:
     """Within a codebook later frames come in later steps; else a step would need its own future."""
-    steps = patterns.indices(name, k, t)
+    steps = patterns.step_indices(name, k, t)
     assert (np.diff(steps, axis=1) > 0).all()
     assert (np.diff(steps, axis=0) >= 0).all()  # and finer codebooks never come before coarser ones
 
@@ -48,11 +48,11 @@ def test_a_codebook_runs_forward_in_time(name: str, k: int, t: int) -> None:
 @given(names, codebooks, frames, st.integers(0, 2**32 - 1))
 def test_build_and_revert_are_inverse(name: str, k: int, t: int, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(0, 2048, (k, t)).astype(np.int16)
-    sequence = patterns.build(name, codes, fill=2048)
-    assert sequence.shape == (k, patterns.length(name, k, t))
+    sequence = patterns.build_steps(name, codes, fill=2048)
+    assert sequence.shape == (k, patterns.count_steps(name, k, t))
     assert (sequence != 2048).sum() == codes.size
-    assert np.array_equal(patterns.revert(name, sequence, t), codes)
-    assert np.array_equal(patterns.build(name, patterns.revert(name, sequence, t), fill=2048), sequence)
+    assert np.array_equal(patterns.revert_steps(name, sequence, t), codes)
+    assert np.array_equal(patterns.build_steps(name, patterns.revert_steps(name, sequence, t), fill=2048), sequence)
 
 
 def test_delay_is_the_papers_figure() -> None:
@@ -69,4 +69,4 @@ def test_nonsense_is_refused(bad: tuple[str, int, int]) -> None:
 
 def test_a_sequence_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="steps"):
-        patterns.revert("delay", np.zeros((4, 10), np.int16), 10)
+        patterns.revert_steps("delay", np.zeros((4, 10), np.int16), 10)

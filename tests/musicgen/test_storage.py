@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from musicgen.errors import StoreError
-from musicgen.storage import Store, expand, open_store
+from musicgen.storage import Store, expand_uri, open_store
 from musicgen.storage import local as local_module
-from musicgen.storage.location import inside, parse
-from musicgen.storage.wildcards import _translate
+from musicgen.storage.location import check_path, parse_uri
+from musicgen.storage.wildcards import _translate_glob
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -281,15 +281,15 @@ class TestWhatIsWrongIsSaidInOneLine:
 @pytest.mark.parametrize("path", ["", "/abs", "a/../b", "..", "a//b", "a/./b", "a\\b", "a\nb", "a/"])
 def test_paths_cannot_leave_the_store(path: str, tmp_path: Path):
     with pytest.raises(ValueError, match="not a path"):
-        inside(path)
+        check_path(path)
     with pytest.raises(ValueError, match="not a path"):
         open_store(str(tmp_path)).write(path, b"")
 
 
 def test_one_place_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert parse("s3a://bucket//a/b/").uri == "s3://bucket/a/b"
-    assert parse("out/x/").uri == parse(f"file://{tmp_path}/out/x").uri == str(tmp_path / "out/x")
+    assert parse_uri("s3a://bucket//a/b/").uri == "s3://bucket/a/b"
+    assert parse_uri("out/x/").uri == parse_uri(f"file://{tmp_path}/out/x").uri == str(tmp_path / "out/x")
     assert open_store("s3://bucket/a").join("b", "c") == "s3://bucket/a/b/c"
 
 
@@ -308,7 +308,7 @@ def test_expand_knows_files_folders_and_globs(store: Store):
 
     def names(pattern: str) -> list[str]:
         return [
-            f.path.removeprefix(store.uri + "/") for f in expand(f"{store.uri}/{pattern}" if pattern else store.uri)
+            f.path.removeprefix(store.uri + "/") for f in expand_uri(f"{store.uri}/{pattern}" if pattern else store.uri)
         ]
 
     assert names("a.parquet") == ["a.parquet"]
@@ -325,8 +325,8 @@ def test_expand_knows_files_folders_and_globs(store: Store):
 
 def test_a_missing_bucket_is_not_an_empty_manifest(s3):
     with pytest.raises(StoreError, match="no bucket"):
-        expand("s3://no-such-bucket/prompts/*.parquet")
+        expand_uri("s3://no-such-bucket/prompts/*.parquet")
 
 
 def test_glob_special_characters_are_literal_elsewhere():
-    assert _translate(["a.b+c"]) == r"a\.b\+c"
+    assert _translate_glob(["a.b+c"]) == r"a\.b\+c"

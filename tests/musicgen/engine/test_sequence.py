@@ -45,7 +45,7 @@ def test_windows_cover_the_clip_and_keep_what_is_known(frames: int, stride: int,
         sequence = window.sequence.copy()
         assert (sequence[:, : window.known] != GENERATE).all()
         assert (sequence[:, window.known] == GENERATE).any()
-        overlap = patterns.revert(pattern, sequence, window.frames)[:, : track.known - window.start]
+        overlap = patterns.revert_steps(pattern, sequence, window.frames)[:, : track.known - window.start]
         assert np.array_equal(overlap, track.codes[:, window.start : track.known])  # the past is forced as it is
         new = sequence == GENERATE
         sequence[new] = np.arange(drawn, drawn + new.sum()) % 50

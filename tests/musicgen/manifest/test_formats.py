@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.job import GenerationSettings
-from musicgen.manifest.audio_hashes import Conditions
+from musicgen.manifest.audio_hashes import AudioHashes
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest
 from musicgen.manifest.row import RowReader
-from musicgen.plan.keyed_rows import Parser
+from musicgen.plan.keyed_rows import BatchParser
 from musicgen.plan.keys import Keyer
 from tests.fixtures.planning import SMALL
 
@@ -74,12 +74,12 @@ def keys(uri: Path | str) -> tuple[list[str], list[str]]:
     """Keys of the good rows and reasons of the others, in an order of their own."""
     made: list[str] = []
     refused: list[str] = []
-    with Conditions() as conditions:
-        parser = Parser(RowReader(GenerationSettings(), SMALL), Keyer(50.0, "0" * 64, {}, 0), conditions)
+    with AudioHashes() as conditions:
+        parser = BatchParser(RowReader(GenerationSettings(), SMALL), Keyer(50.0, "0" * 64, {}, 0), conditions)
         for batch in read_manifest(str(uri), ColumnMap({})):
             for parsed in parser.parse(batch):
                 made += [key.hex() for key in parsed.keys]
-                refused += [row.reason.partition(" is ")[0] for row in parsed.refused]
+                refused += [row.reason.partition(" is ")[0] for row in parsed.invalid]
     return sorted(made), sorted(refused)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from musicgen.errors import RowError
 from musicgen.job import GenerationSettings
-from musicgen.manifest.audio_hashes import Condition
+from musicgen.manifest.audio_hashes import HashedAudio
 from musicgen.manifest.row import RowReader
 from musicgen.model.spec import ModelSpec
 
@@ -53,52 +53,52 @@ def refusal(function: Any, *arguments: Any) -> str:
     ],
 )
 def test_bad_parameters_are_named_with_their_value(spec: ModelSpec, name: str, value: Any, says: str) -> None:
-    message = refusal(reader(spec).parameters, (value,), (name,))
+    message = refusal(reader(spec).read_parameters, (value,), (name,))
     assert message.startswith(name)
     assert says in message
 
 
 def test_true_is_not_one_even_after_one_was_seen(spec: ModelSpec) -> None:
     rows = reader(spec)
-    assert rows.parameters((1,), ("samples",)).samples == 1
-    refusal(rows.parameters, (True,), ("samples",))
+    assert rows.read_parameters((1,), ("samples",)).samples == 1
+    refusal(rows.read_parameters, (True,), ("samples",))
 
 
 @given(value=st.integers(1, 600) | st.floats(0.01, 600).map(lambda x: round(x, 3)))
 def test_a_number_is_the_same_however_it_is_written(spec: ModelSpec, value: float) -> None:
     rows = reader(spec)
     spellings = [value, float(value), str(value), f" {value} ", f"{float(value)!r}", Decimal(str(value))]
-    assert {rows.parameters((spelling,), ("duration_s",)).duration_s for spelling in spellings} == {float(value)}
+    assert {rows.read_parameters((spelling,), ("duration_s",)).duration_s for spelling in spellings} == {float(value)}
 
 
 def test_empty_cells_are_the_jobs_defaults(spec: ModelSpec) -> None:
     rows = reader(spec, duration_s=7, top_k=5, samples=2, guidance_scale=1.5)
     names = ("duration_s", "top_k", "samples", "guidance_scale")
     for empty in (None, "", "  "):
-        found = rows.parameters((empty,) * 4, names)
+        found = rows.read_parameters((empty,) * 4, names)
         assert (found.duration_s, found.top_k, found.samples, found.guidance_scale) == (7, 5, 2, 1.5)
 
 
 def test_ids_and_seeds_of_any_type_are_the_same(spec: ModelSpec) -> None:
     rows = reader(spec)
-    assert rows.id(7) == rows.id("7") == rows.id(7.0) == "7"
-    assert rows.id("007") == "007"
-    assert rows.id("") is rows.id(None) is None
-    assert rows.seed(5) == rows.seed("5") == rows.seed(5.0) == 5
-    assert rows.seed(str(2**63 - 1)) == 2**63 - 1
-    assert "rounded" in refusal(rows.seed, float(2**62))
+    assert rows.read_id(7) == rows.read_id("7") == rows.read_id(7.0) == "7"
+    assert rows.read_id("007") == "007"
+    assert rows.read_id("") is rows.read_id(None) is None
+    assert rows.read_seed(5) == rows.read_seed("5") == rows.read_seed(5.0) == 5
+    assert rows.read_seed(str(2**63 - 1)) == 2**63 - 1
+    assert "rounded" in refusal(rows.read_seed, float(2**62))
     for bad in (-1, 2**63, 1.5, "x", True):
-        refusal(rows.seed, bad)
+        refusal(rows.read_seed, bad)
     for bad in (True, 1.5, ["a"], {"a": 1}, "x" * 2000, "\udcff"):
-        refusal(rows.id, bad)
+        refusal(rows.read_id, bad)
 
 
 def test_prompts(spec: ModelSpec) -> None:
     rows = reader(spec)
-    assert rows.prompt("  kept as it is\n") == "  kept as it is\n"
-    assert rows.prompt(None) == rows.prompt("") == rows.prompt(" \n\t") == ""
+    assert rows.read_prompt("  kept as it is\n") == "  kept as it is\n"
+    assert rows.read_prompt(None) == rows.read_prompt("") == rows.read_prompt(" \n\t") == ""
     for bad in (5, ["x"], {"a": 1}, "x" * 9000, "half \udcff"):
-        refusal(rows.prompt, bad)
+        refusal(rows.read_prompt, bad)
 
 
 def test_a_row_without_anything_needs_permission(spec: ModelSpec) -> None:
@@ -109,7 +109,7 @@ def test_a_row_without_anything_needs_permission(spec: ModelSpec) -> None:
 
 def test_a_clap_row_has_a_prompt_or_a_sound(spec: ModelSpec) -> None:
     rows = reader(replace(spec, text_encoder="clap"))
-    assert rows.uri("sound.wav", "melody") == "sound.wav"
+    assert rows.read_uri("sound.wav", "melody") == "sound.wav"
     rows.check_conditions("", "sound.wav")
     rows.check_conditions("piano", None)
     assert "not both" in refusal(rows.check_conditions, "piano", "sound.wav")
@@ -117,26 +117,26 @@ def test_a_clap_row_has_a_prompt_or_a_sound(spec: ModelSpec) -> None:
 
 
 def test_what_the_model_cannot_names_who_could(spec: ModelSpec) -> None:
-    message = refusal(reader(spec).uri, "tune.wav", "melody")
+    message = refusal(reader(spec).read_uri, "tune.wav", "melody")
     assert "facebook/musicgen-small takes no melody; musicgen-melody or musicgen-melody-large could" in message
     stereo = replace(spec, channels=2, codebooks=8)
-    assert "musicgen-stereo-melody" in refusal(reader(stereo).uri, "tune.wav", "melody")
-    assert reader(replace(spec, kind="melody")).uri("tune.wav", "melody") == "tune.wav"
+    assert "musicgen-stereo-melody" in refusal(reader(stereo).read_uri, "tune.wav", "melody")
+    assert reader(replace(spec, kind="melody")).read_uri("tune.wav", "melody") == "tune.wav"
 
 
 def test_settings_without_effect_do_not_change_a_request(spec: ModelSpec) -> None:
     one, other = reader(spec), reader(spec, stride_s=10, keep_continuation=False)
-    past = Condition("s3://b/x.wav", "ab" * 32)
+    past = HashedAudio("s3://b/x.wav", "ab" * 32)
     for duration, same in ((10, True), (30, True), (31, False)):
-        requests = [rows.request(rows.parameters((duration,), ("duration_s",)), "x") for rows in (one, other)]
+        requests = [rows.make_request(rows.read_parameters((duration,), ("duration_s",)), "x") for rows in (one, other)]
         assert (requests[0] == requests[1]) is same
-    continued = [rows.request(rows.parameters((), ()), "x", continuation=past) for rows in (one, other)]
+    continued = [rows.make_request(rows.read_parameters((), ()), "x", continuation=past) for rows in (one, other)]
     assert continued[0] != continued[1]
     one, other = reader(replace(spec, kind="melody")), reader(replace(spec, kind="melody"), stems=True)
     for melody, same in ((None, True), (past, False)):
         assert (
-            one.request(one.parameters((), ()), "x", melody=melody)
-            == other.request(other.parameters((), ()), "x", melody=melody)
+            one.make_request(one.read_parameters((), ()), "x", melody=melody)
+            == other.make_request(other.read_parameters((), ()), "x", melody=melody)
         ) is same
 
 
@@ -144,10 +144,10 @@ def test_settings_without_effect_do_not_change_a_request(spec: ModelSpec) -> Non
 def test_any_cell_gives_a_value_or_a_refusal(spec: ModelSpec, value: Any) -> None:
     rows = reader(spec)
     for check in (
-        rows.prompt,
-        rows.id,
-        rows.seed,
-        lambda cell: rows.parameters((cell, cell), ("duration_s", "samples")),
+        rows.read_prompt,
+        rows.read_id,
+        rows.read_seed,
+        lambda cell: rows.read_parameters((cell, cell), ("duration_s", "samples")),
     ):
         with suppress(RowError):
             check(value)

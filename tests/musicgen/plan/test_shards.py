@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.job import Job
-from musicgen.plan.shards import MAX_BYTES, ShardLimits, cut, shard_limits, shard_tables
+from musicgen.plan.shards import MAX_BYTES, ShardLimits, choose_limits, cut_shards, cut_tables
 from tests.fixtures.planning import SMALL
 
 DURATIONS = st.lists(st.floats(0.1, 50), max_size=60)
@@ -21,10 +21,10 @@ def test_rows_are_cut_once_each_in_order_and_within_the_limits(
         pa.table({"duration_s": pa.array(durations[i : i + chunk], pa.float64())})
         for i in range(0, len(durations), chunk)
     ]
-    shards = [table["duration_s"].to_pylist() for table in shard_tables(tables, limits)]
+    shards = [table["duration_s"].to_pylist() for table in cut_tables(tables, limits)]
     assert [duration for shard in shards for duration in shard] == durations
     assert all(shard and len(shard) <= rows and (sum(shard) <= seconds + 1e-6 or len(shard) == 1) for shard in shards)
-    assert [len(shard) for shard in shards] == [count for count, _ in cut(durations, limits)]
+    assert [len(shard) for shard in shards] == [count for count, _ in cut_shards(durations, limits)]
 
 
 def job(*overrides: str) -> Job:
@@ -33,12 +33,12 @@ def job(*overrides: str) -> Job:
 
 @pytest.mark.parametrize(("rows", "actors"), [(96, 2), (1000, 1), (10_000, 8), (5, 4)])
 def test_auto_shards_give_every_actor_work(rows: int, actors: int) -> None:
-    limits = shard_limits(job(f"cluster.actors={actors}"), SMALL, rows, rows * 2.0, speed=10.0)
-    shards = len(list(cut([2.0] * rows, limits)))
+    limits = choose_limits(job(f"cluster.actors={actors}"), SMALL, rows, rows * 2.0, speed=10.0)
+    shards = len(list(cut_shards([2.0] * rows, limits)))
     assert shards >= min(4 * actors, -(-rows // 8))
     assert limits.audio_s <= 10.0 * 180 + 16
 
 
 def test_a_shard_is_bounded_in_bytes_however_many_rows_are_asked_for() -> None:
-    limits = shard_limits(job("cluster.shard_rows=100000", "audio.format=wav"), SMALL, 10**6, 10**7, speed=1000.0)
+    limits = choose_limits(job("cluster.shard_rows=100000", "audio.format=wav"), SMALL, 10**6, 10**7, speed=1000.0)
     assert limits.audio_s * 32000 * 2 <= MAX_BYTES

@@ -77,7 +77,7 @@ def test_the_loss_counts_every_code_once(ground: tuple[Path, TokenizedData], tmp
             assert torch.allclose(found[name], p.grad, atol=1e-6), name
     frames = sum(batch.frames for batch in [batch])
     assert int((batch.targets >= 0).sum()) == 4 * frames
-    assert batch.inputs.shape[2] == patterns.length("partial_delay", 4, frames // len(batch.inputs)) - 1
+    assert batch.inputs.shape[2] == patterns.count_steps("partial_delay", 4, frames // len(batch.inputs)) - 1
 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
@@ -166,7 +166,7 @@ def test_cuts_keep_codes_and_melody_in_step(ground: tuple[Path, TokenizedData], 
     for step in range(40):
         batch = trainer.feed.batches(step, 0, 1)[0][0]
         for row in range(len(batch.inputs)):
-            codes = patterns.revert("delay", np.pad(batch.targets[row].numpy(), ((0, 0), (1, 0))), 25)
+            codes = patterns.revert_steps("delay", np.pad(batch.targets[row].numpy(), ((0, 0), (1, 0))), 25)
             start = whole.get(tuple(codes.ravel()))
             if start is not None and batch.bins[row].any():
                 first = round(start / 6.4)

@@ -28,7 +28,7 @@ def read(
                 name: column[position] for name, column in batch.fields.items() if column[position] not in (None, "")
             }
             good.append((number, {**fields, **carried[position]}))
-        broken += [(row.number, row.reason) for row in batch.broken]
+        broken += [(row.number, row.reason) for row in batch.unparsable]
     return good, broken
 
 
@@ -140,7 +140,7 @@ def test_parquet_keeps_types_and_means_numbers_as_written(tmp_path: Path) -> Non
     (batch,) = read_manifest(str(tmp_path / "m.parquet"), ColumnMap({}))
     assert batch.fields["temperature"] == [0.9, None]
     assert list(batch.numbers) == [1, 2]
-    assert batch.source(2) == f"{tmp_path}/m.parquet row 2"
+    assert batch.locate(2) == f"{tmp_path}/m.parquet row 2"
     kinds = {field.name: str(field.type) for field in batch.carried.schema}
     assert kinds == {"when": "timestamp[ms]", "tags": "list<element: string>", "nothing": "null"}
 

@@ -8,14 +8,14 @@ import pytest
 from musicgen.audio import fetch
 from musicgen.errors import RowError
 from musicgen.manifest import audio_hashes as module
-from musicgen.manifest.audio_hashes import Condition, Conditions, Wanted
+from musicgen.manifest.audio_hashes import AudioHashes, AudioReference, HashedAudio
 
 
 def look_up(
     uri: str, folder: Path | str, roots: tuple[str, ...] = (), cache: Path | None = None
-) -> Condition | RowError:
-    with Conditions(roots, cache) as conditions:
-        wanted = Wanted(uri, "melody", str(folder))
+) -> HashedAudio | RowError:
+    with AudioHashes(roots, cache) as conditions:
+        wanted = AudioReference(uri, "melody", str(folder))
         return conditions.look_up([wanted])[wanted]
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_melody_beside_the_manifest(folder: Path) -> None:
-    expected = Condition(f"{folder}/tunes/a.wav", hashlib.sha256(b"sound").hexdigest())
+    expected = HashedAudio(f"{folder}/tunes/a.wav", hashlib.sha256(b"sound").hexdigest())
     for uri in ("tunes/a.wav", "./tunes/../tunes/a.wav", f"{folder}/tunes/a.wav", f"file://{folder}/tunes/a.wav"):
         assert look_up(uri, folder) == expected
 
@@ -71,7 +71,7 @@ def test_a_melody_that_is_not_there_makes_the_row_invalid(folder: Path) -> None:
 def test_roots_allow_more_folders(folder: Path, tmp_path: Path) -> None:
     outside = f"{tmp_path}/secret.wav"
     assert isinstance(look_up(outside, folder), RowError)
-    assert isinstance(look_up(outside, folder, (str(tmp_path),)), Condition)
+    assert isinstance(look_up(outside, folder, (str(tmp_path),)), HashedAudio)
 
 
 def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(
@@ -81,24 +81,24 @@ def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(
     monkeypatch.setattr(
         module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
     )
-    wanted = [Wanted("tunes/a.wav", "melody", str(folder))] * 100
+    wanted = [AudioReference("tunes/a.wav", "melody", str(folder))] * 100
     for _ in range(2):
-        with Conditions((), tmp_path / "cache") as conditions:
+        with AudioHashes((), tmp_path / "cache") as conditions:
             for _ in range(3):
                 conditions.look_up(wanted)
     assert len(reads) == 1
     (folder / "tunes" / "a.wav").write_bytes(b"other")
     found = look_up("tunes/a.wav", folder, cache=tmp_path / "cache")
-    assert isinstance(found, Condition)
+    assert isinstance(found, HashedAudio)
     assert found.sha256 == hashlib.sha256(b"other").hexdigest()
 
 
 def test_a_cache_that_cannot_be_used_is_done_without(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert isinstance(look_up("tunes/a.wav", folder, cache=tmp_path / "file"), Condition)
+    assert isinstance(look_up("tunes/a.wav", folder, cache=tmp_path / "file"), HashedAudio)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "conditions.sqlite").write_bytes(b"not a database" * 100)
-    assert isinstance(look_up("tunes/a.wav", folder, cache=tmp_path / "broken"), Condition)
+    assert isinstance(look_up("tunes/a.wav", folder, cache=tmp_path / "broken"), HashedAudio)
 
 
 def test_melodies_in_a_bucket(folder: Path, tmp_path: Path, s3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_melodies_in_a_bucket(folder: Path, tmp_path: Path, s3, monkeypatch: pyt
 
     open_store(s3.uri).write("in/a.wav", b"sound")
     sha256 = hashlib.sha256(b"sound").hexdigest()
-    expected = Condition(f"{s3.uri}/in/a.wav", sha256)
+    expected = HashedAudio(f"{s3.uri}/in/a.wav", sha256)
     reads: list[str] = []
     monkeypatch.setattr(
         module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)

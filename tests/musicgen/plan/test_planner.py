@@ -42,7 +42,7 @@ def test_a_plan_holds_what_the_rows_say(submit, tmp_path: Path) -> None:
     outcome = submit(ROWS, "generation.duration_s=4", "generation.samples=2", "cluster.shard_rows=4")
     store = open_store(str(tmp_path / "out"))
     assert (outcome.new, outcome.made, outcome.shards, outcome.audio_s) == (6, 0, 2, 24.0)
-    plan = Plan.from_json(store.read(paths.plan(outcome.plan.run)))
+    plan = Plan.from_json(store.read(paths.plan_file(outcome.plan.run)))
     assert plan == outcome.plan
     assert [plan.shard_rows(shard) for shard in plan.shards] == [4, 2]
     first, second = (read_shard(store, plan, shard) for shard in plan.shards)
@@ -59,7 +59,7 @@ def test_a_run_whose_driver_died_before_it_published_is_taken_up_again(submit, t
     outcome = submit(ROWS)
     make_all(outcome, tmp_path / "out")
     store = open_store(str(tmp_path / "out"))
-    store.delete(paths.report(outcome.plan.run))
+    store.delete(paths.report_file(outcome.plan.run))
     again = submit(ROWS)
     assert (again.plan, again.new, again.shards, again.adopted) == (outcome.plan, 0, 0, True)
     publish(store, outcome.plan)
@@ -395,7 +395,7 @@ def test_a_damaged_dataset_is_named(submit, tmp_path: Path) -> None:
     store.delete(part)
     with pytest.raises(StoreError, match="gone"):
         read_shard(store, outcome.plan, 0)
-    store.write(paths.plan(outcome.plan.run), b"{}")
+    store.write(paths.plan_file(outcome.plan.run), b"{}")
     with pytest.raises(StoreError, match=r"plan\.json"):
         submit(ROWS)
 
@@ -413,7 +413,7 @@ def test_the_loser_of_a_race_adopts_the_winners_plan(submit, s3, tmp_path: Path)
     store = open_store(s3.uri)
     assert [info.path for info in store.list("runs")] == [
         outcomes[0].plan.parts[0].path,
-        paths.plan(outcomes[0].plan.run),
+        paths.plan_file(outcomes[0].plan.run),
     ]
 
 
