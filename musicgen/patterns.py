@@ -1,8 +1,8 @@
-"""Codebook patterns: in which step of the decoder each code is produced (Copet et al. 2023, section 2.2 and figure 1).
+"""Codebook patterns: in which step of the decoder each code is predicted (Copet et al. 2023, section 2.2 and figure 1).
 
-A layout is a list of steps, each a list of (frame, codebook); the first step is empty, since it holds only the special
-token that starts a clip. The codes of step s are predicted from steps 0 .. s - 1. `build` spreads codes [codebooks,
-frames] over the steps, `revert` takes them back; both work on numpy arrays of integers.
+A layout is a list of steps, each a list of (frame, codebook). The first step is empty, since it holds only the special
+token that starts a clip. The codes of step s are predicted from steps 0 .. s - 1. `build_steps` moves codes [codebooks,
+frames] to their steps, `revert_steps` moves them back; both work on numpy arrays of integers.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,51 +15,62 @@ Step = list[tuple[int, int]]
 Layout = list[Step]
 
 
-def _delayed(delays: Sequence[int]) -> Callable[[int, int], Layout]:
-    """Every codebook runs its own number of steps late; codebooks beyond the list repeat its last delay."""
+def _make_delay_pattern(delays: Sequence[int]) -> Callable[[int, int], Layout]:
+    """Make the pattern that delays each codebook by its number of steps; later codebooks repeat the last delay."""
 
-    def steps(codebooks: int, frames: int) -> Layout:
-        late = [delays[min(k, len(delays) - 1)] for k in range(codebooks)]
+    def lay_out(codebooks: int, frames: int) -> Layout:
+        codebook_delays = [delays[min(codebook, len(delays) - 1)] for codebook in range(codebooks)]
         return [
-            [(step - late[k], k) for k in range(codebooks) if 0 <= step - late[k] < frames]
-            for step in range(frames + max(late))
+            [
+                (step - codebook_delays[codebook], codebook)
+                for codebook in range(codebooks)
+                if 0 <= step - codebook_delays[codebook] < frames
+            ]
+            for step in range(frames + max(codebook_delays))
         ]
 
-    return steps
+    return lay_out
 
 
 def _delay(codebooks: int, frames: int) -> Layout:
-    return _delayed(range(codebooks))(codebooks, frames)
+    return _make_delay_pattern(range(codebooks))(codebooks, frames)
 
 
 def _stereo_delay(codebooks: int, frames: int) -> Layout:
-    return _delayed([k // 2 for k in range(codebooks)])(codebooks, frames)
+    return _make_delay_pattern([codebook // 2 for codebook in range(codebooks)])(codebooks, frames)
 
 
 def _stereo_partial_delay(codebooks: int, frames: int) -> Layout:
-    return _delayed([0, 0, 1])(codebooks, frames)
+    return _make_delay_pattern([0, 0, 1])(codebooks, frames)
 
 
 def _flattening(codebooks: int, frames: int) -> Layout:
-    return [[(frame, k)] for frame in range(frames) for k in range(codebooks)]
+    return [[(frame, codebook)] for frame in range(frames) for codebook in range(codebooks)]
 
 
 def _partial_flattening(codebooks: int, frames: int) -> Layout:
-    """The first codebook, then all others together, frame by frame."""
-    rest = list(range(1, codebooks))
-    return [step for frame in range(frames) for step in ([(frame, 0)], [(frame, k) for k in rest]) if step]
+    """Lay out the first codebook, then all others together, frame by frame."""
+    other_codebooks = list(range(1, codebooks))
+    return [
+        step
+        for frame in range(frames)
+        for step in ([(frame, 0)], [(frame, codebook) for codebook in other_codebooks])
+        if step
+    ]
 
 
 def _coarse_first(codebooks: int, frames: int) -> Layout:
-    """The first codebook of the whole clip, then all others (VALL-E's order)."""
-    coarse: Layout = [[(frame, 0)] for frame in range(frames)]
-    return coarse + ([[(frame, k) for k in range(1, codebooks)] for frame in range(frames)] if codebooks > 1 else [])
+    """Lay out the first codebook of the whole clip, then all others (the order of VALL-E)."""
+    first_steps: Layout = [[(frame, 0)] for frame in range(frames)]
+    return first_steps + (
+        [[(frame, codebook) for codebook in range(1, codebooks)] for frame in range(frames)] if codebooks > 1 else []
+    )
 
 
 _PATTERNS: dict[str, Callable[[int, int], Layout]] = {
     "delay": _delay,
-    "partial_delay": _delayed([0, 1]),
-    "parallel": _delayed([0]),
+    "partial_delay": _make_delay_pattern([0, 1]),
+    "parallel": _make_delay_pattern([0]),
     "flattening": _flattening,
     "partial_flattening": _partial_flattening,
     "coarse_first": _coarse_first,
@@ -76,9 +87,9 @@ NAMES = tuple(_PATTERNS)
 
 
 def layout(name: str, codebooks: int, frames: int) -> Layout:
-    """The steps of a pattern: each (frame, codebook) exactly once, the first step empty.
+    """Return the steps of a pattern: each (frame, codebook) exactly once, the first step empty.
 
-    Raises ValueError for an unknown name, or if there is nothing to lay out.
+    Raises ValueError for an unknown name, and without codebooks or frames.
     """
     if codebooks < 1 or frames < 1:
         raise ValueError(f"a pattern needs at least one codebook and one frame, not {codebooks} and {frames}")
@@ -86,9 +97,9 @@ def layout(name: str, codebooks: int, frames: int) -> Layout:
 
 
 def canonical_name(name: str) -> str:
-    """The name in `NAMES` of a pattern that a configuration may call otherwise.
+    """Return the name in `NAMES` of a pattern, given that name or another spelling of it in a configuration.
 
-    Raises ValueError for an unknown one.
+    Raises ValueError for an unknown name.
     """
     name = _ALIASES.get(name, name)
     if name not in _PATTERNS:
@@ -98,22 +109,22 @@ def canonical_name(name: str) -> str:
 
 @lru_cache(maxsize=512)
 def step_indices(name: str, codebooks: int, frames: int) -> NDArray[np.int32]:
-    """The step of each code, int32 [codebooks, frames]: the layout as an array (read-only)."""
+    """Return the step of each code, int32 [codebooks, frames], read-only: the layout as an array."""
     steps = np.zeros((codebooks, frames), np.int32)
-    for number, step in enumerate(layout(name, codebooks, frames)):
+    for step_index, step in enumerate(layout(name, codebooks, frames)):
         for frame, codebook in step:
-            steps[codebook, frame] = number
+            steps[codebook, frame] = step_index
     steps.setflags(write=False)
     return steps
 
 
 def count_steps(name: str, codebooks: int, frames: int) -> int:
-    """Number of steps, the first one included."""
+    """Return the number of steps, including the empty first one."""
     return int(step_indices(name, codebooks, frames).max()) + 1
 
 
 def build_steps(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.integer]:
-    """Codes [codebooks, frames] -> [codebooks, steps], `fill` (the special token) where a step has no code."""
+    """Arrange codes [codebooks, frames] by steps: [codebooks, steps], with `fill` (the special token) in the gaps."""
     codebooks, frames = codes.shape
     steps = step_indices(name, codebooks, frames)
     sequence = np.full((codebooks, steps.max() + 1), fill, codes.dtype)
@@ -122,9 +133,9 @@ def build_steps(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.
 
 
 def revert_steps(name: str, sequence: NDArray[np.integer], frames: int) -> NDArray[np.integer]:
-    """[codebooks, steps] -> codes [codebooks, frames].
+    """Take the codes [codebooks, frames] out of a sequence [codebooks, steps]: the inverse of `build_steps`.
 
-    The inverse of `build`. Raises ValueError for a wrong number of steps.
+    Raises ValueError for a wrong number of steps.
     """
     steps = step_indices(name, sequence.shape[0], frames)
     if sequence.shape[1] != steps.max() + 1:

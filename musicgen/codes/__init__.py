@@ -1,9 +1,9 @@
-"""EnCodec both ways, as streams: a manifest of audio to a Parquet file of codes, and codes back to audio files.
+"""Encodes a manifest of audio files to a Parquet file of EnCodec codes, and decodes codes to audio files.
 
 A codes file has one row per audio file: `id`, `prompt` (where the manifest has them), `audio` (the URI),
-`audio_sha256`, `frames`, `codes` [codebooks][frames], `error`. A file that cannot be read is a row with `error` and no
-codes: the others go on. Its schema's metadata say which codec made it. An index of a dataset made with `audio.codes:
-true` decodes as well.
+`audio_sha256`, `frames`, `codes` [codebooks][frames], `error`. An audio file that cannot be read gives a row with
+`error` and without codes. The metadata of the schema describe the codec. The index of a dataset made with
+`audio.codes: true` can be decoded too.
 """
 
 from musicgen.codes.codes_file import CodesSummary

@@ -1,9 +1,9 @@
-"""Parquet files of codes to audio files."""
+"""Decodes Parquet files of codes to audio files."""
 
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,25 +24,25 @@ def decode_codes(
 ) -> CodesSummary:
     """Decode Parquet files of codes (a file, a folder or a glob) to audio files in the folder `output`.
 
-    Files are named by the rows' `id` or `key`, or numbered; `files.parquet` lists them, written last. Raises
-    `ManifestError`: nothing there, no column `codes`, or another codec's codes; `StoreError`.
+    Files are named by the rows' `id` or `key`, or numbered; `files.parquet`, which is written last, lists them. Raises
+    `ManifestError` (no such file, no column `codes`, or codes of another codec) and `StoreError`.
     """
     store = open_store(output)
     failed: list[tuple[str, str]] = []
     made = 0
-    names: set[str] = set()
+    taken_names: set[str] = set()
     with CodesWriter(store.join("files.parquet"), FILES_SCHEMA) as writer:
-        for number, (source, name, codes) in enumerate(_codes(uri, codec)):
-            row: dict[str, Any] = {"id": name}
+        for row_index, (source, name, codes) in enumerate(_read_codes(uri, codec)):
+            row: dict[str, object] = {"id": name}
             try:
-                file = encode_audio(codec.decode(_array(codes)), codec.sample_rate, format)
+                encoded = encode_audio(codec.decode(_to_array(codes)), codec.sample_rate, format)
             except (RowError, ValueError) as error:
                 failed.append((source, str(error)))
                 row["error"] = str(error)
             else:
-                path = f"{_file_name(name, number, names)}.{format}"
-                store.write(path, file.data)
-                row |= {"audio": path, "audio_sha256": file.sha256, "duration_s": file.duration_s}
+                path = f"{_choose_file_name(name, row_index, taken_names)}.{format}"
+                store.write(path, encoded.data)
+                row |= {"audio": path, "audio_sha256": encoded.sha256, "duration_s": encoded.duration_s}
                 made += 1
             writer.add(row)
             if progress:
@@ -50,16 +50,16 @@ def decode_codes(
     return CodesSummary(made, failed, output)
 
 
-def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
-    """(source, name, codes) of every row that has codes."""
+def _read_codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, pa.Scalar]]:
+    """Yield (source, name, codes) of every row that has codes."""
     files = [info.path for info in expand_uri(uri) if info.path.endswith((".parquet", ".pq"))]
     if not files:
         raise ManifestError(f"{uri}: there is no Parquet file of codes; `musicgen encode` writes one")
     for path in files:
         folder, _, name = path.rpartition("/")
-        with open_store(folder or "/").open(name) as raw:
+        with open_store(folder or "/").open(name) as file:
             try:
-                parquet = ParquetReader(raw)
+                parquet = ParquetReader(file)
             except pa.ArrowInvalid as error:
                 raise ManifestError(f"{path}: cannot be read as Parquet: {first_line(error)}") from None
             schema = parquet.schema_arrow
@@ -69,36 +69,38 @@ def _codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, Any]]:
                     "true"
                 )
             check_codec(schema.metadata or {}, codec, path)
-            label = next((column for column in ("id", "key") if column in schema.names), None)
-            row = 0
-            for batch in parquet.iter_batches(batch_size=64, columns=["codes", *([label] if label else [])]):
-                names = batch.column(label).to_pylist() if label else [None] * len(batch)
+            name_column = next((column for column in ("id", "key") if column in schema.names), None)
+            row_number = 0
+            for batch in parquet.iter_batches(
+                batch_size=64, columns=["codes", *([name_column] if name_column else [])]
+            ):
+                names = batch.column(name_column).to_pylist() if name_column else [None] * len(batch)
                 for index, codes in enumerate(batch.column("codes")):
-                    row += 1
+                    row_number += 1
                     if codes.is_valid:
-                        yield f"{path} row {row}", None if names[index] is None else str(names[index]), codes
+                        yield f"{path} row {row_number}", None if names[index] is None else str(names[index]), codes
 
 
-def _array(codes: pa.Scalar) -> NDArray[np.integer[Any]]:
-    """Codes [codebooks, frames] as wide as they are written: the codec refuses those beyond its books.
+def _to_array(codes: pa.Scalar) -> NDArray[np.integer]:
+    """Convert codes to integers [codebooks, frames] of the stored width; the codec refuses codes beyond its codebooks.
 
-    Raises ValueError.
+    Raises ValueError for anything else than a full matrix of whole numbers.
     """
     try:
-        found = np.asarray(codes.as_py())
-    except ValueError:  # rows of several lengths
-        found = np.empty(0)
-    if found.ndim != 2 or found.size == 0 or found.dtype.kind not in "iu":
+        array = np.asarray(codes.as_py())
+    except ValueError:  # codebooks of different lengths
+        array = np.empty(0)
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu":
         raise ValueError("codes are whole numbers [codebooks][frames], every codebook with as many frames")
-    return found
+    return array
 
 
-def _file_name(name: str | None, number: int, taken: set[str]) -> str:
-    """A file's name from its row's: safe in any store, and nobody else's."""
+def _choose_file_name(name: str | None, row_index: int, taken_names: set[str]) -> str:
+    """Make a file's name from its row's: one that is allowed in any store and not in `taken_names` yet."""
     if name is None:
-        return f"{number:08d}"
-    safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100].lstrip(".") or "_"
-    if safe != name or safe.lower() in taken:
-        safe = f"{safe}-{hashlib.sha256(f'{name}/{number}'.encode()).hexdigest()[:12]}"
-    taken.add(safe.lower())
-    return safe
+        return f"{row_index:08d}"
+    safe_name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100].lstrip(".") or "_"
+    if safe_name != name or safe_name.lower() in taken_names:
+        safe_name = f"{safe_name}-{hashlib.sha256(f'{name}/{row_index}'.encode()).hexdigest()[:12]}"
+    taken_names.add(safe_name.lower())
+    return safe_name

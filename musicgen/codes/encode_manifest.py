@@ -1,18 +1,19 @@
-"""A manifest of audio to a Parquet file of codes."""
+"""Encodes the audio files of a manifest to a Parquet file of codes."""
 
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.audio.fetch import fetch_audio, redact_uri
 from musicgen.audio.read import MAX_S, decode_excerpt
-from musicgen.codes.codes_file import CODEC, CODES_SCHEMA, CodesSummary, CodesWriter, Progress, describe_codec
+from musicgen.codes.codes_file import CODEC_KEY, CODES_SCHEMA, CodesSummary, CodesWriter, Progress, describe_codec
 from musicgen.errors import RowError
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest
@@ -20,7 +21,27 @@ from musicgen.manifest.manifest import read_manifest
 if TYPE_CHECKING:
     from musicgen.model.codec.codec import Codec
 
-_AHEAD = 2  # files decoded before the codec is ready for them
+_FILES_AHEAD = 2  # files that are decoded before the codec needs them
+
+
+@dataclass(frozen=True, slots=True)
+class _ManifestRow:
+    """A row of the manifest: its place, the file that it names and that file's folder, or why it cannot be read."""
+
+    source: str
+    folder: str
+    uri: str | None = None
+    identifier: str | None = None
+    prompt: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LoadedAudio:
+    """A file's hash, if it was fetched, and its waveform, float32 [channels, samples], or why there is none."""
+
+    sha256: str | None
+    waveform: NDArray[np.float32] | RowError
 
 
 def encode_manifest(
@@ -35,91 +56,96 @@ def encode_manifest(
 ) -> CodesSummary:
     """Encode every audio file that a manifest names; `output` is the Parquet file to write, local or in a store.
 
-    `column` holds the files' URIs; relative ones start at the manifest's folder, and local ones must lie there or under
-    `roots`. `columns` maps `id` and `prompt` to other names. Sound is resampled, and mixed to the codec's channels.
-    Memory holds a few files and one row group. Raises `ManifestError` (unreadable, column missing), `StoreError`.
+    `column` holds the files' URIs; relative ones start at the manifest's folder, and local ones must be there or under
+    `roots`. `columns` maps `id` and `prompt` to other names. Audio is resampled and mixed to the codec's channels.
+    Memory holds a few files and one row group. Raises `ManifestError` (the manifest is unreadable or lacks a column)
+    and `StoreError`.
     """
     mapping = ColumnMap({"melody": column, **(columns or {})}, prompt_required=False)
     failed: list[tuple[str, str]] = []
     made = 0
-    with CodesWriter(output, CODES_SCHEMA.with_metadata({CODEC: json.dumps(describe_codec(codec))})) as writer:
-        for row, audio in _ahead(_sources(uri, mapping), lambda row: _load(row, codec, roots)):
-            if isinstance(audio, RowError):
-                row |= {"error": str(audio)}
-                failed.append((row.pop("source"), str(audio)))
+    with CodesWriter(output, CODES_SCHEMA.with_metadata({CODEC_KEY: json.dumps(describe_codec(codec))})) as writer:
+        for row, loaded in _load_ahead(_read_rows(uri, mapping), lambda row: _load_audio(row, codec, roots)):
+            codes_row: dict[str, object] = {
+                "id": row.identifier,
+                "prompt": row.prompt,
+                "audio": row.uri,
+                "audio_sha256": loaded.sha256,
+            }
+            if isinstance(loaded.waveform, RowError):
+                failed.append((row.source, str(loaded.waveform)))
+                writer.add(codes_row | {"error": str(loaded.waveform)})
             else:
-                row.pop("source")
-                codes = codec.encode(audio)
-                row |= {"frames": codes.shape[1], "codes": codes.tolist()}
+                codes = codec.encode(loaded.waveform)
                 made += 1
-            row.pop("folder")
-            writer.add(row, 0 if row.get("frames") is None else row["frames"] * codec.codebooks)
+                writer.add(codes_row | {"frames": codes.shape[1], "codes": codes.tolist()}, codes.size)
             if progress:
                 progress(made + len(failed))
     return CodesSummary(made, failed, output)
 
 
-def _sources(uri: str, columns: ColumnMap) -> Iterator[dict[str, Any]]:
+def _read_rows(uri: str, columns: ColumnMap) -> Iterator[_ManifestRow]:
     for batch in read_manifest(uri, columns):
-        absent = [None] * len(batch)
-        for number, audio, name, prompt in zip(
+        missing = [None] * len(batch)
+        for row_number, audio, identifier, prompt in zip(
             batch.numbers,
-            batch.fields.get("melody", absent),
-            batch.fields.get("id", absent),
-            batch.fields.get("prompt", absent),
+            batch.fields.get("melody", missing),
+            batch.fields.get("id", missing),
+            batch.fields.get("prompt", missing),
             strict=True,
         ):
-            yield {
-                "id": None if name is None else str(name),
-                "prompt": None if prompt is None else str(prompt),
-                "audio": None if audio is None else str(audio),
-                "source": batch.locate(number),
-                "folder": batch.file.folder,
-            }
+            yield _ManifestRow(
+                source=batch.locate(row_number),
+                folder=batch.file.folder,
+                uri=None if audio is None else str(audio),
+                identifier=None if identifier is None else str(identifier),
+                prompt=None if prompt is None else str(prompt),
+            )
         for broken in batch.unparsable:
-            source = batch.locate(broken.number)
-            yield {"audio": None, "source": source, "folder": batch.file.folder, "broken": broken.reason}
+            yield _ManifestRow(batch.locate(broken.number), batch.file.folder, problem=broken.reason)
 
 
-def _load(row: dict[str, Any], codec: "Codec", roots: Sequence[str]) -> NDArray[np.float32] | RowError:
-    """The row's sound float32 [channels, samples] as the codec wants it, or why there is none. Adds the file's hash."""
+def _load_audio(row: _ManifestRow, codec: "Codec", roots: Sequence[str]) -> _LoadedAudio:
+    """Fetch a row's file and decode it for the codec."""
+    sha256: str | None = None
     try:
-        if (reason := row.pop("broken", None)) is not None:
-            raise RowError("invalid", reason)
-        uri, folder = (row["audio"] or "").strip(), row["folder"]
+        if row.problem is not None:
+            raise RowError("invalid", row.problem)
+        uri, folder = (row.uri or "").strip(), row.folder
         if not uri:
             raise RowError("invalid", "the row names no audio file")
         if "://" in folder and "://" not in uri and not os.path.isabs(uri):
             uri = f"{folder}/{uri}"
         allowed = list(roots) if "://" in folder else [folder, *roots]
-        with fetch_audio(uri, subject="audio", roots=allowed) as file:
-            row["audio_sha256"] = file.sha256
-            return decode_excerpt(
-                file.file,
+        with fetch_audio(uri, subject="audio", roots=allowed) as fetched:
+            sha256 = fetched.sha256
+            waveform = decode_excerpt(
+                fetched.file,
                 sample_rate=codec.sample_rate,
                 seconds=MAX_S,
                 channels=codec.channels,
                 subject="audio",
                 name=redact_uri(uri),
             )
+            return _LoadedAudio(sha256, waveform)
     except RowError as error:
-        return error
+        return _LoadedAudio(sha256, error)
 
 
-def _ahead(
-    rows: Iterable[dict[str, Any]], load: Callable[[dict[str, Any]], NDArray[np.float32] | RowError]
-) -> Iterator[tuple[dict[str, Any], NDArray[np.float32] | RowError]]:
-    """Each row with what `load` gives, in order; the next few are loaded meanwhile."""
-    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="load") as pool:
-        loading: deque[tuple[dict[str, Any], Future[NDArray[np.float32] | RowError]]] = deque()
+def _load_ahead(
+    rows: Iterable[_ManifestRow], load: Callable[[_ManifestRow], _LoadedAudio]
+) -> Iterator[tuple[_ManifestRow, _LoadedAudio]]:
+    """Yield each row with the result of `load`, in order, while threads load the next rows."""
+    with ThreadPoolExecutor(_FILES_AHEAD, thread_name_prefix="load") as pool:
+        pending: deque[tuple[_ManifestRow, Future[_LoadedAudio]]] = deque()
         try:
             for row in rows:
-                loading.append((row, pool.submit(load, row)))
-                if len(loading) > _AHEAD:
-                    first, future = loading.popleft()
-                    yield first, future.result()
-            while loading:
-                first, future = loading.popleft()
-                yield first, future.result()
+                pending.append((row, pool.submit(load, row)))
+                if len(pending) > _FILES_AHEAD:
+                    first_row, future = pending.popleft()
+                    yield first_row, future.result()
+            while pending:
+                first_row, future = pending.popleft()
+                yield first_row, future.result()
         finally:
             pool.shutdown(cancel_futures=True)

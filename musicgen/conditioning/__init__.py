@@ -1,7 +1,6 @@
-"""What a clip is conditioned on besides its text: a melody, a continuation, a style excerpt.
+"""Turns a request's prompt, melody, style excerpt and continuation into the decoder's inputs.
 
-The way of a condition: URI -> `fetch` (bounded bytes, hash) -> `decode` (bounded seconds, mono or stereo at the rate
-asked for) -> `chroma` or the codec -> `Conditioner.prepare`, which the engine calls when it admits a request.
-
-Nothing heavy is imported here: `fetch` also serves the planner and the command line.
+A file passes these stages: `musicgen.audio.fetch` (bounded bytes, hash) -> `musicgen.audio.read` (bounded seconds, mono
+or stereo at the sample rate needed) -> `chroma`, `style` or the codec -> `Conditioner.prepare`, which the engine calls
+when it admits a request.
 """

@@ -1,4 +1,4 @@
-"""Results computed from audio files, remembered by the files' content."""
+"""Caches results that are computed from audio files, by the files' content."""
 
 from collections.abc import Callable, Hashable
 from typing import IO, Generic, TypeVar
@@ -10,9 +10,9 @@ Value = TypeVar("Value")
 
 
 class AudioMemo(Generic[Value]):
-    """The last `size` results by sha256 and settings. Thread-safe; each file is computed once.
+    """Keeps the last `size` results by sha256 and settings. Thread-safe; each result is computed once.
 
-    `what` names the kind of file in error messages ("melody", "continuation", ...).
+    `subject` names the kind of file in error messages ("melody", "continuation", ...).
     """
 
     def __init__(self, size: int, subject: str):
@@ -22,11 +22,11 @@ class AudioMemo(Generic[Value]):
     def get(
         self, uri: str, sha256: str | None, compute: Callable[[IO[bytes]], Value], settings: Hashable = None
     ) -> Value:
-        """Return `compute(file)` for the file at `uri`, remembered under its sha256 and `settings`.
+        """Return `compute(file)` for the file at `uri`, cached under its sha256 and `settings`.
 
-        With a planned `sha256` a remembered file is not fetched again. Without one nobody vouches for the content, so
-        the file is fetched and hashed each time. Raises RowError("melody") for a file that cannot be fetched or has
-        changed.
+        With a planned `sha256` a file whose result is cached is not fetched again. Without one the file may have
+        changed, so it is fetched and hashed each time. Raises RowError("melody") for a file that cannot be fetched or
+        has changed since it was planned.
         """
         if sha256 is None:
             with fetch_audio(uri, subject=self.subject) as fetched:

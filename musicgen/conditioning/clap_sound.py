@@ -1,5 +1,6 @@
-"""Encodes a sound in the place of a prompt, for checkpoints whose text encoder is CLAP, which embeds text and sound
-alike.
+"""Encodes a sound in place of a prompt, for checkpoints with the text encoder CLAP.
+
+CLAP embeds text and sound in the same space.
 """
 
 from threading import Lock
@@ -22,9 +23,9 @@ _REMEMBERED = 256
 
 
 class ClapSoundEncoder:
-    """Encodes the first 30 s of a row's sound as text states; each file once. Thread-safe.
+    """Encodes the first 30 s of a row's sound as text states. Thread-safe; each file is encoded once.
 
-    The audio tower is as large as the text tower, so it is loaded only when the first such row comes.
+    The audio tower is as large as the text tower, so it is loaded only when the first such row is prepared.
     """
 
     def __init__(self, model: Model):
@@ -34,10 +35,10 @@ class ClapSoundEncoder:
         self._memo: AudioMemo[TextStates] = AudioMemo(_REMEMBERED, "sound")
 
     def encode(self, request: Request) -> TextStates:
-        """The states [1, hidden] of the file in `request.melody`.
+        """Encode the file in `request.melody` as text states [1, hidden].
 
-        Raises RowError: "melody" for a file that cannot be used, "invalid" for a row with a prompt too; ModelError: the
-        checkpoint has no audio tower.
+        Raises RowError "melody" for a file that cannot be used and "invalid" for a row that also has a prompt, and
+        ModelError if the checkpoint has no audio tower.
         """
         if request.prompt.strip():
             raise RowError("invalid", "this model hears a prompt or a sound, not both: leave one of them out")

@@ -1,10 +1,9 @@
 """Prepares requests for the engine: text, melody, style and continuation become embeddings and forced codes.
 
-`RequestConditioner` is the engine's `Conditioner` (musicgen/conditioning/conditions.py). The slow part of a request
-(fetching, decoding, analyzing, encoding) can begin when it is queued, on a few background threads: `expect`. The result
-does not depend on that. Guidance compares with the null condition, which is not zeros for a melody: silence has the
-pitch class 0, so it is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified
-waveform).
+`RequestConditioner` is the engine's `Conditioner` (musicgen/conditioning/conditions.py). With `expect` the slow part of
+a request (fetching, decoding, analyzing, encoding) begins on background threads while the request is queued; the result
+does not depend on that. The null condition of guidance is not zeros for a melody: silence has the pitch class 0, so it
+is one-hot too (transformers' `null_audio_hidden_states`; audiocraft's chroma of a nullified waveform).
 """
 
 import threading
@@ -33,17 +32,16 @@ from musicgen.model.text.encoder import TextStates
 from musicgen.request import Request
 
 _THREADS = 2
-# Errors that are not one row's fault: out of memory (the engine takes fewer slots), a lost device (the actor is
-# replaced),
-# a closed conditioner (nobody asks any more).
+# Errors that concern all rows: out of memory (the engine continues with fewer slots), a lost device (the actor is
+# replaced), a closed conditioner (the engine is closing too).
 _SHARED_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, CancelledError)
 
 
 class RequestConditioner:
-    """The conditioner of a loaded model. Thread-safe.
+    """Prepares requests for a loaded model. Thread-safe.
 
-    `separate` takes drums and bass out of melodies for requests with `stems`; None loads Demucs when the first such
-    request comes.
+    `separate` removes drums and bass from the melodies of requests with `stems`; None loads Demucs when the first such
+    request is prepared.
     """
 
     def __init__(self, model: Model, separate: Separate | None = None):
@@ -57,7 +55,7 @@ class RequestConditioner:
         if model.spec.kind == "melody":
             assert model.chroma_projection is not None
             self.melodies = MelodyAnalyzer(model.spec.chroma_length, model.spec.chroma_bins, separate)
-            # A linear layer of a one-hot vector is a column of its weight.
+            # A linear layer maps a one-hot vector to a column of its weight (plus bias), so the columns are a table.
             projection = model.chroma_projection
             embeddings = projection.weight.T + projection.bias
             self.chroma_embeddings = embeddings.detach().contiguous()  # [chroma_bins, hidden]
@@ -70,7 +68,7 @@ class RequestConditioner:
         self._lock = threading.Lock()
 
     def expect(self, request: Request) -> None:
-        """Begin to prepare a request that will be asked for, and return at once. Text alone is left for `prepare`."""
+        """Begin to prepare a request in the background, and return at once. A request of text alone is left alone."""
         if request.melody is None and request.continuation is None:
             return
         with self._lock:
@@ -78,7 +76,7 @@ class RequestConditioner:
                 self._expected[request] = self._workers.submit(self._prepare_one, request)
 
     def prepare(self, requests: list[Request]) -> list[Prepared | Exception]:
-        """Return one result per request, in order. A `RowError` in a place fails that row alone.
+        """Prepare requests and return one result per request, in order. A `RowError` concerns its own row alone.
 
         Every error that a request's text or audio causes is a `RowError`; out of memory and a lost device concern all
         rows and are returned as they are.
@@ -89,18 +87,18 @@ class RequestConditioner:
                 expected = self._expected.pop(request, None)
             try:
                 results.append(self._prepare_one(request) if expected is None else expected.result())
-            except Exception as error:  # the engine tells a row's error from one that concerns all rows
+            except Exception as error:  # the engine distinguishes a row's error from one that concerns all rows
                 results.append(error)
         return results
 
     def close(self) -> None:
-        """Stop the threads; unfinished work is dropped."""
+        """Stop the threads and drop unfinished work."""
         self._workers.close()
 
     def width(self, request: Request) -> int:
-        """How many branches the request needs: 1 without conditions or without guidance, else 2.
+        """Return how many branches the request needs: 1 without conditions or without guidance, else 2.
 
-        Style with text needs one more: there a scale of 1 drops the null branch and leaves w + beta (c - w).
+        Style with text needs one more; there a scale of 1 drops the null branch and leaves w + beta (c - w).
         """
         if not (_has_text(request) or request.melody):
             return 1
@@ -109,25 +107,26 @@ class RequestConditioner:
 
     @property
     def sound_positions(self) -> int:
-        """The largest number of prefix positions that a melody or a style takes; the engine plans its cache with it."""
+        """Return the largest number of prefix positions of a melody or a style, for the engine's cache plan."""
         return self.spec.chroma_length if self.style is None else self.style.positions
 
     @property
     def has_prefix(self) -> bool:
-        """Whether conditions come as a prefix of embeddings (melody, style); otherwise by cross-attention (text)."""
+        """Return whether conditions are a prefix of embeddings (melody, style) instead of cross-attention (text)."""
         return self.melodies is not None or self.style is not None
 
     def null_sound(self, positions: int, text: Tensor) -> Tensor:
-        """The null condition of a prefix's sound part, [positions, hidden]: pitch class 0 for melody, zeros for style.
+        """Return the null condition of a prefix's sound part, [positions, hidden].
 
-        Zeros have the type and device of the prefix's `text`, [tokens, hidden].
+        It is pitch class 0 for a melody, and for a style zeros with the dtype and device of the prefix's `text`,
+        [tokens, hidden].
         """
         if self.melodies is not None:
             return self.chroma_embeddings[:1].expand(positions, -1)
         return text.new_zeros(positions, text.shape[1])
 
     def melody_windows(self, request: Request, starts: Sequence[int]) -> dict[int, NDArray[np.int8]]:
-        """The melody's pitch classes, int8 [chroma_length], of each window by its first frame."""
+        """Analyze a melody: pitch classes, int8 [chroma_length], of each window, by the window's first frame."""
         assert self.melodies is not None
         if len(starts) == 1 and starts[0] == 0:  # a clip of one window
             return {0: self.melodies.pitch_classes(request)[0]}
@@ -161,10 +160,10 @@ class RequestConditioner:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedRequest:
-    """A request whose slow conditioning is done (the engine's `Prepared`).
+    """A request whose slow conditioning is finished (the engine's `Prepared`).
 
-    `pitch_classes` holds the melody's int8 [chroma_length] by window start; `style` the excerpt's embeddings
-    [positions, hidden]; `forced` int16 [codebooks, frames].
+    `pitch_classes` maps window starts to the melody's int8 [chroma_length]; `style` are the excerpt's embeddings
+    [positions, hidden]; `forced` are a continuation's codes, int16 [codebooks, frames].
     """
 
     owner: RequestConditioner
@@ -175,7 +174,7 @@ class PreparedRequest:
     style: Tensor | None
 
     def window(self, start: int, frames: int) -> Conditions:
-        """Conditions for the clip's frames [start, start + frames)."""
+        """Return the conditions for the clip's frames [start, start + frames)."""
         owner, scale = self.owner, self.request.guidance_scale
         if not owner.has_prefix:
             full, null = Branch(cross=None if self.text.empty else self.text.states), Branch()
@@ -183,28 +182,28 @@ class PreparedRequest:
             full = self._build_prefix(self._embed_sound(start), with_text=True)
             null = self._build_prefix(None, with_text=False)
         if owner.width(self.request) == 1:
-            # Without conditions the two branches are equal, and guidance between them is nothing.
+            # Without conditions the two branches are equal, so guidance between them has no effect.
             return Conditions((full,))
         if owner.style is not None and self.style is not None and not self.text.empty:
             sound_only = self._build_prefix(self.style, with_text=False)
-            if scale == 1:  # the formula of three branches, in which the null branch cancels out
+            if scale == 1:  # in the formula of three branches the null branch cancels out
                 return Conditions((full, sound_only), owner.style.beta)
             return Conditions((full, sound_only, null), scale, owner.style.beta)
         return Conditions((full, null), scale)
 
     def _embed_sound(self, start: int) -> Tensor | None:
-        """The melody's or the style's embeddings for the window that begins at `start`, [positions, hidden]."""
+        """Return the melody's or style's embeddings, [positions, hidden], for the window that begins at `start`."""
         if self.style is not None:
             return self.style
         if self.request.melody is None:
             return None
         classes = self.pitch_classes.get(start)
-        if classes is None:  # an engine whose windows begin elsewhere
+        if classes is None:  # an engine whose windows begin at other frames
             classes = self.pitch_classes[start] = self.owner.melody_windows(self.request, (start,))[start]
         return self.owner.chroma_embeddings[torch.from_numpy(classes.astype(np.int64)).to(self.owner.device)]
 
     def _build_prefix(self, sound: Tensor | None, with_text: bool) -> Branch:
-        """Join sound and text, [positions + tokens, hidden]; one left out is its null condition of the same length."""
+        """Join sound and text, [positions + tokens, hidden]; a missing one becomes a null condition of equal length."""
         owner, text = self.owner, self.text.states
         if sound is None:
             if owner.melodies is not None:

@@ -1,6 +1,6 @@
-"""What a clip hears besides its own past: the seam between conditioning and the engine.
+"""Defines the interface between conditioning and the engine.
 
-A `Conditioner` turns a request into `Prepared` (the slow part, once per request: text encoded, melody fetched), and
+A `Conditioner` turns a request into a `Prepared` (the slow part, once per request: text encoded, melody fetched), and
 `Prepared.window` gives the `Conditions` of one window of the clip (a short clip has one window).
 """
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Branch:
-    """One decoder row's view. Both are in the decoder's width, already projected; None (or length 0) adds nothing.
+    """The conditions of one decoder row, already projected to the decoder's width; None (or length 0) adds nothing.
 
-    `cross`: text states for cross-attention, live positions only, no padding  # [S, hidden]
-    `prefix`: embeddings in front of the start token (melody, style), padding already zeroed; the decoder adds the
-    sinusoidal positions, and the codes go on counting after them  # [P, hidden]
+    `cross`, [S, hidden]: text states for cross-attention, without padding.
+    `prefix`, [P, hidden]: embeddings in front of the start token (melody, style), with padding set to zero. The decoder
+    adds the sinusoidal positions, and the positions of the codes follow those of the prefix.
     """
 
     cross: "Tensor | None" = None
@@ -28,12 +28,12 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
-    """The branches of one window, and how guidance mixes their logits.
+    """The branches of one window, and how guidance combines their logits.
 
     (c,):       c                                     one row of the step
     (c, n):     n + scale (c - n)                     classifier-free guidance, two rows
     (c, w, n):  n + scale (w + beta (c - w) - n)      style's double guidance, three rows (MusicGen-Style, eq. 4)
-    All branches of a window have prefixes of one length.
+    All branches of a window have prefixes of the same length.
     """
 
     branches: tuple[Branch, ...]
@@ -43,42 +43,39 @@ class Conditions:
     def __post_init__(self) -> None:
         if not 1 <= len(self.branches) <= 3:
             raise ValueError(f"a window has 1, 2 or 3 branches, not {len(self.branches)}")
-        if len({0 if b.prefix is None else b.prefix.shape[0] for b in self.branches}) != 1:
+        if len({0 if branch.prefix is None else branch.prefix.shape[0] for branch in self.branches}) != 1:
             raise ValueError("the branches of a window need prefixes of one length")
 
     @property
     def prefix_length(self) -> int:
-        """Positions in front of the start token."""
+        """Return the number of positions in front of the start token."""
         prefix = self.branches[0].prefix
         return 0 if prefix is None else prefix.shape[0]
 
 
 class Prepared(Protocol):
-    """A request whose slow conditioning is done."""
+    """A request whose slow conditioning is finished."""
 
     @property
     def forced(self) -> "Tensor | None":
-        """Codes the clip begins with (a continuation's audio prompt), int16 [codebooks, frames], or None."""
+        """Return the codes that the clip begins with (of a continuation), int16 [codebooks, frames], or None."""
 
     def window(self, start: int, frames: int) -> Conditions:
-        """Conditions for the clip's frames [start, start + frames)."""
+        """Return the conditions for the clip's frames [start, start + frames)."""
 
 
 class Conditioner(Protocol):
-    """Prepares requests, on threads beside the engine's."""
+    """Prepares requests on background threads."""
 
     @property
     def sound_positions(self) -> int:
-        """The longest prefix of a melody or style in positions, without its text."""
+        """Return the length of the longest prefix of a melody or style in positions, without its text."""
 
     def expect(self, request: Request) -> None:
-        """Start slow work on a request that was queued and will be prepared later; it may do nothing.
-
-        Returns at once.
-        """
+        """Start the slow work on a queued request that will be prepared later, and return at once; may do nothing."""
 
     def prepare(self, requests: list[Request]) -> list["Prepared | Exception"]:
-        """One result per request, in order. A RowError in a place fails that row alone."""
+        """Prepare requests and return one result per request, in order. A RowError concerns its own row alone."""
 
     def close(self) -> None:
-        """Stop the threads; unfinished work is dropped."""
+        """Stop the threads and drop unfinished work."""

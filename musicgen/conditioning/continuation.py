@@ -16,7 +16,7 @@ _REMEMBERED = 64  # continuations; 8 KB for each 20 s
 
 
 class ContinuationEncoder:
-    """Fetches, decodes and encodes continuations; each file once. Thread-safe."""
+    """Fetches, decodes and encodes continuations. Thread-safe; each file is encoded once."""
 
     def __init__(self, codec: Codec):
         self.codec = codec
@@ -25,7 +25,7 @@ class ContinuationEncoder:
     def encode(self, request: Request) -> NDArray[np.int16]:
         """Encode the request's continuation: int16 [codebooks, frames], fewer frames than the clip has.
 
-        Samples after the last whole frame are left out, because a padded frame would be heard as a gap. Raises
+        Samples after the last whole frame are left out, because a padded frame would sound as a gap. Raises
         RowError("melody"): the file cannot be fetched, is not what was planned, cannot be decoded, is shorter than a
         frame, or leaves nothing to generate.
         """

@@ -1,10 +1,10 @@
 """Analyzes a request's melody into pitch classes for each window of the clip.
 
-A clip of one window takes the first 30 s; a shorter melody's chroma is repeated (as in transformers and audiocraft's
-`ChromaStemConditioner`). In a longer clip each window takes the 30 s that begin where it begins; there the audio itself
-is repeated, before the chroma is computed, so that a melody's end and beginning meet (audiocraft's
-`MusicGen._generate_tokens`). Each item is brought to the conditioning length by itself, before any batch is made:
-padding inside one would shift positions.
+A clip of one window uses the melody's first 30 s; the chroma of a shorter melody is repeated (as in transformers and
+audiocraft's `ChromaStemConditioner`). In a longer clip each window uses the 30 s of melody from its own start. There
+the audio itself is repeated before the chroma is computed, so that the melody's end continues with its beginning
+(audiocraft's `MusicGen._generate_tokens`). Each melody is brought to the conditioning length before it is put in a
+batch, because padding within the batch would shift positions.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from musicgen.conditioning.stems import Separate, load_demucs
 from musicgen.errors import ModelError, RowError
 from musicgen.request import Request
 
-_REMEMBERED = 4096  # clips; a few hundred bytes a window
+_REMEMBERED = 4096  # clips, of a few hundred bytes per window
 
 
 class MelodyAnalyzer:
-    """Fetches, checks and analyzes melodies; each (file, window) once. Thread-safe.
+    """Fetches, checks and analyzes melodies. Thread-safe; each file and window is analyzed once.
 
-    `length` is the checkpoint's chroma length in positions. `separate` takes drums and bass out, for requests with
-    `stems`; None loads Demucs when the first such request comes.
+    `length` is the checkpoint's chroma length in positions. `separate` removes drums and bass for requests with
+    `stems`; None loads Demucs when the first such request is prepared.
     """
 
     def __init__(self, length: int, n_chroma: int = chroma.N_CHROMA, separate: Separate | None = None):
@@ -40,10 +40,10 @@ class MelodyAnalyzer:
         self._memo: AudioMemo[tuple[NDArray[np.int8], ...]] = AudioMemo(_REMEMBERED, "melody")
 
     def pitch_classes(self, request: Request, starts_s: Sequence[float] | None = None) -> tuple[NDArray[np.int8], ...]:
-        """The strongest pitch class at each position: int8 [length] for every window that begins at `starts_s`.
+        """Return the strongest pitch class at each position: int8 [length] for every window that begins at `starts_s`.
 
-        None is a clip of one window. Raises RowError("melody"): the file cannot be fetched, is not what was planned, or
-        cannot be decoded.
+        `starts_s` None is for a clip of one window. Raises RowError("melody"): the file cannot be fetched, has changed
+        since it was planned, or cannot be decoded.
         """
         assert request.melody is not None
         uri, stems = request.melody, request.stems
@@ -71,7 +71,7 @@ class MelodyAnalyzer:
             if self._separate is None:
                 try:
                     self._separate = load_demucs()
-                except ModelError as error:  # the rows without stems can go on
+                except ModelError as error:  # rows without stems need no Demucs, so only this row fails
                     raise RowError("melody", str(error)) from error
             return self._separate
 

@@ -1,9 +1,8 @@
-"""Separation of a melody's recording into stems, to leave drums and bass out of its chroma (extra `stems`, off by
-default).
+"""Separates a melody's recording into stems, to leave drums and bass out of its chroma (extra `stems`).
 
-audiocraft always separates with Demucs; transformers leaves it to the caller. The chroma of a plain tune hardly
-differs, that of a full mix does. Demucs is large and slow on a CPU, hence an extra: `pip install
-'musicgen-batch[stems]'`.
+audiocraft always separates with Demucs; transformers leaves that to the caller. Separation hardly changes the chroma of
+a single voice, but it changes that of a full mix. Demucs is large and slow on a CPU, so it is an extra and off by
+default: `pip install 'musicgen-batch[stems]'`.
 """
 
 from collections.abc import Callable
@@ -17,15 +16,15 @@ from musicgen.conditioning import chroma
 from musicgen.errors import ModelError
 
 Separate = Callable[[IO[bytes], float, str], NDArray[np.float32]]
-"""(file, seconds, name) -> the melody's stems, mono at 32 kHz, float32 [samples]."""
+"""Decodes (file, seconds, name) to the melody's stems, mono at 32 kHz: float32 [samples]."""
 
 STEMS = ("vocals", "other")
 
 
-def load_demucs(model: str = "htdemucs", device: str = "cpu") -> Separate:
-    """A function that decodes a file and keeps what carries the tune: everything but drums and bass.
+def load_demucs(model_name: str = "htdemucs", device: str = "cpu") -> Separate:
+    """Load Demucs and return a function that decodes a file and mixes its stems except drums and bass.
 
-    Loads Demucs' weights (downloaded by Demucs at first use). Raises ModelError if the extra is not installed.
+    Demucs downloads its weights at first use. Raises ModelError if the extra is not installed.
     """
     try:
         import torch
@@ -38,17 +37,17 @@ def load_demucs(model: str = "htdemucs", device: str = "cpu") -> Separate:
         ) from error
     import soxr
 
-    demucs = get_model(model).to(device).eval()
-    keep = [demucs.sources.index(stem) for stem in STEMS]
+    demucs = get_model(model_name).to(device).eval()
+    kept_stems = [demucs.sources.index(stem) for stem in STEMS]
 
     def separate(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:
         audio = decode_excerpt(
             file, sample_rate=demucs.samplerate, seconds=seconds, channels=demucs.audio_channels, name=name
         )
         with torch.inference_mode():
-            # shifts=0: Demucs would otherwise draw random shifts, and a row must sound the same each time.
+            # shifts=0, because Demucs would otherwise draw random shifts, and a row must give the same clip each time.
             stems = apply_model(demucs, torch.from_numpy(audio)[None].to(device), device=device, shifts=0)[0]
-        mix = stems[keep].sum(0).mean(0).cpu().numpy()  # [samples]
-        return soxr.resample(mix, demucs.samplerate, chroma.RATE_HZ, quality="HQ").astype(np.float32)
+        melody = stems[kept_stems].sum(0).mean(0).cpu().numpy()  # [samples]
+        return soxr.resample(melody, demucs.samplerate, chroma.RATE_HZ, quality="HQ").astype(np.float32)
 
     return separate

@@ -1,12 +1,12 @@
-"""The style conditioner: a few seconds of music become a handful of embeddings (Rouard et al. 2024, "Audio Conditioning
-for Music Generation via Discrete Bottleneck Features").
+"""Encodes a few seconds of music as style embeddings (Rouard et al. 2024, "Audio Conditioning for Music Generation via
+Discrete Bottleneck Features").
 
-A self-supervised encoder (MERT, which is a HuBERT at 24 kHz), a small transformer, a batch norm and a residual
-quantizer, of which few levels are used, every 15th frame kept: style gets through, the tune does not. Defined as in
-audiocraft's `StyleConditioner`, except that the excerpt is the middle of the first 30 s where audiocraft draws it at
-random: a row must sound the same each time.
+The network is a self-supervised encoder (MERT, which is a HuBERT at 24 kHz), a small transformer, a batch norm and a
+residual quantizer of which few levels are used; every 15th frame is kept. This bottleneck lets the style through, but
+not the melody. It is defined as in audiocraft's `StyleConditioner`, except that the excerpt is the middle of the first
+30 s, where audiocraft draws it at random: a row must give the same clip each time.
 
-`facebook/musicgen-style` is published in audiocraft's own format alone. Ours is a checkpoint of `model_type`
+`facebook/musicgen-style` is published only in audiocraft's own format. This module reads a checkpoint of `model_type`
 `musicgen_style` whose decoder and text encoder are those of a melody checkpoint, with `conditioner` in its config.json
 (the fields of `StyleSettings`) and these tensors:
 
@@ -42,7 +42,7 @@ _REMEMBERED = 256
 
 
 class StyleSettings(BaseModel):
-    """`conditioner` of a style checkpoint's config.json. Defaults are audiocraft's for the published model."""
+    """The section `conditioner` of a style checkpoint's config.json; the defaults are audiocraft's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,14 +52,16 @@ class StyleSettings(BaseModel):
     layers: int = 8
     heads: int = 8
     quantizers: int = 6
-    used_quantizers: int = 3  # `eval_q`: more let more of the excerpt through
+    used_quantizers: int = 3  # audiocraft's `eval_q`; with more of them the clip follows the excerpt more closely
     bins: int = 1024
     downsample: int = 15
     excerpt_s: float = 3.0  # trained with 1.5 to 4.5 s
-    guidance_beta: float = 5.0  # of the double guidance, for rows with text and style
+    guidance_beta: float = 5.0  # of double guidance, for rows with text and style
 
 
 class _StyleLayer(nn.Module):
+    """A transformer layer with the normalization before each block."""
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -67,17 +69,18 @@ class _StyleLayer(nn.Module):
         self.in_proj, self.out_proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.linear1, self.linear2 = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, dim]
-        q, k, v = (
-            self.in_proj(self.norm1(x)).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)
+    def forward(self, states: Tensor) -> Tensor:
+        """Apply the layer to states [T, dim]."""
+        queries, keys, values = (
+            self.in_proj(self.norm1(states)).view(len(states), 3, self.heads, -1).permute(1, 2, 0, 3)
         )  # [heads, T, head dim] each
-        weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
-        x = x + self.out_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
-        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+        attention = torch.softmax(queries @ keys.transpose(1, 2) / queries.shape[-1] ** 0.5, dim=-1)
+        states = states + self.out_proj((attention @ values).transpose(0, 1).reshape(len(states), -1))
+        return states + self.linear2(F.gelu(self.linear1(self.norm2(states))))
 
 
 class _FixedBatchNorm(nn.Module):
-    """A batch norm without a gain, with the statistics of its training."""
+    """A batch norm without a gain, with fixed statistics."""
 
     mean: Tensor
     variance: Tensor
@@ -87,12 +90,13 @@ class _FixedBatchNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, dim]
-        return (x - self.mean) / torch.sqrt(self.variance + 1e-5)
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalize states [T, dim]."""
+        return (states - self.mean) / torch.sqrt(self.variance + 1e-5)
 
 
 class StyleNetwork(nn.Module):
-    """Excerpt to embeddings. Parameter names are the tensors' names of this module's docstring."""
+    """Encodes an excerpt as embeddings. The parameters' names are the tensors' names in this module's docstring."""
 
     codebooks: Tensor
 
@@ -112,26 +116,27 @@ class StyleNetwork(nn.Module):
 
     @property
     def samples(self) -> int:
-        """Length of the excerpt."""
+        """Return the length of the excerpt in samples."""
         return round(self.settings.excerpt_s * self.settings.sample_rate)
 
     @property
     def positions(self) -> int:
-        """How many embeddings an excerpt becomes."""
+        """Return the number of embeddings of an excerpt."""
         frames = int(self.features._get_feat_extract_output_lengths(torch.tensor(self.samples)))
         return -(-frames // self.settings.downsample)
 
-    def forward(self, audio: Tensor) -> Tensor:  # [samples] -> [positions, hidden]
-        x = self.embed(self.features(audio[None]).last_hidden_state[0])  # [T, dim]
-        x = x + _sinusoidal_positions(len(x), x.shape[1], x.device)
+    def forward(self, audio: Tensor) -> Tensor:
+        """Encode audio [samples] as embeddings [positions, hidden]."""
+        states = self.embed(self.features(audio[None]).last_hidden_state[0])  # [T, dim]
+        states = states + _sinusoidal_positions(len(states), states.shape[1], states.device)
         for layer in self.layers:
-            x = layer(x)
-        x = _quantize_residual(self.norm(x), self.codebooks[: self.settings.used_quantizers])
-        return self.output(x[:: self.settings.downsample])
+            states = layer(states)
+        states = _quantize_residual(self.norm(states), self.codebooks[: self.settings.used_quantizers])
+        return self.output(states[:: self.settings.downsample])
 
 
 class StyleEncoder:
-    """A loaded style conditioner; each file's excerpt is encoded once. Safe to use from several threads."""
+    """Encodes style excerpts with a loaded network. Thread-safe; each file is encoded once."""
 
     def __init__(self, network: StyleNetwork, device: torch.device):
         self.network = network.to(device).eval().requires_grad_(False)
@@ -142,20 +147,20 @@ class StyleEncoder:
 
     @classmethod
     def load(cls, model: Model) -> "StyleEncoder":
-        """The style conditioner of a checkpoint.
+        """Load the style conditioner of a checkpoint.
 
-        Raises ModelError: settings wrong, tensors missing or of another shape.
+        Raises ModelError for wrong settings and for tensors that are missing or have another shape.
         """
         from transformers.initialization import no_init_weights
 
         folder = model.checkpoint.folder
-        with no_init_weights():  # they are replaced
+        with no_init_weights():  # because all weights are loaded below
             network = StyleNetwork(_parse_settings(model.spec.conditioner, str(folder)), model.spec.hidden)
         load_parameters(network, model.tensors.read("style.", "cpu", torch.float32), f"{folder}: style")
         return cls(network, model.device)
 
     def encode(self, request: Request) -> Tensor:
-        """The embeddings [positions, hidden] of the excerpt in `request.melody`. Raises RowError("melody")."""
+        """Encode the excerpt in `request.melody` as embeddings [positions, hidden]. Raises RowError("melody")."""
         uri = request.melody or ""
         return self._memo.get(uri, request.melody_sha256, lambda file: self._encode_file(file, uri))
 
@@ -165,35 +170,35 @@ class StyleEncoder:
         audio = decode_excerpt(
             file, sample_rate=sample_rate, seconds=CHUNK_S, subject="style excerpt", name=redact_uri(uri)
         )[0]
-        wanted = self.network.samples
-        start = max(0, (len(audio) - wanted) // 2)
-        excerpt = np.resize(audio[start : start + wanted], wanted)  # a shorter one is repeated
+        sample_count = self.network.samples
+        start = max(0, (len(audio) - sample_count) // 2)
+        excerpt = np.resize(audio[start : start + sample_count], sample_count)  # a shorter one is repeated
         return synchronized(self.network(torch.from_numpy(excerpt).to(self.device)).clone())
 
 
-def _parse_settings(conditioner: Mapping[str, Any], where: str) -> StyleSettings:
+def _parse_settings(conditioner: Mapping[str, Any], folder: str) -> StyleSettings:
     try:
         return StyleSettings.model_validate(dict(conditioner))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        first_error = error.errors()[0]
+        field = ".".join(map(str, first_error["loc"]))
         raise ModelError(
-            f"{where}/config.json: conditioner.{field}: {first['msg']}; see musicgen/conditioning/style.py"
+            f"{folder}/config.json: conditioner.{field}: {first_error['msg']}; see musicgen/conditioning/style.py"
         ) from None
 
 
-def _sinusoidal_positions(length: int, dim: int, device: torch.device) -> Tensor:
-    """Positions as audiocraft embeds them: cos, then sin  # [length, dim]."""
-    half = dim // 2
+def _sinusoidal_positions(length: int, width: int, device: torch.device) -> Tensor:
+    """Return audiocraft's embeddings of positions, cosines and then sines: [length, width]."""
+    half = width // 2
     positions = torch.arange(length, device=device, dtype=torch.float32)[:, None]
-    phase = positions / 10_000 ** (torch.arange(half, device=device, dtype=torch.float32) / (half - 1))
-    return torch.cat([phase.cos(), phase.sin()], dim=1)
+    angles = positions / 10_000 ** (torch.arange(half, device=device, dtype=torch.float32) / (half - 1))
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def _quantize_residual(x: Tensor, codebooks: Tensor) -> Tensor:
-    """Residual nearest neighbours: x [T, dim], codebooks [levels, bins, dim] -> [T, dim]."""
-    total = torch.zeros_like(x)
+def _quantize_residual(states: Tensor, codebooks: Tensor) -> Tensor:
+    """Quantize states [T, dim] to sums of the nearest codes in each of `codebooks` [levels, bins, dim]: [T, dim]."""
+    quantized = torch.zeros_like(states)
     for codebook in codebooks:
-        nearest = torch.cdist(x - total, codebook).argmin(dim=1)
-        total = total + codebook[nearest]
-    return total
+        nearest = torch.cdist(states - quantized, codebook).argmin(dim=1)
+        quantized = quantized + codebook[nearest]
+    return quantized
