@@ -32,23 +32,23 @@ def _make_delay_pattern(delays: Sequence[int]) -> Callable[[int, int], Layout]:
     return lay_out
 
 
-def _delay(codebooks: int, frames: int) -> Layout:
+def _lay_out_delay(codebooks: int, frames: int) -> Layout:
     return _make_delay_pattern(range(codebooks))(codebooks, frames)
 
 
-def _stereo_delay(codebooks: int, frames: int) -> Layout:
+def _lay_out_stereo_delay(codebooks: int, frames: int) -> Layout:
     return _make_delay_pattern([codebook // 2 for codebook in range(codebooks)])(codebooks, frames)
 
 
-def _stereo_partial_delay(codebooks: int, frames: int) -> Layout:
+def _lay_out_stereo_partial_delay(codebooks: int, frames: int) -> Layout:
     return _make_delay_pattern([0, 0, 1])(codebooks, frames)
 
 
-def _flattening(codebooks: int, frames: int) -> Layout:
+def _lay_out_flattening(codebooks: int, frames: int) -> Layout:
     return [[(frame, codebook)] for frame in range(frames) for codebook in range(codebooks)]
 
 
-def _partial_flattening(codebooks: int, frames: int) -> Layout:
+def _lay_out_partial_flattening(codebooks: int, frames: int) -> Layout:
     """Lay out the first codebook, then all others together, frame by frame."""
     other_codebooks = list(range(1, codebooks))
     return [
@@ -59,7 +59,7 @@ def _partial_flattening(codebooks: int, frames: int) -> Layout:
     ]
 
 
-def _coarse_first(codebooks: int, frames: int) -> Layout:
+def _lay_out_coarse_first(codebooks: int, frames: int) -> Layout:
     """Lay out the first codebook of the whole clip, then all others (the order of VALL-E)."""
     first_steps: Layout = [[(frame, 0)] for frame in range(frames)]
     return first_steps + (
@@ -68,14 +68,14 @@ def _coarse_first(codebooks: int, frames: int) -> Layout:
 
 
 _PATTERNS: dict[str, Callable[[int, int], Layout]] = {
-    "delay": _delay,
+    "delay": _lay_out_delay,
     "partial_delay": _make_delay_pattern([0, 1]),
     "parallel": _make_delay_pattern([0]),
-    "flattening": _flattening,
-    "partial_flattening": _partial_flattening,
-    "coarse_first": _coarse_first,
-    "stereo_delay": _stereo_delay,
-    "stereo_partial_delay": _stereo_partial_delay,
+    "flattening": _lay_out_flattening,
+    "partial_flattening": _lay_out_partial_flattening,
+    "coarse_first": _lay_out_coarse_first,
+    "stereo_delay": _lay_out_stereo_delay,
+    "stereo_partial_delay": _lay_out_stereo_partial_delay,
 }
 _ALIASES = {
     "delayed": "delay",
