@@ -27,7 +27,7 @@ def listen(
         if clips < 1:
             raise JobError(f"--clips {clips} is too few; write 1 or more")
         page = write_page(open_dataset(dataset), output, clips)
-        of = "" if page.clips == page.whole else f" of {page.whole:,}"
+        of = "" if page.clips == page.dataset_clips else f" of {page.dataset_clips:,}"
         opener = "open" if sys.platform == "darwin" else "xdg-open"
         typer.echo(
             f"{page.clips:,}{of} clips with spectrograms; listen in a browser: {opener} {shlex.quote(page.path)}"

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 CODES_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string()),
-        pa.field("prompt", pa.string()),
-        pa.field("audio", pa.string()),
-        pa.field("audio_sha256", pa.string()),
-        pa.field("frames", pa.int64()),
-        pa.field("codes", pa.list_(pa.list_(pa.int16()))),
-        pa.field("error", pa.string()),
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("audio", pa.string()),
+        ("audio_sha256", pa.string()),
+        ("frames", pa.int64()),
+        ("codes", pa.list_(pa.list_(pa.int16()))),
+        ("error", pa.string()),
     ]
 )
 FILES_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string()),
-        pa.field("audio", pa.string()),
-        pa.field("audio_sha256", pa.string()),
-        pa.field("duration_s", pa.float64()),
-        pa.field("error", pa.string()),
+        ("id", pa.string()),
+        ("audio", pa.string()),
+        ("audio_sha256", pa.string()),
+        ("duration_s", pa.float64()),
+        ("error", pa.string()),
     ]
 )
 CODEC_KEY = b"musicgen.codec"  # of the schema's metadata

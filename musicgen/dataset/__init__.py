@@ -1,6 +1,4 @@
-"""Datasets on disk or in a bucket: their names and columns, how shards are committed, how a dataset is read and
-verified.
-"""
+"""Writes, reads and verifies datasets in a folder or a bucket: file names, columns, commits of shards."""
 
 from typing import TYPE_CHECKING
 

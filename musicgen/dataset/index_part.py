@@ -1,4 +1,4 @@
-"""Index parts as files: written with a footer that says whose they are, and read back."""
+"""Writes and reads index parts: Parquet files with a footer that names their shard and attempt."""
 
 import json
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 
 from musicgen.storage import Store
 
-_FOOTER = b"musicgen"
-_HUGGINGFACE = b"huggingface"
+_FOOTER_KEY = b"musicgen"
+_HUGGINGFACE_KEY = b"huggingface"
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What an index part says of its shard: whose commit it is, and how the shard ended.
+    """The metadata of an index part: which attempt committed the shard, and its counts.
 
-    `rows` is what the plan asked for: `made` in this part, `failed` in the file `failures` (None if there are none).
+    Of the planned `rows`, `made` are in this part and `failed` in the file `failures` (None if no row failed).
     """
 
     run: str
@@ -34,29 +34,29 @@ class Footer:
 
 
 def schema_with(schema: pa.Schema, footer: Footer) -> pa.Schema:
-    """Add the footer to the schema as metadata, and for audio columns the feature type that `datasets` reads."""
+    """Add the footer to the schema's metadata, and for a column with audio the feature type that `datasets` reads."""
     if pa.types.is_struct(schema.field("audio").type):
         schema = with_audio(schema)
-    return schema.with_metadata({**(schema.metadata or {}), _FOOTER: json.dumps(asdict(footer)).encode()})
+    return schema.with_metadata({**(schema.metadata or {}), _FOOTER_KEY: json.dumps(asdict(footer)).encode()})
 
 
 def with_audio(schema: pa.Schema, column: str = "audio") -> pa.Schema:
-    """The schema with metadata that makes a column an Audio feature for `datasets`."""
+    """Return the schema with metadata that makes a column an Audio feature for `datasets`."""
     features = {"info": {"features": {column: {"_type": "Audio"}}}}
-    return schema.with_metadata({_HUGGINGFACE: json.dumps(features).encode()})
+    return schema.with_metadata({_HUGGINGFACE_KEY: json.dumps(features).encode()})
 
 
 def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write an index part: a row group for each batch; no batches give a part without rows."""
+    """Write an index part with a row group for each batch; without batches it has no rows."""
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch.cast(schema), row_group_size=max(1, batch.num_rows))
 
 
 def read_footer(store: Store, path: str) -> Footer:
-    """The footer of an index part, without reading rows.
+    """Read the footer of an index part, without its rows.
 
-    Raises `FileNotFoundError` if there is no part, `ValueError` if it is not one of ours.
+    Raises `FileNotFoundError` if there is no part, `ValueError` if the file is not an index part.
     """
     with store.open(path) as file:
         try:
@@ -66,10 +66,10 @@ def read_footer(store: Store, path: str) -> Footer:
     return parse_footer(metadata.metadata, store.join(path))
 
 
-def parse_footer(metadata: dict[bytes, bytes] | None, where: str) -> Footer:
-    """The footer in a Parquet file's metadata. Raises `ValueError` if there is none."""
+def parse_footer(metadata: dict[bytes, bytes] | None, location: str) -> Footer:
+    """Parse the footer in a Parquet file's metadata. Raises `ValueError` if there is none."""
     try:
-        document: dict[str, Any] = json.loads((metadata or {})[_FOOTER])
+        document: dict[str, Any] = json.loads((metadata or {})[_FOOTER_KEY])
         return Footer(**{name: document[name] for name in Footer.__dataclass_fields__})
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{where} has no musicgen footer; it is not an index part") from None
+        raise ValueError(f"{location} has no musicgen footer; it is not an index part") from None

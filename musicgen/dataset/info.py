@@ -1,4 +1,4 @@
-"""`dataset.json`: what all runs of a dataset have in common, written by the first one."""
+"""Reads and writes `dataset.json`: the properties that all runs of a dataset share, written by the first run."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class DatasetInfo:
     """The layout and format of a dataset's audio, whether it keeps codes, its carried columns and its schema version.
 
-    `carried` maps the names of the carried columns to their types as pyarrow spells them.
+    `carried` maps the names of the carried columns to the names of their types in pyarrow.
     """
 
     layout: str
@@ -29,40 +29,40 @@ class DatasetInfo:
 
     @classmethod
     def of(cls, layout: str, format: str, carried: "pa.Schema | None" = None, codes: bool = False) -> "DatasetInfo":
-        """The info of a job's dataset, with the carried columns as a pyarrow schema."""
+        """Make the info of a job's dataset from a pyarrow schema of the carried columns."""
         types = {} if carried is None else {column.name: str(column.type) for column in carried}
         return cls(layout, format, types, codes)
 
-    def differences(self, wanted: "DatasetInfo") -> list[str]:
-        """The differences from what a job wants, each as a phrase."""
+    def differences(self, expected: "DatasetInfo") -> list[str]:
+        """Describe the differences from the info that a job expects, each as a phrase."""
         differences = [
-            f"{name} is {getattr(self, name)!r}, not {getattr(wanted, name)!r}"
+            f"{name} is {getattr(self, name)!r}, not {getattr(expected, name)!r}"
             for name in ("layout", "format", "codes")
-            if getattr(self, name) != getattr(wanted, name)
+            if getattr(self, name) != getattr(expected, name)
         ]
-        for name in sorted({*self.carried, *wanted.carried}):
-            own_type, wanted_type = self.carried.get(name), wanted.carried.get(name)
+        for name in sorted({*self.carried, *expected.carried}):
+            own_type, expected_type = self.carried.get(name), expected.carried.get(name)
             if own_type is None:
                 differences.append(f"it carries no column {name!r}")
-            elif wanted_type is None:
+            elif expected_type is None:
                 differences.append(f"it carries a column {name!r} that the manifest lacks")
-            elif own_type != wanted_type:
-                differences.append(f"the carried column {name!r} is {own_type}, not {wanted_type}")
+            elif own_type != expected_type:
+                differences.append(f"the carried column {name!r} is {own_type}, not {expected_type}")
         return differences
 
 
 def read_dataset_info(store: Store) -> DatasetInfo | None:
-    """Read `dataset.json`; None where there is no dataset yet.
+    """Read `dataset.json`; None if there is no dataset yet.
 
-    Raises `JobError` for a file that is not ours or has another schema version.
+    Raises `JobError` for a file that is not a dataset's, and for another schema version.
     """
     try:
-        data = store.read(paths.INFO)
+        content = store.read(paths.INFO)
     except FileNotFoundError:
         return None
     uri = store.join(paths.INFO)
     try:
-        document = json.loads(data)
+        document = json.loads(content)
         version = int(document["schema_version"])
         info = DatasetInfo(
             str(document["layout"]),
@@ -81,13 +81,13 @@ def read_dataset_info(store: Store) -> DatasetInfo | None:
     return info
 
 
-def check_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo | None:
+def check_dataset_info(store: Store, expected: DatasetInfo) -> DatasetInfo | None:
     """Return the dataset's info if a job fits it, None if there is no dataset.
 
-    Raises `JobError` naming what differs.
+    Raises `JobError` that names the differences.
     """
     info = read_dataset_info(store)
-    if info is not None and (differences := info.differences(wanted)):
+    if info is not None and (differences := info.differences(expected)):
         raise JobError(
             f"{store.uri} is a dataset that this job does not fit: {'; '.join(differences)}; "
             "change the job, or use another output.uri"
@@ -95,13 +95,12 @@ def check_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo | None:
     return info
 
 
-def write_dataset_info(store: Store, wanted: DatasetInfo) -> DatasetInfo:
-    """Write `dataset.json` if it is absent, then check that the job fits what is there: another job may have been
-    first.
+def write_dataset_info(store: Store, expected: DatasetInfo) -> DatasetInfo:
+    """Write `dataset.json` if it is absent, then check that the job fits it, since another job may have been first.
 
-    Raises `JobError` naming what differs.
+    Raises `JobError` that names the differences.
     """
-    if check_dataset_info(store, wanted) is None:
-        store.put_if_absent(paths.INFO, json.dumps(asdict(wanted), indent=2, ensure_ascii=False).encode() + b"\n")
-        check_dataset_info(store, wanted)
-    return wanted
+    if check_dataset_info(store, expected) is None:
+        store.put_if_absent(paths.INFO, json.dumps(asdict(expected), indent=2, ensure_ascii=False).encode() + b"\n")
+        check_dataset_info(store, expected)
+    return expected

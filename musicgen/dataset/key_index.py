@@ -1,4 +1,4 @@
-"""Keys and objects seen while verifying, on disk: a set of a hundred million keys does not fit in memory."""
+"""Keeps the keys and objects of a verification on disk, because a hundred million keys do not fit in memory."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -6,23 +6,25 @@ from types import TracebackType
 
 import pyarrow as pa
 
-_BATCH = 50_000
-_SEEN = pa.schema([("key", pa.string()), ("object", pa.string()), ("part", pa.string())])
-_FOUND = pa.schema([("path", pa.string())])
+_BATCH_ROWS = 50_000
+_SEEN_SCHEMA = pa.schema([("key", pa.string()), ("object", pa.string()), ("part", pa.string())])
+_STORED_SCHEMA = pa.schema([("path", pa.string())])
 
 
 class KeyIndex:
-    """Which keys and objects the index names. DuckDB with bounded memory, in a folder of the caller's."""
+    """The keys and objects that the index names, in a DuckDB database in `folder`, with bounded memory."""
 
     def __init__(self, folder: Path, memory: str = "512MB"):
         import duckdb
 
-        self._db = duckdb.connect(str(folder / "ledger.duckdb"))
-        self._db.execute(f"SET memory_limit='{memory}'; SET temp_directory='{folder}'; SET enable_progress_bar=false")
-        self._db.execute(
-            "CREATE TABLE seen (key VARCHAR, object VARCHAR, part VARCHAR); CREATE TABLE found (path VARCHAR)"
+        self._database = duckdb.connect(str(folder / "keys.duckdb"))
+        self._database.execute(
+            f"SET memory_limit='{memory}'; SET temp_directory='{folder}'; SET enable_progress_bar=false"
         )
-        self._rows: list[tuple[str, str | None, str]] = []
+        self._database.execute(
+            "CREATE TABLE seen (key VARCHAR, object VARCHAR, part VARCHAR); CREATE TABLE stored (path VARCHAR)"
+        )
+        self._pending_rows: list[tuple[str, str | None, str]] = []
 
     def __enter__(self) -> "KeyIndex":
         return self
@@ -30,45 +32,46 @@ class KeyIndex:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._db.close()
+        self._database.close()
 
-    def add(self, keys: list[str], objects: list[str | None], part: str) -> None:
-        """Note the rows of an index part."""
-        self._rows.extend((key, name, part) for key, name in zip(keys, objects, strict=True))
-        if len(self._rows) >= _BATCH:
+    def add(self, keys: list[str], object_paths: list[str | None], part: str) -> None:
+        """Add the rows of an index part; an object path is None where the index holds the audio itself."""
+        self._pending_rows.extend((key, object_path, part) for key, object_path in zip(keys, object_paths, strict=True))
+        if len(self._pending_rows) >= _BATCH_ROWS:
             self._flush()
 
     def duplicates(self) -> Iterator[tuple[str, list[str]]]:
-        """The keys that were noted more than once, each with the parts that hold it."""
+        """Yield the keys that were added more than once, each with the parts that hold it."""
         self._flush()
         query = "SELECT key, list(part ORDER BY part) FROM seen GROUP BY key HAVING count(*) > 1 ORDER BY key"
-        cursor = self._db.execute(query)
+        cursor = self._database.execute(query)
         while row := cursor.fetchone():
             yield row[0], row[1]
 
-    def orphans(self, found: Iterable[str]) -> int:
-        """How many of these objects no row names."""
+    def orphans(self, stored_paths: Iterable[str]) -> int:
+        """Count the objects of `stored_paths` that no row names."""
         self._flush()
         batch: list[str] = []
-        for path in found:
+        for path in stored_paths:
             batch.append(path)
-            if len(batch) >= _BATCH:
-                self._found(batch)
+            if len(batch) >= _BATCH_ROWS:
+                self._insert_stored(batch)
                 batch = []
-        self._found(batch)
-        row = self._db.execute("SELECT count(*) FROM found ANTI JOIN seen ON found.path = seen.object").fetchone()
+        self._insert_stored(batch)
+        query = "SELECT count(*) FROM stored ANTI JOIN seen ON stored.path = seen.object"
+        row = self._database.execute(query).fetchone()
         return int(row[0]) if row else 0
 
     def _flush(self) -> None:
-        if self._rows:
-            columns = [list(column) for column in zip(*self._rows, strict=True)]
-            self._insert("seen", pa.table(columns, schema=_SEEN))
-            self._rows = []
+        if self._pending_rows:
+            columns = [list(column) for column in zip(*self._pending_rows, strict=True)]
+            self._insert("seen", pa.table(columns, schema=_SEEN_SCHEMA))
+            self._pending_rows = []
 
-    def _found(self, batch: list[str]) -> None:
-        self._insert("found", pa.table([batch], schema=_FOUND))
+    def _insert_stored(self, batch: list[str]) -> None:
+        self._insert("stored", pa.table([batch], schema=_STORED_SCHEMA))
 
     def _insert(self, table: str, rows: pa.Table) -> None:
-        self._db.register("incoming", rows)
-        self._db.execute(f"INSERT INTO {table} SELECT * FROM incoming")
-        self._db.unregister("incoming")
+        self._database.register("incoming", rows)
+        self._database.execute(f"INSERT INTO {table} SELECT * FROM incoming")
+        self._database.unregister("incoming")

@@ -1,7 +1,7 @@
-"""The three places that a clip's audio can have: a file of its own, a cell of the index, a member of a WebDataset tar.
+"""Writes a shard's audio in one of three layouts: a file per clip, a cell of the index, a member of a WebDataset tar.
 
-A layout takes clips as they are finished, from any thread, and gives the index columns `audio` and `audio_offset`. What
-it keeps until the commit lies on disk, not in memory.
+A layout takes finished clips from any thread, and gives the index columns `audio` and `audio_offset`. Clips that are
+kept until the commit are on disk, not in memory.
 """
 
 import io
@@ -22,68 +22,70 @@ from musicgen.storage import Store
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The index columns that say where a clip's audio is."""
+    """The index columns that locate a clip's audio."""
 
     audio: Any
     audio_offset: int | None = None
 
 
 class Layout(Protocol):
-    """Where a shard's audio goes."""
+    """Writes the audio of one attempt at a shard."""
 
-    def add(self, position: int, key: str, data: bytes, sha256: str) -> None:
-        """Take one clip's file. Thread-safe."""
+    def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
+        """Add one clip's file. Thread-safe."""
 
     def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
-        """Finish the audio and say where each clip is, in this order. `rows` are index rows without audio."""
+        """Finish the audio and locate each clip, in this order. `rows` are index rows without audio, by position."""
 
     def discard(self) -> None:
-        """Remove what only this attempt could have used, after a lost race."""
+        """Delete the objects that only this attempt uses, after another attempt has committed the shard."""
 
     def close(self) -> None:
-        """Free what is held on disk."""
+        """Free temporary files."""
 
 
 class Files:
-    """Each clip is an object, written at once."""
+    """Writes each clip as an object of its own, as soon as it is added."""
 
     def __init__(self, store: Store, extension: str):
         self._store, self._extension = store, extension
         self._paths: dict[int, str] = {}
 
-    def add(self, position: int, key: str, data: bytes, sha256: str) -> None:
+    def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
+        """Write one clip's file. Thread-safe."""
         path = paths.audio_file(key, sha256, self._extension)
-        self._store.write(path, data)
+        self._store.write(path, content)
         self._paths[position] = path
 
     def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+        """Locate each clip, in this order."""
         return (Place(self._paths[position]) for position in positions)
 
     def discard(self) -> None:
-        """Nothing: the winner may have written the very same objects."""
+        """Do nothing, because the other attempt may have written the same objects."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because there are no temporary files."""
 
 
 class _Spool:
-    """Bytes by position in an anonymous temporary file."""
+    """Keeps bytes by position in an anonymous temporary file. Thread-safe."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
         self._lock = threading.Lock()
         self._spans: dict[int, tuple[int, int]] = {}
 
-    def add(self, position: int, data: bytes) -> None:
+    def add(self, position: int, content: bytes) -> None:
         with self._lock:
-            start = self._file.seek(0, os.SEEK_END)
-            self._file.write(data)
-            self._spans[position] = (start, len(data))
+            offset = self._file.seek(0, os.SEEK_END)
+            self._file.write(content)
+            self._spans[position] = (offset, len(content))
 
     def get(self, position: int) -> bytes:
         with self._lock:
-            start, size = self._spans[position]
-            self._file.seek(start)
+            offset, size = self._spans[position]
+            self._file.seek(offset)
             return self._file.read(size)
 
     def close(self) -> None:
@@ -91,32 +93,35 @@ class _Spool:
 
 
 class Cells:
-    """Each clip is a cell of the index, as Hugging Face's {bytes, path}."""
+    """Writes each clip into a cell of the index, as Hugging Face's {bytes, path}."""
 
     def __init__(self, extension: str):
         self._extension = extension
         self._spool = _Spool()
         self._names: dict[int, str] = {}
 
-    def add(self, position: int, key: str, data: bytes, sha256: str) -> None:
-        self._spool.add(position, data)
+    def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
+        """Keep one clip's file on disk. Thread-safe."""
+        self._spool.add(position, content)
         self._names[position] = f"{key}.{self._extension}"
 
     def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+        """Return each clip's cell, in this order."""
         return (Place({"bytes": self._spool.get(position), "path": self._names[position]}) for position in positions)
 
     def discard(self) -> None:
-        """Nothing was written."""
+        """Do nothing, because nothing was written to the store."""
 
     def close(self) -> None:
+        """Free the temporary file."""
         self._spool.close()
 
 
 class Tar:
-    """Each clip is a member `<key>.flac` of the shard's tar, followed by its row as `<key>.json`.
+    """Writes each clip as a member `<key>.flac` of the shard's tar, followed by its row as `<key>.json`.
 
-    The tar is written in the order of positions, with nothing of time or user in it: equal clips, equal tar. The index
-    gives the offset of each member's bytes, so that one range read fetches a clip.
+    The tar is written in the order of positions and holds neither times nor users, so that equal clips give an equal
+    tar. The index gives the offset of each member's bytes, so that one range read fetches a clip.
     """
 
     def __init__(self, store: Store, extension: str, path: str):
@@ -125,35 +130,39 @@ class Tar:
         self._keys: dict[int, str] = {}
         self._written = False
 
-    def add(self, position: int, key: str, data: bytes, sha256: str) -> None:
-        self._spool.add(position, data)
+    def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
+        """Keep one clip's file on disk. Thread-safe."""
+        self._spool.add(position, content)
         self._keys[position] = key
 
     def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+        """Write the tar and locate each clip in it, in this order."""
         if not positions:
             return iter(())
         offsets = []
         with tempfile.TemporaryDirectory() as folder:
-            temp = Path(folder, "shard.tar")
-            with tarfile.open(temp, "w", format=tarfile.USTAR_FORMAT) as tar:
+            temporary_path = Path(folder, "shard.tar")
+            with tarfile.open(temporary_path, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for position in positions:
                     key = self._keys[position]
                     offsets.append(_add_member(tar, f"{key}.{self._extension}", self._spool.get(position)))
-                    _add_member(tar, f"{key}.json", _json(rows[position]))
-            self._store.write(self._path, temp)
+                    _add_member(tar, f"{key}.json", _encode_row(rows[position]))
+            self._store.write(self._path, temporary_path)
         self._written = True
         return (Place(self._path, offset) for offset in offsets)
 
     def discard(self) -> None:
+        """Delete the tar, whose name is this attempt's own."""
         if self._written:
             self._store.delete(self._path)
 
     def close(self) -> None:
+        """Free the temporary file."""
         self._spool.close()
 
 
 def make_layout(name: str, store: Store, format: str, run: str, shard: int, attempt: str) -> Layout:
-    """The layout of a job's `audio.layout`."""
+    """Make the layout of a job's `audio.layout`, for one attempt at a shard."""
     if name == "files":
         return Files(store, format)
     if name == "parquet":
@@ -161,17 +170,19 @@ def make_layout(name: str, store: Store, format: str, run: str, shard: int, atte
     return Tar(store, format, paths.audio_tar(run, shard, attempt))
 
 
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Add a member; the offset of its bytes in the tar."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(data), 0o644
-    tar.addfile(member, io.BytesIO(data))
-    return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+def _add_member(tar: tarfile.TarFile, member_name: str, member_bytes: bytes) -> int:
+    """Add a member. Returns the offset of its bytes in the tar."""
+    member_info = tarfile.TarInfo(member_name)
+    member_info.size, member_info.mode = len(member_bytes), 0o644
+    tar.addfile(member_info, io.BytesIO(member_bytes))
+    return tar.offset - -(-len(member_bytes) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _json(row: Mapping[str, Any]) -> bytes:
-    return json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False, default=str).encode()
+def _encode_row(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(
+        {name: _replace_nan(value) for name, value in row.items()}, ensure_ascii=False, default=str
+    ).encode()
 
 
-def _plain(value: Any) -> Any:
+def _replace_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The listening page as HTML: one file, no script, nothing from the network. Whatever a manifest says is escaped."""
+"""Renders the listening page as HTML: one file without scripts or network access. All text of a manifest is escaped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 @dataclass(frozen=True, slots=True)
 class ClipCard:
-    """A clip on the page. `audio` and `picture` are paths beside the page; without them, `fault` says why."""
+    """A clip on the page. `audio` and `picture` are paths relative to the page; if they are None, `fault` is why."""
 
     prompt: str
     duration_s: float
@@ -19,13 +19,13 @@ class ClipCard:
     fault: str = ""
 
 
-def render_page(title: str, cards: Sequence[ClipCard], whole: int, pixels: tuple[int, int]) -> str:
-    """The page's text. `whole` is the number of clips that the dataset has, `pixels` the size of a picture."""
-    shown = f"{whole:,} {'clip' if whole == 1 else 'clips'}"
-    if len(cards) < whole:
-        shown = f"The first {len(cards):,} of {whole:,} clips, in the order of the index"
-        shown += " (<code>musicgen listen --clips</code> shows more)"
-    items = "\n".join(_card(number, card, pixels) for number, card in enumerate(cards, 1))
+def render_page(title: str, cards: Sequence[ClipCard], dataset_clips: int, pixels: tuple[int, int]) -> str:
+    """Return the page's HTML. `dataset_clips` is the number of clips in the dataset, `pixels` the size of a picture."""
+    summary = f"{dataset_clips:,} {'clip' if dataset_clips == 1 else 'clips'}"
+    if len(cards) < dataset_clips:
+        summary = f"The first {len(cards):,} of {dataset_clips:,} clips, in the order of the index"
+        summary += " (<code>musicgen listen --clips</code> shows more)"
+    list_items = "\n".join(_render_card(number, card, pixels) for number, card in enumerate(cards, 1))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -33,15 +33,15 @@ def render_page(title: str, cards: Sequence[ClipCard], whole: int, pixels: tuple
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}: listen</title>
-<style>{_STYLE}</style>
+<style>{_STYLESHEET}</style>
 </head>
 <body>
 <main>
 <h1 dir="auto">{escape(title)}</h1>
-<p>{shown}. The pictures are log-mel spectrograms: time to the right, pitch upwards,
+<p>{summary}. The pictures are log-mel spectrograms: time to the right, pitch upwards,
 the brighter the louder (80 dB).</p>
 <ol>
-{items}
+{list_items}
 </ol>
 </main>
 </body>
@@ -49,22 +49,22 @@ the brighter the louder (80 dB).</p>
 """
 
 
-def _card(number: int, card: ClipCard, pixels: tuple[int, int]) -> str:
-    name = escape(card.prompt) or "(no prompt)"
-    short = escape(shorten(card.prompt, 80, placeholder=" ...")) or name
+def _render_card(number: int, card: ClipCard, pixels: tuple[int, int]) -> str:
+    prompt = escape(card.prompt) or "(no prompt)"
+    short_prompt = escape(shorten(card.prompt, 80, placeholder=" ...")) or prompt
     facts = "".join(
         f'<div><dt>{escape(label)}</dt><dd dir="auto">{escape(value)}</dd></div>' for label, value in card.facts
     )
-    lines = [f'<li><article aria-labelledby="clip-{number}">', f'<h2 id="clip-{number}" dir="auto">{name}</h2>']
+    lines = [f'<li><article aria-labelledby="clip-{number}">', f'<h2 id="clip-{number}" dir="auto">{prompt}</h2>']
     if card.audio is not None:
         lines.append(
             f'<audio controls preload="metadata" src="{_quote_path(card.audio)}"'
-            f' aria-label="Clip {number}: {short}"></audio>'
+            f' aria-label="Clip {number}: {short_prompt}"></audio>'
         )
     if card.picture is not None:
-        alt = f"Log-mel spectrogram of clip {number}, {card.duration_s:.1f} seconds: {short}"
+        alternative_text = f"Log-mel spectrogram of clip {number}, {card.duration_s:.1f} seconds: {short_prompt}"
         lines.append(
-            f'<img src="{_quote_path(card.picture)}" alt="{alt}"'
+            f'<img src="{_quote_path(card.picture)}" alt="{alternative_text}"'
             f' width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
         )
     if card.fault:
@@ -73,11 +73,11 @@ def _card(number: int, card: ClipCard, pixels: tuple[int, int]) -> str:
 
 
 def _quote_path(path: str) -> str:
-    """A relative path as a URL: a colon or a percent sign in it is a letter."""
+    """Return a relative path as a URL, in which a colon or a percent sign has no special meaning."""
     return escape(quote(path))
 
 
-_STYLE = """
+_STYLESHEET = """
 :root { color-scheme: light dark; --page: #f5f5f7; --card: #fff; --text: #1c1c22; --soft: #5a5a66;
   --line: #d9d9e0; --fault: #a3180f; }
 @media (prefers-color-scheme: dark) {

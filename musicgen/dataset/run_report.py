@@ -1,6 +1,6 @@
-"""`runs/<run>/report.json`: what ran, so that a dataset can be explained years later.
+"""Reads and writes `runs/<run>/report.json`: the settings, versions, hardware and timings of a run.
 
-A run may take several sessions (interrupted, resumed). Each leaves its own; reports add up with `+`.
+A run that is interrupted and resumed has several sessions. Each writes a report, and reports are added with `+`.
 """
 
 import json
@@ -32,7 +32,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Session:
-    """One driver's work on a run, from its start to its end. Times are ISO 8601 in UTC; counts are of this session."""
+    """One driver's work on a run, from start to end. Times are ISO 8601 in UTC; counts are the session's own."""
 
     started_at: str
     finished_at: str
@@ -43,7 +43,7 @@ class Session:
     actors: int = 0
     interrupted: bool = False
     timings_s: dict[str, float] = field(default_factory=dict)  # by phase: plan, load, generate, publish
-    events: dict[str, int] = field(default_factory=dict)  # actors replaced, attempts repeated, races lost ...
+    events: dict[str, int] = field(default_factory=dict)  # such as actors replaced and attempts repeated
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     engines: tuple[str, ...] = ()  # the engines' fingerprints
@@ -51,16 +51,16 @@ class Session:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What is known of a run: its job without secrets, its model, its sessions."""
+    """A run's job without secrets, its model and its sessions."""
 
     run: str
     job: dict[str, Any]
     model: dict[str, Any]
     sessions: tuple[Session, ...] = ()
-    published_at: str = ""  # when the card was last written after it; empty if no driver has lived to do so
+    published_at: str = ""  # when the card was last written after the run; empty if no driver has done so yet
 
     def __add__(self, other: "RunReport") -> "RunReport":
-        """Both reports' sessions, in the order of time, each once. Raises `ValueError` for another run's report."""
+        """Merge both reports' sessions, in order of time, each once. Raises `ValueError` for another run's report."""
         if self.run != other.run:
             raise ValueError(f"reports of two runs do not add up: {self.run} and {other.run}")
         sessions = {
@@ -70,15 +70,18 @@ class RunReport:
         return RunReport(self.run, other.job, other.model, tuple(ordered), other.published_at or self.published_at)
 
     def totals(self) -> dict[str, Any]:
-        """Sums over the sessions, with the rate in audio-seconds per second."""
-        audio_s, wall_s = sum(s.audio_s for s in self.sessions), sum(s.wall_s for s in self.sessions)
+        """Sum over the sessions, and compute the rate in audio-seconds per second."""
+        audio_s, wall_s = (
+            sum(session.audio_s for session in self.sessions),
+            sum(session.wall_s for session in self.sessions),
+        )
         events: dict[str, int] = {}
         for session in self.sessions:
             for name, count in session.events.items():
                 events[name] = events.get(name, 0) + count
         return {
-            "made": sum(s.made for s in self.sessions),
-            "failed": sum(s.failed for s in self.sessions),
+            "made": sum(session.made for session in self.sessions),
+            "failed": sum(session.failed for session in self.sessions),
             "audio_s": round(audio_s, 3),
             "wall_s": round(wall_s, 3),
             "audio_s_per_s": round(audio_s / wall_s, 3) if wall_s else 0.0,
@@ -86,7 +89,7 @@ class RunReport:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """As the document that is stored."""
+        """Return the document that is stored."""
         return {
             "version": 1,
             "run": self.run,
@@ -98,16 +101,18 @@ class RunReport:
 
 
 def read_report(store: Store, run: str) -> RunReport | None:
-    """The report of a run, or None if there is none or it is damaged: a report must not stop a run."""
+    """Read the report of a run; None if it is missing or damaged, because a report must not stop a run."""
     try:
         document = json.loads(store.read(paths.report_file(run)))
-        known = Session.__dataclass_fields__
-        sessions = [{k: v for k, v in s.items() if k in known} for s in document["sessions"]]
+        field_names = Session.__dataclass_fields__
+        sessions = [
+            {name: value for name, value in session.items() if name in field_names} for session in document["sessions"]
+        ]
         return RunReport(
             document["run"],
             document["job"],
             document["model"],
-            tuple(Session(**{**s, "engines": tuple(s.get("engines", ()))}) for s in sessions),
+            tuple(Session(**{**session, "engines": tuple(session.get("engines", ()))}) for session in sessions),
             document.get("published_at", ""),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -115,9 +120,9 @@ def read_report(store: Store, run: str) -> RunReport | None:
 
 
 def write_report(store: Store, report: RunReport) -> RunReport:
-    """Add a session's report to what is stored; the sum."""
-    before = read_report(store, report.run)
-    total = report if before is None else before + report
+    """Add a session's report to the stored one and write the sum. Returns the sum."""
+    previous = read_report(store, report.run)
+    total = report if previous is None else previous + report
     store.write(
         paths.report_file(report.run), json.dumps(total.to_json(), indent=1, ensure_ascii=False).encode() + b"\n"
     )
@@ -125,7 +130,7 @@ def write_report(store: Store, report: RunReport) -> RunReport:
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """The versions of Python and of those of these packages that are installed."""
+    """Return the versions of Python and of the installed ones of these packages."""
     versions = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -136,7 +141,7 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def describe_hardware() -> dict[str, Any]:
-    """This machine: processor, cores and memory. No host name."""
+    """Describe this machine by processor, cores and memory, without its host name."""
     import psutil
 
     return {

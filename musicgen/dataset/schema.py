@@ -1,4 +1,4 @@
-"""The columns of the index and of `failures/`: names, order and types. docs/dataset.md describes each."""
+"""Defines the columns of the index and of `failures/`: names, order and types. docs/dataset.md describes each."""
 
 import pyarrow as pa
 
@@ -11,52 +11,52 @@ _CREATED_AT = pa.field("created_at", pa.timestamp("us", tz="UTC"))
 
 _INDEX = pa.schema(
     [
-        pa.field("key", pa.string()),
-        pa.field("id", pa.string()),
-        pa.field("sample", pa.int32()),
-        pa.field("prompt", pa.string()),
-        pa.field("melody", pa.string()),
-        pa.field("melody_sha256", pa.string()),
-        pa.field("continuation", pa.string()),
-        pa.field("duration_s", pa.float64()),
-        pa.field("frames", pa.int32()),
-        pa.field("sample_rate", pa.int32()),
-        pa.field("channels", pa.int16()),
-        pa.field("seed", pa.int64()),
-        pa.field("temperature", pa.float64()),
-        pa.field("top_k", pa.int32()),
-        pa.field("top_p", pa.float64()),
-        pa.field("guidance_scale", pa.float64()),
-        pa.field("model", pa.string()),
-        pa.field("model_revision", pa.string()),
-        pa.field("audio", pa.string()),
-        pa.field("audio_format", pa.string()),
-        pa.field("audio_bytes", pa.int64()),
-        pa.field("audio_sha256", pa.string()),
-        pa.field("pcm_sha256", pa.string()),
-        pa.field("audio_offset", pa.int64()),
-        pa.field("peak_dbfs", pa.float64()),
-        pa.field("loudness_lufs", pa.float64()),
-        pa.field("clipped", pa.bool_()),
-        pa.field("silent", pa.bool_()),
-        pa.field("engine", pa.string()),
-        pa.field("run", pa.string()),
-        pa.field("shard", pa.int32()),
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt", pa.string()),
+        ("melody", pa.string()),
+        ("melody_sha256", pa.string()),
+        ("continuation", pa.string()),
+        ("duration_s", pa.float64()),
+        ("frames", pa.int32()),
+        ("sample_rate", pa.int32()),
+        ("channels", pa.int16()),
+        ("seed", pa.int64()),
+        ("temperature", pa.float64()),
+        ("top_k", pa.int32()),
+        ("top_p", pa.float64()),
+        ("guidance_scale", pa.float64()),
+        ("model", pa.string()),
+        ("model_revision", pa.string()),
+        ("audio", pa.string()),
+        ("audio_format", pa.string()),
+        ("audio_bytes", pa.int64()),
+        ("audio_sha256", pa.string()),
+        ("pcm_sha256", pa.string()),
+        ("audio_offset", pa.int64()),
+        ("peak_dbfs", pa.float64()),
+        ("loudness_lufs", pa.float64()),
+        ("clipped", pa.bool_()),
+        ("silent", pa.bool_()),
+        ("engine", pa.string()),
+        ("run", pa.string()),
+        ("shard", pa.int32()),
         _CREATED_AT,
     ]
 )
 
 FAILURES = pa.schema(
     [
-        pa.field("key", pa.string()),
-        pa.field("id", pa.string()),
-        pa.field("prompt", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("error_class", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("attempts", pa.int32()),
-        pa.field("run", pa.string()),
-        pa.field("shard", pa.int32()),
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("source", pa.string()),
+        ("error_class", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int32()),
+        ("run", pa.string()),
+        ("shard", pa.int32()),
         _CREATED_AT,
     ]
 )
@@ -70,10 +70,10 @@ CODES = pa.field("codes", pa.list_(pa.list_(pa.int16())))
 
 
 def index_schema(layout: str = "files", carried: pa.Schema | None = None, codes: bool = False) -> pa.Schema:
-    """The index's schema: our columns in order, then `codes` if asked for, then the manifest's carried columns.
+    """Return the index's schema: its own columns, then `codes` if asked for, then the manifest's carried columns.
 
-    These are already renamed by `carried_name`. `layout: parquet` holds the audio itself, as Hugging Face's struct; the
-    others hold its path in the dataset.
+    The carried columns must have been renamed by `carried_name`. The column `audio` holds the file itself in `layout:
+    parquet`, as Hugging Face's struct, and its path in the dataset in the other layouts.
     """
     schema = _INDEX
     if layout == "parquet":
@@ -88,7 +88,7 @@ def index_schema(layout: str = "files", carried: pa.Schema | None = None, codes:
 
 
 def carried_name(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
-    """What a manifest's column is called in the index: itself, or with `manifest_` before it as often as needed."""
+    """Return the name of a manifest's column in the index: its own, with as many `manifest_` before it as needed."""
     while name in RESERVED or name in taken:
         name = f"manifest_{name}"
     return name

@@ -1,4 +1,4 @@
-"""The progress of each run, from its plan and the footers of its index parts, without reading rows."""
+"""Computes the progress of each run from its plan and the footers of its index parts, without reading rows."""
 
 from dataclasses import asdict, dataclass
 
@@ -26,16 +26,16 @@ class RunStatus:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is missing."""
+        """Return whether no row is missing."""
         return self.missing == 0
 
     def to_json(self) -> dict[str, object]:
-        """As values for `--json`."""
+        """Return the status as values for `--json`."""
         return asdict(self)
 
 
 def run_statuses(dataset: Dataset) -> list[RunStatus]:
-    """The status of every run, in the order of names."""
+    """Compute the status of every run, in the order of names."""
     return [_run_status(dataset, run) for run in dataset.runs()]
 
 
@@ -61,7 +61,7 @@ def _run_status(dataset: Dataset, run: str) -> RunStatus:
 
 
 def _read_plan(dataset: Dataset, run: str) -> Plan | None:
-    """The run's plan, or None if it is gone. Raises `StoreError` if it is damaged."""
+    """Read the run's plan; None if it is missing. Raises `StoreError` if it is damaged."""
     try:
         return Plan.from_json(dataset.store.read(paths.plan_file(run)))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""One attempt at one shard, from clips to the commit.
+"""Writes one attempt at one shard, from clips to the commit.
 
-The order is the whole point. Audio first, so that a row in the index always has its audio; then the failures, under the
-attempt's own name; then one index part at the shard's fixed name, only if absent. Whoever puts it first has won; an
-attempt thought dead that comes back loses without harm, and a lost reply is settled by looking whose attempt the footer
-names.
+The order of the writes makes the commit atomic. The audio comes first, so that every row of the index has its audio;
+then the failures, under a name of the attempt; then one index part at the shard's fixed name, only if it is absent. The
+attempt that writes that part first commits the shard. An attempt that was given up but still runs changes nothing. If
+the store's reply is lost, the attempt in the part's footer shows who committed.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from musicgen.request import Request
 from musicgen.shard import PlannedModel, ShardRows
 from musicgen.storage import Store
 
-_ROW_GROUP_BYTES = 64 << 20  # of audio: what a reader of `layout: parquet` holds at once
+_ROW_GROUP_BYTES = 64 << 20  # of audio: a reader of `layout: parquet` holds one row group in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """How the shard ended. `won` is False if another attempt was first; the counts are those of what is committed."""
+    """The counts of a committed shard. `won` is False if another attempt was first; the counts are then that one's."""
 
     won: bool
     made: int
@@ -44,11 +44,11 @@ class Committed:
 
 
 class ShardWriter:
-    """Writes one shard. `add` and `fail` may be called from many threads, each position once; then `commit`.
+    """Writes one shard: call `add` or `fail` once for each position, from any threads, then `commit`.
 
-    `attempt` must be unique among all attempts at the shard; `engine` is the engine's fingerprint. Storage faults come
-    as `StoreError`: then nothing is committed, and the call, or another attempt, may be made again. `commit` frees what
-    the attempt holds on disk; so do `close` and leaving a `with` block.
+    `attempt` must be unique among all attempts at the shard; `engine` is the engine's fingerprint. Storage faults are
+    raised as `StoreError`; then nothing is committed, and the call or the whole attempt may be repeated. `commit` frees
+    the attempt's temporary files; so do `close` and leaving a `with` block.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ShardWriter:
         self.close()
 
     def close(self) -> None:
-        """Free what the attempt holds on disk."""
+        """Free the attempt's temporary files."""
         self._layout.close()
 
     def add(self, position: int, clip: Clip) -> None:
@@ -110,13 +110,17 @@ class ShardWriter:
                 self._failed[position] = row
 
     def commit(self) -> Committed:
-        """Finish the audio, write the failures and put the index part, if absent.
+        """Finish the audio, write the failures, and write the index part if it is absent.
 
-        Raises `RuntimeError` if a row was neither added nor failed: such a shard must not be committed.
+        Raises `RuntimeError` if a row was neither added nor failed, because such a shard must not be committed.
         """
         self._check_complete()
         positions = sorted(self._made)
-        members = {p: self._member(p) for p in positions} if self._audio.layout == "webdataset" else {}
+        members = (
+            {position: self._tar_member(position) for position in positions}
+            if self._audio.layout == "webdataset"
+            else {}
+        )
         places = self._layout.places(positions, members)
         failures = self._write_failures()
         footer = Footer(
@@ -127,21 +131,27 @@ class ShardWriter:
             made=len(positions),
             failed=len(self._failed),
             failures=failures,
-            audio_s=round(sum(self._made[p]["duration_s"] for p in positions), 6),
+            audio_s=round(sum(self._made[position]["duration_s"] for position in positions), 6),
         )
-        path = paths.index_part(self.run, self.shard)
+        part_path = paths.index_part(self.run, self.shard)
         with tempfile.TemporaryDirectory() as folder:
-            temp = Path(folder, "part.parquet")
-            write_part(temp, schema_with(self._schema, footer), self._batches(positions, places))
-            won = self.store.commit_if_absent(path, temp, lambda: read_footer(self.store, path).attempt == self.attempt)
+            temporary_path = Path(folder, "part.parquet")
+            write_part(temporary_path, schema_with(self._schema, footer), self._make_batches(positions, places))
+            won = self.store.commit_if_absent(
+                part_path, temporary_path, lambda: read_footer(self.store, part_path).attempt == self.attempt
+            )
         if not won:
-            footer = read_footer(self.store, path)
-            self._discard(failures)
+            footer = read_footer(self.store, part_path)
+            self._discard_attempt(failures)
         self.close()
         return Committed(won, footer.made, footer.failed, footer.audio_s)
 
     def _check_complete(self) -> None:
-        missing = [p for p in range(len(self._rows.keys)) if p not in self._made and p not in self._failed]
+        missing = [
+            position
+            for position in range(len(self._rows.keys))
+            if position not in self._made and position not in self._failed
+        ]
         if missing:
             raise RuntimeError(
                 f"{self.run} shard {self.shard}: {len(missing)} rows neither made nor failed, first at {missing[0]}"
@@ -183,29 +193,29 @@ class ShardWriter:
             **codes,
         }
 
-    def _member(self, position: int) -> dict[str, Any]:
-        """A row as a tar's member shows it: without the time, so that equal clips give equal tars."""
+    def _tar_member(self, position: int) -> dict[str, Any]:
+        """Return a row for the JSON of a tar's member: without the time, so that equal clips give equal tars."""
         row = {name: value for name, value in self._made[position].items() if name not in ("created_at", "codes")}
-        return row | _carried(self._rows.carried, [position]).to_pylist()[0]
+        return row | _take_carried(self._rows.carried, [position]).to_pylist()[0]
 
-    def _batches(self, positions: list[int], places: Iterator[Place]) -> Iterator[pa.RecordBatch]:
-        chunk: list[int] = []
-        values: list[dict[str, Any]] = []
-        size = 0
+    def _make_batches(self, positions: list[int], places: Iterator[Place]) -> Iterator[pa.RecordBatch]:
+        batch_positions: list[int] = []
+        batch_rows: list[dict[str, Any]] = []
+        audio_bytes = 0
         for position, place in zip(positions, places, strict=True):
-            chunk.append(position)
-            values.append(self._made[position] | {"audio": place.audio, "audio_offset": place.audio_offset})
-            size += self._made[position]["audio_bytes"] if self._audio.layout == "parquet" else 0
-            if size >= _ROW_GROUP_BYTES:
-                yield self._batch(chunk, values)
-                chunk, values, size = [], [], 0
-        if chunk:
-            yield self._batch(chunk, values)
+            batch_positions.append(position)
+            batch_rows.append(self._made[position] | {"audio": place.audio, "audio_offset": place.audio_offset})
+            audio_bytes += self._made[position]["audio_bytes"] if self._audio.layout == "parquet" else 0
+            if audio_bytes >= _ROW_GROUP_BYTES:
+                yield self._make_batch(batch_positions, batch_rows)
+                batch_positions, batch_rows, audio_bytes = [], [], 0
+        if batch_positions:
+            yield self._make_batch(batch_positions, batch_rows)
 
-    def _batch(self, positions: list[int], values: list[dict[str, Any]]) -> pa.RecordBatch:
-        carried = _carried(self._rows.carried, positions)
-        ours = pa.schema([field for field in self._schema if field.name not in carried.column_names])
-        table = pa.Table.from_pylist(values, schema=ours)
+    def _make_batch(self, positions: list[int], rows: list[dict[str, Any]]) -> pa.RecordBatch:
+        carried = _take_carried(self._rows.carried, positions)
+        own_schema = pa.schema([field for field in self._schema if field.name not in carried.column_names])
+        table = pa.Table.from_pylist(rows, schema=own_schema)
         for name in carried.column_names:
             table = table.append_column(name, carried.column(name))
         return table.combine_chunks().to_batches()[0]
@@ -216,22 +226,22 @@ class ShardWriter:
         path = paths.failures_part(self.run, self.shard, self.attempt)
         sink = pa.BufferOutputStream()
         pq.write_table(
-            pa.Table.from_pylist([self._failed[p] for p in sorted(self._failed)], schema=FAILURES),
+            pa.Table.from_pylist([self._failed[position] for position in sorted(self._failed)], schema=FAILURES),
             sink,
             compression="zstd",
         )
         self.store.write(path, sink.getvalue().to_pybytes())
         return path
 
-    def _discard(self, failures: str | None) -> None:
-        with contextlib.suppress(StoreError):  # tidiness only: what no index part names is not part of the dataset
+    def _discard_attempt(self, failures: str | None) -> None:
+        with contextlib.suppress(StoreError):  # harmless: files that no index part names do not belong to the dataset
             self._layout.discard()
             if failures is not None:
                 self.store.delete(failures)
 
 
-def _carried(table: pa.Table, positions: list[int]) -> pa.Table:
-    """Rows of the carried columns; without such columns, as many rows of none."""
-    if table.num_columns:
-        return table.take(pa.array(positions, pa.int64()))
+def _take_carried(carried: pa.Table, positions: list[int]) -> pa.Table:
+    """Return these rows of the carried columns; without carried columns, a table with as many rows and no columns."""
+    if carried.num_columns:
+        return carried.take(pa.array(positions, pa.int64()))
     return pa.table({"": pa.nulls(len(positions))}).select([])

@@ -71,7 +71,7 @@ def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: 
     before = [info.path for info in make.store.list()]
     wrote = write_page(musicgen.dataset.open_dataset(make.store.uri))
     page, rows = Path(wrote.path), shard_of("r1-1", 0)
-    assert (page, wrote.clips, wrote.whole, wrote.faults) == (Path(make.store.join("listen.html")), 5, 5, 0)
+    assert (page, wrote.clips, wrote.dataset_clips, wrote.faults) == (Path(make.store.join("listen.html")), 5, 5, 0)
     tags = Tags(page)
     requests = [rows.requests[0], rows.requests[2], *shard_of("r1-1", 1).requests]
     for request, player, picture in zip(requests, tags.of("audio"), tags.of("img"), strict=True):

@@ -62,7 +62,7 @@ def test_in_a_bucket_too(s3):
     make.shard()
     make.store.delete(clip_paths(make)[1])
     report = verify_dataset(musicgen.dataset.open_dataset(s3.uri))
-    assert [(fault.kind, fault.where) for fault in report.faults] == [("missing", clip_paths(make)[1])]
+    assert [(fault.kind, fault.location) for fault in report.faults] == [("missing", clip_paths(make)[1])]
     assert not report.sound
 
 
@@ -74,7 +74,7 @@ def test_missing_truncated_and_altered_audio(make: Maker):
     make.store.write(truncated, make.store.read(truncated)[:-1])
     make.store.write(altered, data[:-1] + bytes([data[-1] ^ 1]))
     faults = verify_dataset(musicgen.dataset.open_dataset(make.store.uri)).faults
-    assert [(fault.kind, fault.where) for fault in faults] == [
+    assert [(fault.kind, fault.location) for fault in faults] == [
         ("missing", missing),
         ("size", truncated),
         ("sha256", altered),
@@ -112,7 +112,15 @@ def test_deep_sees_an_index_that_does_not_match_the_sound(make: Maker, column: s
     edit(make, PART, lambda t: set_column(column, values or [*t.column(column).to_pylist()[:2], "0" * 64])(t))
     assert kinds(make) == []
     assert kind in kinds(make, deep=True)
-    assert len({f.where for f in verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True).faults}) == 1
+    assert (
+        len(
+            {
+                fault.location
+                for fault in verify_dataset(musicgen.dataset.open_dataset(make.store.uri), deep=True).faults
+            }
+        )
+        == 1
+    )
 
 
 def test_deep_sees_audio_that_is_none(make: Maker):
@@ -132,7 +140,7 @@ def test_a_key_made_twice(make: Maker):
     report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri))
     assert [fault.kind for fault in report.faults] == ["duplicate"]
     assert "index/r2-1/part-00000.parquet" in str(report.faults[0])
-    assert report.faults[0].where == shard_of("", 0, 1, first=1).keys[0]
+    assert report.faults[0].location == shard_of("", 0, 1, first=1).keys[0]
 
 
 def test_a_damaged_index_part(make: Maker):
@@ -140,7 +148,7 @@ def test_a_damaged_index_part(make: Maker):
     make.shard(shard=1)
     make.store.write(PART, b"PAR1 but not really")
     report = verify_dataset(musicgen.dataset.open_dataset(make.store.uri))
-    assert [(fault.kind, fault.where) for fault in report.faults] == [("index", PART)]
+    assert [(fault.kind, fault.location) for fault in report.faults] == [("index", PART)]
     assert report.rows == 3  # the other part was looked at all the same
 
 
