@@ -2,9 +2,7 @@
 
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from musicgen.codes.codes_file import CODEC_KEY, CODES_SCHEMA, CodesSummary, Cod
 from musicgen.errors import RowError
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest
+from musicgen.parallel import map_ordered
 
 if TYPE_CHECKING:
     from musicgen.model.codec.codec import Codec
@@ -65,7 +64,13 @@ def encode_manifest(
     failed: list[tuple[str, str]] = []
     made = 0
     with CodesWriter(output, CODES_SCHEMA.with_metadata({CODEC_KEY: json.dumps(describe_codec(codec))})) as writer:
-        for row, loaded in _load_ahead(_read_rows(uri, mapping), lambda row: _load_audio(row, codec, roots)):
+        rows = map_ordered(
+            lambda row: (row, _load_audio(row, codec, roots)),
+            _read_rows(uri, mapping),
+            threads=_FILES_AHEAD,
+            ahead=_FILES_AHEAD + 1,
+        )
+        for row, loaded in rows:
             codes_row: dict[str, object] = {
                 "id": row.identifier,
                 "prompt": row.prompt,
@@ -130,22 +135,3 @@ def _load_audio(row: _ManifestRow, codec: "Codec", roots: Sequence[str]) -> _Loa
             return _LoadedAudio(sha256, waveform)
     except RowError as error:
         return _LoadedAudio(sha256, error)
-
-
-def _load_ahead(
-    rows: Iterable[_ManifestRow], load: Callable[[_ManifestRow], _LoadedAudio]
-) -> Iterator[tuple[_ManifestRow, _LoadedAudio]]:
-    """Yield each row with the result of `load`, in order, while threads load the next rows."""
-    with ThreadPoolExecutor(_FILES_AHEAD, thread_name_prefix="load") as pool:
-        pending: deque[tuple[_ManifestRow, Future[_LoadedAudio]]] = deque()
-        try:
-            for row in rows:
-                pending.append((row, pool.submit(load, row)))
-                if len(pending) > _FILES_AHEAD:
-                    first_row, future = pending.popleft()
-                    yield first_row, future.result()
-            while pending:
-                first_row, future = pending.popleft()
-                yield first_row, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)

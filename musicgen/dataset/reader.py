@@ -3,8 +3,7 @@
 A dataset can also be read without this package: the index is plain Parquet, and its `audio` column locates the audio.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from musicgen.dataset.index_part import Footer, read_footer
 from musicgen.dataset.info import DatasetInfo, read_dataset_info
 from musicgen.dataset.schema import AUDIO_STRUCT, FAILURES, index_schema
 from musicgen.errors import StoreError
+from musicgen.parallel import map_ordered
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
 
@@ -67,7 +67,7 @@ class Dataset:
 
         Raises `ValueError` for a file that is not an index part.
         """
-        yield from _map_in_threads(lambda path: (path, read_footer(self.store, path)), self.parts())
+        yield from map_ordered(lambda path: (path, read_footer(self.store, path)), self.parts(), threads=_THREADS)
 
     def schema(self) -> pa.Schema:
         """Return the index's columns and types."""
@@ -98,7 +98,7 @@ class Dataset:
                     ParquetReader(file).read(None if columns is None else list(columns)).replace_schema_metadata(None)
                 )
 
-        tables = list(_map_in_threads(read, self.parts()))
+        tables = list(map_ordered(read, self.parts(), threads=_THREADS))
         if tables:
             return pa.concat_tables(tables)
         empty = self.schema().empty_table()
@@ -142,7 +142,7 @@ class Dataset:
             with self.store.open(path) as file:
                 return ParquetReader(file).read().select(FAILURES.names).cast(FAILURES)
 
-        return pa.concat_tables([FAILURES.empty_table(), *_map_in_threads(read, self._failure_files())])
+        return pa.concat_tables([FAILURES.empty_table(), *map_ordered(read, self._failure_files(), threads=_THREADS)])
 
     def first_failures(self, count: int) -> list[dict[str, Any]]:
         """Read the first rows of `failures`, and no more files than needed."""
@@ -180,7 +180,7 @@ class Dataset:
             return pa.array(
                 [{"bytes": None, "path": self.store.join(place["audio"])} for place in places], AUDIO_STRUCT
             )
-        contents = _map_in_threads(lambda place: read_audio(self.store, place), places)
+        contents = map_ordered(lambda place: read_audio(self.store, place), places, threads=_THREADS)
         file_names = (f"{place['key']}.{place['audio_format']}" for place in places)
         return pa.array(
             [{"bytes": content, "path": name} for content, name in zip(contents, file_names, strict=True)], AUDIO_STRUCT
@@ -220,18 +220,6 @@ def read_audio(store: Store, row: Mapping[str, Any]) -> bytes:
     if row["audio_offset"] is not None:
         return store.read(cell, row["audio_offset"], row["audio_bytes"])
     return store.read(cell)
-
-
-def _map_in_threads(function: Any, items: Iterable[Any]) -> Iterator[Any]:
-    """Map `function` over items in threads and yield the results in order, with a bounded number of pending items."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        pending: list[Any] = []
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= 4 * _THREADS:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
 
 
 def _is_type_alias(type_name: str) -> bool:

@@ -8,9 +8,7 @@ are not faults.
 
 import hashlib
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from musicgen.dataset.key_index import KeyIndex
 from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
 from musicgen.dataset.verification_report import Fault, VerificationReport
+from musicgen.parallel import map_ordered
 from musicgen.storage.parquet_reader import ParquetReader
 
 _THREADS = 8
@@ -88,15 +87,8 @@ def _check_rows(
     dataset: Dataset, deep: bool, report: VerificationReport, key_index: KeyIndex
 ) -> Iterator[tuple[list[Fault], dict[str, Any]]]:
     """Yield every row with its faults. Only a few rows are in memory at a time, whatever the size of the dataset."""
-    pending: deque[tuple[Future[list[Fault]], dict[str, Any]]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for row in _read_rows(dataset, report, key_index):
-            pending.append((pool.submit(_check_row, dataset, row, deep), row))
-            if len(pending) > 2 * _THREADS:
-                future, checked_row = pending.popleft()
-                yield future.result(), checked_row
-        for future, checked_row in pending:
-            yield future.result(), checked_row
+    rows = _read_rows(dataset, report, key_index)
+    return map_ordered(lambda row: (_check_row(dataset, row, deep), row), rows, threads=_THREADS)
 
 
 def _read_rows(dataset: Dataset, report: VerificationReport, key_index: KeyIndex) -> Iterator[dict[str, Any]]:

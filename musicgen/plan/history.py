@@ -1,11 +1,8 @@
 """What a dataset holds already: the keys of its index, the rows that failed, the runs that were planned."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +11,12 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import parse_footer
 from musicgen.errors import StoreError, first_line
+from musicgen.parallel import map_ordered
 from musicgen.plan.spill import split_digests
 from musicgen.run_plan import Plan
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 _THREADS = 16
 
 KEY_SCHEMA = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
@@ -66,47 +62,37 @@ def read_history(store: Store, folder: Path) -> dict[str, PlannedRun]:
     What it holds goes into files of a local folder: the keys of its index to `made.parquet`, rows that failed to
     `failed.parquet`, rows refused while planning to `known_refused.parquet`.
     """
-    parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
-    refusals = [info.path for info in store.list(paths.FAILURES) if paths.is_plan_failures(info.path)]
+    index_parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
+    invalid_parts = [info.path for info in store.list(paths.FAILURES) if paths.is_plan_failures(info.path)]
     committed: dict[str, set[int]] = {}
-    for path in parts:
-        if found := paths.parse_index_part(path):
-            committed.setdefault(found[0], set()).add(found[1])
-    plans, superseded = [], set()
+    for path in index_parts:
+        if parsed := paths.parse_index_part(path):
+            run, shard = parsed
+            committed.setdefault(run, set()).add(shard)
+    planned: list[str] = []
+    superseded: set[str] = set()
     for info in store.list(paths.RUNS):
         run = [*info.path.split("/"), ""][1]
         if info.path == paths.plan_file(run):
-            plans.append(run)
+            planned.append(run)
         elif info.path == paths.superseded_note(run):
             superseded.add(run)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="past") as pool:
-        runs = {
-            plan.run: PlannedRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
-            for plan in _map(pool, lambda run: load_plan(store, run), plans)
-        }
-        failures: list[str] = []
-        with pq.ParquetWriter(folder / "made.parquet", KEY_SCHEMA, compression="none", use_dictionary=False) as made:
-            for table, file in _map(pool, lambda path: _read_index_part(store, path), parts):
-                made.write_table(table)
-                failures += [file] if file else []
-        with pq.ParquetWriter(folder / "failed.parquet", FAILED_SCHEMA) as failed:
-            for table in _map(pool, lambda path: _read_failures_part(store, path), failures):
-                failed.write_table(table)
-        with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_INVALID_SCHEMA) as known:
-            for table in _map(pool, lambda path: _read_invalid_rows(store, path), refusals):
-                known.write_table(table)
+    runs = {
+        plan.run: PlannedRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
+        for plan in map_ordered(lambda run: load_plan(store, run), planned, threads=_THREADS)
+    }
+    failures: list[str] = []
+    with pq.ParquetWriter(folder / "made.parquet", KEY_SCHEMA, compression="none", use_dictionary=False) as made:
+        for table, file in map_ordered(lambda path: _read_index_part(store, path), index_parts, threads=_THREADS):
+            made.write_table(table)
+            failures += [file] if file else []
+    with pq.ParquetWriter(folder / "failed.parquet", FAILED_SCHEMA) as failed:
+        for table in map_ordered(lambda path: _read_failures_part(store, path), failures, threads=_THREADS):
+            failed.write_table(table)
+    with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_INVALID_SCHEMA) as known:
+        for table in map_ordered(lambda path: _read_invalid_rows(store, path), invalid_parts, threads=_THREADS):
+            known.write_table(table)
     return runs
-
-
-def _map(pool: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Results in order, with only a few ahead of the reader: results are tables, and there may be many."""
-    waiting = []
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= 2 * _THREADS:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()
 
 
 def _read_index_part(store: Store, path: str) -> tuple[pa.Table, str | None]:
