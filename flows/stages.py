@@ -27,6 +27,7 @@ from musicgen.errors import JobError, StoreError
 from musicgen.job import Job
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.plan import Plan, PlanOutcome, make_plan, pending_shards
+from musicgen.run_plan import format_time
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
 
@@ -109,7 +110,7 @@ def publish_run(context: JobContext, plan: Plan, result: Result | None) -> tuple
     run = dataset.run(plan.run)
     (status,) = run_statuses(run)
     publish_card(dataset)
-    write_report(context.store, replace(_run_report(plan), published_at=_format_time(datetime.now(UTC))))
+    write_report(context.store, replace(_run_report(plan), published_at=format_time(datetime.now(UTC))))
     failures = run.first_failures(FAILURES_LISTED) if status.failed or status.invalid else []
     summary = Summary(
         dataset=context.job.output.uri,
@@ -146,8 +147,8 @@ def _record_session(context: JobContext, plan: Plan, result: Result, interrupted
     end = datetime.now(UTC)
     progress = result.progress
     session = Session(
-        started_at=_format_time(end - timedelta(seconds=result.seconds)),
-        finished_at=_format_time(end),
+        started_at=format_time(end - timedelta(seconds=result.seconds)),
+        finished_at=format_time(end),
         interrupted=interrupted,
         made=progress.made,
         failed=progress.failed,
@@ -168,10 +169,6 @@ def _record_session(context: JobContext, plan: Plan, result: Result, interrupted
 
 def _run_report(plan: Plan, *sessions: Session) -> RunReport:
     return RunReport(plan.run, plan.job, asdict(plan.model), sessions)
-
-
-def _format_time(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds")
 
 
 def _slow_path(result: Result | None) -> str:

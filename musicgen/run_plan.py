@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -15,7 +16,7 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class PlanPart:
-    """One Parquet file of the run's normalised manifest; its row groups are shards."""
+    """One Parquet file of the run's normalized manifest; its row groups are shards."""
 
     path: str  # inside the dataset
     shard_rows: tuple[int, ...]  # of each row group
@@ -111,3 +112,8 @@ class Plan:
             raise StoreError(
                 f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew"
             ) from None
+
+
+def format_time(time: datetime) -> str:
+    """Format a time for a file of `runs/`: ISO 8601 with milliseconds."""
+    return time.isoformat(timespec="milliseconds")

@@ -1,10 +1,10 @@
 """What a dataset holds already: the keys of its index, the rows that failed, the runs that were planned."""
 
-import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,7 +12,8 @@ from musicgen.dataset import paths
 from musicgen.dataset.index_part import parse_footer
 from musicgen.errors import StoreError, first_line
 from musicgen.parallel import map_ordered
-from musicgen.plan.spill import split_digests
+from musicgen.plan.digests import split_digests
+from musicgen.plan.invalid_rows import KNOWN_INVALID_SCHEMA, build_known_table
 from musicgen.run_plan import Plan
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
@@ -21,20 +22,24 @@ _THREADS = 16
 
 KEY_SCHEMA = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
 FAILED_SCHEMA = pa.schema([*KEY_SCHEMA, ("error_class", pa.string()), ("created_at", pa.timestamp("us", tz="UTC"))])
-KNOWN_INVALID_SCHEMA = pa.schema([("h1", pa.int64()), ("h2", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A planned run, and which of its shards have committed."""
+    """A run that was planned, and which of its shards have committed."""
 
     plan: Plan
     committed: frozenset[int]
     superseded: bool
 
     @property
+    def name_prefix(self) -> str:
+        """The run's name without its number: runs that share it have the same rows, model and encoding."""
+        return self.plan.run.rpartition("-")[0]
+
+    @property
     def pending(self) -> list[int]:
-        """The shards that have not."""
+        """The shards that have not committed."""
         return [shard for shard in self.plan.shards if shard not in self.committed]
 
     @property
@@ -44,26 +49,41 @@ class PlannedRun:
 
 
 def load_plan(store: Store, run: str) -> Plan:
-    """The plan of a run. Raises `FileNotFoundError` if there is none, `StoreError` if it is damaged."""
+    """Read the plan of a run. Raises `FileNotFoundError` if there is none, `StoreError` if it is damaged."""
     return Plan.from_json(store.read(paths.plan_file(run)))
 
 
 def pending_shards(store: Store, plan: Plan) -> list[int]:
-    """The shards of a run that have not committed: one listing of `index/<run>/`."""
-    done = {
-        found[1] for info in store.list(paths.index_folder(plan.run)) if (found := paths.parse_index_part(info.path))
-    }
-    return [shard for shard in plan.shards if shard not in done]
+    """List the shards of a run that have not committed, by one listing of `index/<run>/`."""
+    parsed_paths = (paths.parse_index_part(info.path) for info in store.list(paths.index_folder(plan.run)))
+    committed = {parsed[1] for parsed in parsed_paths if parsed is not None}
+    return [shard for shard in plan.shards if shard not in committed]
 
 
 def read_history(store: Store, folder: Path) -> dict[str, PlannedRun]:
-    """The dataset's runs by name.
+    """Return the dataset's runs by name, and write what the dataset holds into files of a local folder.
 
-    What it holds goes into files of a local folder: the keys of its index to `made.parquet`, rows that failed to
-    `failed.parquet`, rows refused while planning to `known_refused.parquet`.
+    The keys of its index go to `made.parquet`, the rows that failed to `failed.parquet`, and the rows that were refused
+    while planning to `known_invalid.parquet`.
     """
     index_parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
+    runs = _read_runs(store, index_parts)
+    failures_parts: list[str] = []
+    with pq.ParquetWriter(folder / "made.parquet", KEY_SCHEMA, compression="none", use_dictionary=False) as made:
+        for table, file in map_ordered(lambda path: _read_index_part(store, path), index_parts, threads=_THREADS):
+            made.write_table(table)
+            failures_parts += [file] if file else []
+    with pq.ParquetWriter(folder / "failed.parquet", FAILED_SCHEMA) as failed:
+        for table in map_ordered(lambda path: _read_failures_part(store, path), failures_parts, threads=_THREADS):
+            failed.write_table(table)
     invalid_parts = [info.path for info in store.list(paths.FAILURES) if paths.is_plan_failures(info.path)]
+    with pq.ParquetWriter(folder / "known_invalid.parquet", KNOWN_INVALID_SCHEMA) as known:
+        for table in map_ordered(lambda path: _read_invalid_part(store, path), invalid_parts, threads=_THREADS):
+            known.write_table(table)
+    return runs
+
+
+def _read_runs(store: Store, index_parts: list[str]) -> dict[str, PlannedRun]:
     committed: dict[str, set[int]] = {}
     for path in index_parts:
         if parsed := paths.parse_index_part(path):
@@ -77,77 +97,48 @@ def read_history(store: Store, folder: Path) -> dict[str, PlannedRun]:
             planned.append(run)
         elif info.path == paths.superseded_note(run):
             superseded.add(run)
-    runs = {
+    return {
         plan.run: PlannedRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
         for plan in map_ordered(lambda run: load_plan(store, run), planned, threads=_THREADS)
     }
-    failures: list[str] = []
-    with pq.ParquetWriter(folder / "made.parquet", KEY_SCHEMA, compression="none", use_dictionary=False) as made:
-        for table, file in map_ordered(lambda path: _read_index_part(store, path), index_parts, threads=_THREADS):
-            made.write_table(table)
-            failures += [file] if file else []
-    with pq.ParquetWriter(folder / "failed.parquet", FAILED_SCHEMA) as failed:
-        for table in map_ordered(lambda path: _read_failures_part(store, path), failures, threads=_THREADS):
-            failed.write_table(table)
-    with pq.ParquetWriter(folder / "known_refused.parquet", KNOWN_INVALID_SCHEMA) as known:
-        for table in map_ordered(lambda path: _read_invalid_rows(store, path), invalid_parts, threads=_THREADS):
-            known.write_table(table)
-    return runs
 
 
 def _read_index_part(store: Store, path: str) -> tuple[pa.Table, str | None]:
-    """The keys of an index part, and the failures file that its footer names."""
+    """Return the keys of an index part, and the failures file that its footer names."""
     with _open_part(store, path) as part:
         try:
             failures = parse_footer(part.metadata.metadata, path).failures
-        except ValueError:  # an index part that something else has written anew; its rows still count
+        except ValueError:  # an index part that another program has written anew; its rows still count
             failures = None
-        return _keys_table(part.read(columns=["key"])["key"]), failures
+        return _build_key_table(part.read(columns=["key"])["key"]), failures
 
 
 def _read_failures_part(store: Store, path: str) -> pa.Table:
     with _open_part(store, path) as part:
         table = part.read(columns=["key", "error_class", "created_at"])
     table = table.filter(table["key"].is_valid())
-    keys = _keys_table(table["key"])
-    return pa.Table.from_arrays(
-        [*keys.columns, table["error_class"], table["created_at"].cast(FAILED_SCHEMA.field(3).type)],
-        schema=FAILED_SCHEMA,
-    )
+    created_at = table["created_at"].cast(FAILED_SCHEMA.field("created_at").type)
+    columns = [*_build_key_table(table["key"]).columns, table["error_class"], created_at]
+    return pa.Table.from_arrays(columns, schema=FAILED_SCHEMA)
 
 
-def _read_invalid_rows(store: Store, path: str) -> pa.Table:
+def _read_invalid_part(store: Store, path: str) -> pa.Table:
     with _open_part(store, path) as part:
-        table = part.read(columns=["source", "error_class", "error"])
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    h1, h2 = split_digests(
-        [hashlib.sha256("\0".join(value or "" for value in row).encode()).digest() for row in rows], 32
-    )
-    return pa.Table.from_arrays([pa.array(h1), pa.array(h2)], schema=KNOWN_INVALID_SCHEMA)
+        return build_known_table(part.read(columns=["source", "error_class", "error"]))
 
 
-class _open_part:
-    """A Parquet object of the dataset, closed afterwards, damage named."""
-
-    def __init__(self, store: Store, path: str):
-        self.store, self.path = store, path
-
-    def __enter__(self) -> ParquetReader:
-        self.file = self.store.open(self.path)
+@contextmanager
+def _open_part(store: Store, path: str) -> Iterator[ParquetReader]:
+    """Open a Parquet object of the dataset. Raises `StoreError` if it is damaged."""
+    with store.open(path) as file:
         try:
-            return ParquetReader(self.file)
+            part = ParquetReader(file)
         except pa.ArrowException as error:
-            self.file.close()
-            raise StoreError(
-                f"{self.store.join(self.path)} is damaged ({first_line(error)}); run `musicgen verify`"
-            ) from None
-
-    def __exit__(self, *exc: object) -> None:
-        self.file.close()
+            raise StoreError(f"{store.join(path)} is damaged ({first_line(error)}); run `musicgen verify`") from None
+        yield part
 
 
-def _keys_table(column: pa.ChunkedArray) -> pa.Table:
-    """Keys (64 hex digits) as 128 bits in two columns."""
-    keys = column.to_pylist()
-    words = np.frombuffer(bytes.fromhex("".join(key[:32] for key in keys)), dtype="<i8").reshape(len(keys), 2)
-    return pa.Table.from_arrays([pa.array(words[:, 0]), pa.array(words[:, 1])], schema=KEY_SCHEMA)
+def _build_key_table(keys: pa.ChunkedArray) -> pa.Table:
+    """Return keys (64 hex digits) as 128 bits in two columns."""
+    prefixes = bytes.fromhex("".join(key[:32] for key in keys.to_pylist()))
+    return pa.Table.from_arrays([pa.array(words) for words in split_digests(prefixes, 16)], schema=KEY_SCHEMA)

@@ -1,172 +1,192 @@
-"""From a batch as it stands in the manifest to keyed rows, and to rows refused with a reason."""
+"""From a batch of manifest rows to rows with keys, and to invalid rows with their reasons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from musicgen.errors import RowError
 from musicgen.manifest.audio_hashes import AudioHashes, AudioReference, HashedAudio
-from musicgen.manifest.row import PARAMETERS, RowReader
+from musicgen.manifest.row import PARAMETERS, Parameters, RowReader
 from musicgen.manifest.source_batch import SourceBatch
+from musicgen.plan.invalid_rows import InvalidRow
 from musicgen.plan.keys import Keyer
 from musicgen.plan.row_schema import ROW_SCHEMA
 
 PIECE_ROWS = 8192
-_SHOWN_PROMPT_CHARACTERS = 1000
+_SHOWN_CHARACTERS = 1000  # of a prompt or an id in failures/
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidRow:
-    """A row that no run will make."""
+class _CheckedRow(NamedTuple):
+    """A manifest row whose values are valid; its audio files are not hashed yet."""
 
-    number: int  # in its file
-    source: str
+    position: int  # in the batch
+    parameters: Parameters
+    prompt: str
     id: str | None
-    prompt: str | None
-    error_class: str
-    reason: str
+    seed: int | None
+    melody: AudioReference | None
+    continuation: AudioReference | None
+
+
+class _KeyedRow(NamedTuple):
+    """One clip of a manifest row (a row asks for one or several samples), with its key and effective seed."""
+
+    position: int  # of the manifest row in the batch
+    parameters: Parameters
+    prompt: str
+    id: str | None
+    sample: int
+    melody: HashedAudio | None
+    continuation: HashedAudio | None
+    key: bytes
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedBatch:
-    """Keyed rows of one batch. `positions` says of which source row each is: a row with samples is several."""
+    """Keyed rows of one batch, the positions of their manifest rows in it, and the batch's invalid rows."""
 
-    rows: pa.Table  # ROWS
+    rows: pa.Table  # ROW_SCHEMA
     keys: list[bytes]
     positions: list[int]
     invalid: list[InvalidRow]
 
 
 class BatchParser:
-    """Turns batches into keyed rows."""
+    """Turns batches of manifest rows into keyed rows."""
 
-    def __init__(self, reader: RowReader, keyer: Keyer, conditions: AudioHashes):
+    def __init__(self, reader: RowReader, keyer: Keyer, audio_hashes: AudioHashes):
         self.reader = reader
         self.keyer = keyer
-        self.conditions = conditions
+        self.audio_hashes = audio_hashes
 
     def parse(self, batch: SourceBatch) -> Iterator[ParsedBatch]:
-        """Check, hash and key a batch's rows, in pieces: rows with many samples are many rows.
+        """Check, hash and key a batch's rows, in pieces of `PIECE_ROWS`, since a row with many samples is many rows.
 
-        The last has the refused.
+        The last piece has the invalid rows.
         """
-        refused = [
+        invalid = [
             InvalidRow(row.number, batch.locate(row.number), None, None, "invalid", f"the row {row.reason}")
             for row in batch.unparsable
         ]
-        checked = self._check(batch, refused)
-        found = self._conditions(batch, checked)
-        kept = _Kept()
-        key, settings = self.keyer.key, self.reader.make_request
-        for position, parameters, prompt, id, seed, melody, continuation in checked:
-            tune = past = None
-            if melody is not None or continuation is not None:
-                both = [found[wanted] if wanted else None for wanted in (melody, continuation)]
-                error = next((item for item in both if isinstance(item, RowError)), None)
-                if error is not None:
-                    number = batch.numbers[position]
-                    shown = prompt[:_SHOWN_PROMPT_CHARACTERS]
-                    refused.append(InvalidRow(number, batch.locate(number), id, shown, error.error_class, str(error)))
-                    continue
-                tune, past = (item if isinstance(item, HashedAudio) else None for item in both)
-            for sample in range(parameters.samples):
-                if len(kept.keys) >= PIECE_ROWS:
-                    yield ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], [])
-                    kept = _Kept()
-                request = partial(settings, parameters, prompt, id, sample, seed, tune, past)
-                hashes = tune.sha256 if tune else None, past.sha256 if past else None
-                digest, effective = key(parameters, prompt, id, sample, seed, *hashes, request)
-                kept.rows.append((position, parameters, prompt, id, sample, tune, past))
-                kept.keys.append(digest)
-                kept.seeds.append(effective)
-        refused.sort(key=lambda row: row.number)
-        yield ParsedBatch(self._table(batch, kept), kept.keys, [row[0] for row in kept.rows], refused)
+        checked = self._check_rows(batch, invalid)
+        hashed = self._hash_audio(batch, checked)
+        piece: list[_KeyedRow] = []
+        for row in checked:
+            melody = hashed[row.melody] if row.melody is not None else None
+            continuation = hashed[row.continuation] if row.continuation is not None else None
+            if isinstance(melody, RowError):
+                invalid.append(_refuse_checked_row(batch, row, melody))
+                continue
+            if isinstance(continuation, RowError):
+                invalid.append(_refuse_checked_row(batch, row, continuation))
+                continue
+            for sample in range(row.parameters.samples):
+                if len(piece) >= PIECE_ROWS:
+                    yield self._build_piece(batch, piece, [])
+                    piece = []
+                piece.append(self._key_row(row, sample, melody, continuation))
+        invalid.sort(key=lambda row: row.number)
+        yield self._build_piece(batch, piece, invalid)
 
-    def _table(self, batch: SourceBatch, kept: "_Kept") -> pa.Table:
-        """The kept rows as ROWS, column by column."""
-        if not kept.rows:
-            return ROW_SCHEMA.empty_table()
-        positions, parameters, prompts, ids, samples, tunes, pasts = zip(*kept.rows, strict=True)
-        reader, numbers, source = self.reader, batch.numbers, batch.locate
-        columns: dict[str, Any] = {
-            "key": [key.hex() for key in kept.keys],
-            "id": ids,
-            "sample": samples,
-            "prompt": prompts,
-            "melody": [tune and tune.uri for tune in tunes],
-            "melody_sha256": [tune and tune.sha256 for tune in tunes],
-            "continuation": [past and past.uri for past in pasts],
-            "continuation_sha256": [past and past.sha256 for past in pasts],
-            "seed": kept.seeds,
-            "keep_continuation": [reader.keep_continuation(past is not None) for past in pasts],
-            "stride_s": [reader.stride_s(p, past is not None) for p, past in zip(parameters, pasts, strict=True)],
-            "stems": [reader.separate_stems(tune is not None) for tune in tunes],
-            "source": [source(numbers[position]) for position in positions],
-        }
-        for name in ("duration_s", "frames", "temperature", "top_k", "top_p", "guidance_scale"):
-            columns[name] = [getattr(p, name) for p in parameters]
-        return pa.Table.from_arrays(
-            [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA], schema=ROW_SCHEMA
-        )
-
-    def _check(self, batch: SourceBatch, refused: list[InvalidRow]) -> list[tuple]:
-        reader, fields, rows = self.reader, batch.fields, len(batch)
+    def _check_rows(self, batch: SourceBatch, invalid: list[InvalidRow]) -> list[_CheckedRow]:
+        """Return the valid rows; the others are appended to `invalid`."""
+        reader, fields, count = self.reader, batch.fields, len(batch)
         names = tuple(name for name in PARAMETERS if name in fields)
-        raws: Any = zip(*(fields[name] for name in names), strict=True) if names else repeat((), rows)
+        parameter_values: Any = zip(*(fields[name] for name in names), strict=True) if names else repeat((), count)
         columns = [
-            fields.get(name) or repeat(None, rows) for name in ("prompt", "id", "seed", "melody", "continuation")
+            fields.get(name) or repeat(None, count) for name in ("prompt", "id", "seed", "melody", "continuation")
         ]
         folder = batch.file.folder
-        checked: list[tuple] = []
-        for position, (raw, prompt, id, seed, melody, continuation) in enumerate(zip(raws, *columns, strict=True)):
+        checked: list[_CheckedRow] = []
+        for position, (values, prompt, id, seed, melody, continuation) in enumerate(
+            zip(parameter_values, *columns, strict=True)
+        ):
             try:
-                parameters = reader.read_parameters(raw, names)
+                parameters = reader.read_parameters(values, names)
                 text = reader.read_prompt(prompt)
-                tune = reader.read_uri(melody, "melody") if melody is not None else None
-                past = reader.read_uri(continuation, "continuation") if continuation is not None else None
-                if tune or not text:
-                    reader.check_conditions(text, tune)
-                checked.append(
-                    (
-                        position,
-                        parameters,
-                        text,
-                        reader.read_id(id) if id is not None else None,
-                        reader.read_seed(seed) if seed is not None else None,
-                        AudioReference(tune, "melody", folder) if tune else None,
-                        AudioReference(past, "continuation", folder) if past else None,
-                    )
+                melody_uri = reader.read_uri(melody, "melody") if melody is not None else None
+                continuation_uri = reader.read_uri(continuation, "continuation") if continuation is not None else None
+                if melody_uri or not text:
+                    reader.check_conditions(text, melody_uri)
+                row = _CheckedRow(
+                    position,
+                    parameters,
+                    text,
+                    reader.read_id(id) if id is not None else None,
+                    reader.read_seed(seed) if seed is not None else None,
+                    AudioReference(melody_uri, "melody", folder) if melody_uri else None,
+                    AudioReference(continuation_uri, "continuation", folder) if continuation_uri else None,
                 )
+                checked.append(row)
             except RowError as error:
-                number = batch.numbers[position]
-                refused.append(
-                    InvalidRow(
-                        number, batch.locate(number), _readable(id), _readable(prompt), error.error_class, str(error)
-                    )
-                )
+                invalid.append(_refuse_row(batch, position, _to_readable(id), _to_readable(prompt), error))
         return checked
 
-    def _conditions(self, batch: SourceBatch, checked: list[tuple]) -> dict[AudioReference, HashedAudio | RowError]:
+    def _hash_audio(
+        self, batch: SourceBatch, rows: Sequence[_CheckedRow]
+    ) -> dict[AudioReference, HashedAudio | RowError]:
         if "melody" not in batch.fields and "continuation" not in batch.fields:
             return {}
-        return self.conditions.look_up(wanted for row in checked for wanted in row[5:] if wanted is not None)
+        references = (reference for row in rows for reference in (row.melody, row.continuation))
+        return self.audio_hashes.look_up(reference for reference in references if reference is not None)
+
+    def _key_row(
+        self, row: _CheckedRow, sample: int, melody: HashedAudio | None, continuation: HashedAudio | None
+    ) -> _KeyedRow:
+        _, parameters, prompt, id, own_seed, _, _ = row
+        key, seed = self.keyer.key(
+            parameters,
+            prompt,
+            id,
+            sample,
+            own_seed,
+            melody.sha256 if melody else None,
+            continuation.sha256 if continuation else None,
+            partial(self.reader.make_request, parameters, prompt, id, sample, own_seed, melody, continuation),
+        )
+        return _KeyedRow(row.position, parameters, prompt, id, sample, melody, continuation, key, seed)
+
+    def _build_piece(self, batch: SourceBatch, rows: Sequence[_KeyedRow], invalid: list[InvalidRow]) -> ParsedBatch:
+        """Return the rows as a table, with the invalid rows."""
+        reader = self.reader
+        columns: dict[str, list[Any]] = {
+            "key": [row.key.hex() for row in rows],
+            "id": [row.id for row in rows],
+            "sample": [row.sample for row in rows],
+            "prompt": [row.prompt for row in rows],
+            "melody": [row.melody and row.melody.uri for row in rows],
+            "melody_sha256": [row.melody and row.melody.sha256 for row in rows],
+            "continuation": [row.continuation and row.continuation.uri for row in rows],
+            "continuation_sha256": [row.continuation and row.continuation.sha256 for row in rows],
+            "seed": [row.seed for row in rows],
+            "keep_continuation": [reader.keep_continuation(row.continuation is not None) for row in rows],
+            "stride_s": [reader.stride_s(row.parameters, row.continuation is not None) for row in rows],
+            "stems": [reader.separate_stems(row.melody is not None) for row in rows],
+            "source": [batch.locate(batch.numbers[row.position]) for row in rows],
+        }
+        for name in ("duration_s", "frames", "temperature", "top_k", "top_p", "guidance_scale"):
+            columns[name] = [getattr(row.parameters, name) for row in rows]
+        arrays = [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA]
+        table = pa.Table.from_arrays(arrays, schema=ROW_SCHEMA)
+        return ParsedBatch(table, [row.key for row in rows], [row.position for row in rows], invalid)
 
 
-class _Kept:
-    """Rows of a batch to make: (position, parameters, prompt, id, sample, melody, continuation), keys, seeds."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple] = []
-        self.keys: list[bytes] = []
-        self.seeds: list[int] = []
+def _refuse_checked_row(batch: SourceBatch, row: _CheckedRow, error: RowError) -> InvalidRow:
+    return _refuse_row(batch, row.position, row.id, row.prompt[:_SHOWN_CHARACTERS], error)
 
 
-def _readable(value: Any) -> str | None:
-    """An id or a prompt for failures/: as text, short, and only what can be written."""
+def _refuse_row(batch: SourceBatch, position: int, id: str | None, prompt: str | None, error: RowError) -> InvalidRow:
+    number = batch.numbers[position]
+    return InvalidRow(number, batch.locate(number), id, prompt, error.error_class, str(error))
+
+
+def _to_readable(value: object) -> str | None:
+    """Return an id or a prompt as text for failures/: shortened, and without what UTF-8 cannot hold."""
     if value is None:
         return None
-    return str(value)[:_SHOWN_PROMPT_CHARACTERS].encode("utf-8", "replace").decode()
+    return str(value)[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode()

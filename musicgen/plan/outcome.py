@@ -1,4 +1,4 @@
-"""What planning found out."""
+"""What a plan amounts to, in rows and time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from musicgen.run_plan import Plan
 
 @dataclass(frozen=True)
 class PlanOutcome:
-    """What planning found. `plan` is None if there is nothing to do."""
+    """The run that was planned or adopted (None if there is nothing to do, or in a dry run), and the counts of rows."""
 
-    plan: Plan | None
-    new: int  # rows never tried
     made: int  # rows the dataset has
     failed_before: int  # rows that failed in an earlier run; `retried` of them are in the plan
-    retried: int
     held_back: int  # failed rows that are tried again only when asked: class crash
+    duplicates: int  # rows without id that equal an earlier row
     invalid_count: int
     invalid: Sequence[tuple[str, str]]  # (source, reason); the first INVALID_SHOWN of them
-    shards: int
-    audio_s: float
-    duplicates: int = 0  # rows without id that equal an earlier row
+    plan: Plan | None = None
+    new: int = 0  # rows never tried; of an adopted run, all its missing rows
+    retried: int = 0
+    shards: int = 0
+    audio_s: float = 0.0
     adopted: bool = False  # an unfinished run of the same job is continued
     estimated_s: float = 0.0  # of work, a guess
-    seconds: float = 0.0  # planning took
+    seconds: float = 0.0  # that planning took
 
     @property
     def rows(self) -> int:

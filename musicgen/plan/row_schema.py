@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from musicgen.request import Request
 
-# The normalised manifest. Carried columns follow, under their names in the index.
+# Carried columns follow these, each under `_CARRIED` and its name in the index.
 ROW_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),
@@ -28,9 +28,25 @@ ROW_SCHEMA = pa.schema(
         pa.field("source", pa.string()),
     ]
 )
+# A carried column may have the name of one of ours; in files that only this program reads, the prefix tells them apart.
+_CARRIED = "carried:"
 
 
 def make_requests(rows: pa.Table) -> list[Request]:
-    """The resolved requests of normalised rows."""
+    """Return the resolved requests of normalized rows."""
     columns = {name: rows[name].to_pylist() for name in ROW_SCHEMA.names if name not in ("key", "frames", "source")}
     return [Request(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+def append_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
+    """Return normalized rows and their carried columns as one table."""
+    table = rows.select(ROW_SCHEMA.names)
+    for field, column in zip(carried.schema, carried.columns, strict=True):
+        table = table.append_column(pa.field(_CARRIED + field.name, field.type), column)
+    return table
+
+
+def select_carried(rows: pa.Table) -> pa.Table:
+    """Return the carried columns of a table that `append_carried` made, under their own names."""
+    names = [name for name in rows.column_names if name.startswith(_CARRIED)]
+    return rows.select(names).rename_columns([name.removeprefix(_CARRIED) for name in names])

@@ -1,4 +1,4 @@
-"""The normalised manifest of a run: Parquet files whose row groups are the shards, written once and read by actors."""
+"""The normalized manifest of a run: Parquet files whose row groups are the shards, written once and read by actors."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,23 +8,12 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.errors import StoreError, first_line
-from musicgen.plan.row_schema import ROW_SCHEMA, make_requests
+from musicgen.plan.row_schema import make_requests, select_carried
 from musicgen.plan.shards import SHARDS_PER_FILE, ShardLimits, cut_tables
 from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import ShardRows
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
-
-# Carried columns may be called as ours are; in these files, which only we read, a mark keeps them apart.
-_CARRIED = "carried:"
-
-
-def append_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
-    """Normalised rows and their carried columns as one table."""
-    table = rows.select(ROW_SCHEMA.names)
-    for field, column in zip(carried.schema, carried.columns, strict=True):
-        table = table.append_column(pa.field(_CARRIED + field.name, field.type), column)
-    return table
 
 
 def write_manifest_parts(
@@ -67,13 +56,11 @@ def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
         raise StoreError(f"{store.join(part.path)} is gone; run {plan.run} cannot go on without it") from None
     except pa.ArrowException as error:
         raise StoreError(f"{store.join(part.path)} is damaged: {first_line(error)}") from None
-    own = [name for name in table.column_names if name.startswith(_CARRIED)]
-    carried = table.select(own).rename_columns([name.removeprefix(_CARRIED) for name in own])
     return ShardRows(
         run=plan.run,
         shard=shard,
         requests=make_requests(table),
         keys=table["key"].to_pylist(),
         sources=table["source"].to_pylist(),
-        carried=carried.replace_schema_metadata(None).combine_chunks(),
+        carried=select_carried(table).replace_schema_metadata(None).combine_chunks(),
     )

@@ -13,8 +13,7 @@ import pytest
 
 from musicgen.dataset import paths
 from musicgen.errors import JobError, ManifestError, RowError, StoreError
-from musicgen.plan import Plan, PlanOutcome, pending_shards, read_shard
-from musicgen.plan import keyed_rows as parsing
+from musicgen.plan import Plan, PlanOutcome, keyed_rows, pending_shards, read_shard
 from musicgen.storage import open_store
 from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard, publish
 
@@ -380,7 +379,7 @@ def test_many_shards_are_many_files_and_the_limit_counts_rows(submit, tmp_path: 
 
 
 def test_a_row_of_many_samples_is_planned_in_pieces(submit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "PIECE_ROWS", 7)
+    monkeypatch.setattr(keyed_rows, "PIECE_ROWS", 7)
     outcome = submit("prompt,samples,n\na,10,1\n,1,2\nb,10,3\n", dry_run=True)
     assert (outcome.new, outcome.invalid_count) == (20, 1)
 

@@ -1,0 +1,82 @@
+"""Rows that are refused while planning: kept on local disk, recognized in later plans, written to `failures/`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.dataset.schema import FAILURES
+from musicgen.plan.digests import split_digests
+from musicgen.storage import Store
+
+_HASHES = (pa.field("h1", pa.int64()), pa.field("h2", pa.int64()))
+INVALID_ROW_SCHEMA = pa.schema(
+    [*((name, pa.string()) for name in ("source", "id", "prompt", "error_class", "reason")), *_HASHES]
+)
+KNOWN_INVALID_SCHEMA = pa.schema(_HASHES)
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A row of a manifest that cannot be made, and why."""
+
+    number: int  # in its file
+    source: str
+    id: str | None
+    prompt: str | None
+    error_class: str
+    reason: str
+
+
+def hash_invalid_row(source: str | None, error_class: str | None, reason: str | None) -> bytes:
+    """Return the sha256 by which an invalid row of an earlier plan is recognized: of its source, class and reason."""
+    return hashlib.sha256(f"{source or ''}\0{error_class or ''}\0{reason or ''}".encode()).digest()
+
+
+def build_invalid_table(rows: Sequence[InvalidRow]) -> pa.Table:
+    """Return invalid rows as a table of `INVALID_ROW_SCHEMA`."""
+    names = INVALID_ROW_SCHEMA.names[: -len(_HASHES)]
+    columns = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in names]
+    digests = [hash_invalid_row(row.source, row.error_class, row.reason) for row in rows]
+    return pa.Table.from_arrays([*columns, *_hash_columns(digests)], schema=INVALID_ROW_SCHEMA)
+
+
+def build_known_table(failures: pa.Table) -> pa.Table:
+    """Return the hashes of the rows of a `plan.parquet` (`source`, `error_class`, `error`)."""
+    columns = (failures[name].to_pylist() for name in ("source", "error_class", "error"))
+    digests = [hash_invalid_row(*row) for row in zip(*columns, strict=True)]
+    return pa.Table.from_arrays(_hash_columns(digests), schema=KNOWN_INVALID_SCHEMA)
+
+
+def write_invalid_rows(store: Store, run: str, spilled: Path, folder: Path) -> None:
+    """Write the run's `failures/<run>/plan.parquet`, unless it exists, from a file of `INVALID_ROW_SCHEMA`.
+
+    A driver that adopts the run calls it again, since the one that planned it may have died before it could. `folder`
+    is for a temporary file.
+    """
+    path = paths.plan_failures(run)
+    if store.exists(path):
+        return
+    temporary = folder / "plan-failures.parquet"
+    same_for_all = {"attempts": 0, "run": run, "created_at": datetime.now(UTC)}
+    with pq.ParquetWriter(temporary, FAILURES, compression="zstd") as writer:
+        for batch in pq.ParquetFile(spilled).iter_batches():
+            own = dict(zip(batch.schema.names, batch.columns, strict=True))
+            own["error"] = own.pop("reason")
+            columns = [
+                own[field.name]
+                if field.name in own
+                else pa.repeat(pa.scalar(same_for_all.get(field.name), field.type), batch.num_rows)
+                for field in FAILURES
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=FAILURES))
+    store.put_if_absent(path, temporary)
+
+
+def _hash_columns(digests: Sequence[bytes]) -> list[pa.Array]:
+    return [pa.array(words) for words in split_digests(b"".join(digests), hashlib.sha256().digest_size)]
