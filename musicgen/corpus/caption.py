@@ -1,4 +1,4 @@
-"""Draws a caption for a score, as a person might type it: some of its facts, in an order that varies."""
+"""Draws captions for scores, as a person might type them: some of the score's facts, in varying order."""
 
 import re
 

@@ -103,7 +103,7 @@ def _draw_motif(
 def _center_degree(tonic: int) -> int:
     """Return the scale degree nearest to D5, around which melodies move.
 
-    That is high enough for a small codec to distinguish semitones.
+    At that height a small codec can still distinguish semitones.
     """
     return round((74 - 60 - tonic) * 7 / 12)
 

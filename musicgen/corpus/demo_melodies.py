@@ -1,4 +1,4 @@
-"""Writes the melodies of the demo: two public-domain tunes played by the corpus' flute. No training corpus has them.
+"""Writes the melodies of the demo: two public-domain tunes, played by the corpus' flute, that no training corpus has.
 
 `python -m musicgen.corpus.demo_melodies configs/manifests/melodies` writes them again.
 """

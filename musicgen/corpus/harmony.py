@@ -1,4 +1,4 @@
-"""Chord progressions, and the voices that follow from them: accompaniment, bass and drums."""
+"""Draws chord progressions and makes the voices that follow them: accompaniment, bass and drums."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -24,23 +24,23 @@ def _time_axis(seconds: float) -> NDArray[np.float64]:
 
 def _band_noise(samples: int, low_hz: float, high_hz: float, seed: int) -> NDArray[np.float64]:
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
-    hz = np.fft.rfftfreq(samples, 1 / RATE_HZ)
-    return np.fft.irfft(np.where((hz >= low_hz) & (hz <= high_hz), spectrum, 0), samples)
+    frequencies_hz = np.fft.rfftfreq(samples, 1 / RATE_HZ)
+    return np.fft.irfft(np.where((frequencies_hz >= low_hz) & (frequencies_hz <= high_hz), spectrum, 0), samples)
 
 
 def _render_kick() -> NDArray[np.float64]:
-    t = _time_axis(0.22)
-    cycles = 48 * t + 110 * 0.03 * (1 - np.exp(-t / 0.03))  # from 158 Hz down to 48
-    click = 0.5 * _band_noise(len(t), 500, 4000, 1) * np.exp(-t / 0.004)
-    return np.sin(2 * np.pi * cycles) * np.exp(-t / 0.07) + click
+    time_s = _time_axis(0.22)
+    cycles = 48 * time_s + 110 * 0.03 * (1 - np.exp(-time_s / 0.03))  # from 158 Hz down to 48
+    click = 0.5 * _band_noise(len(time_s), 500, 4000, 1) * np.exp(-time_s / 0.004)
+    return np.sin(2 * np.pi * cycles) * np.exp(-time_s / 0.07) + click
 
 
 def _render_snare() -> NDArray[np.float64]:
-    t = _time_axis(0.2)
-    body = 0.5 * np.sin(2 * np.pi * (170 * t + 2 * (1 - np.exp(-t / 0.02)))) * np.exp(-t / 0.04)
-    return body + _band_noise(len(t), 1200, 7500, 2) * np.exp(-t / 0.055)
+    time_s = _time_axis(0.2)
+    body = 0.5 * np.sin(2 * np.pi * (170 * time_s + 2 * (1 - np.exp(-time_s / 0.02)))) * np.exp(-time_s / 0.04)
+    return body + _band_noise(len(time_s), 1200, 7500, 2) * np.exp(-time_s / 0.055)
 
 
 def _render_hat() -> NDArray[np.float64]:
-    t = _time_axis(0.08)
-    return _band_noise(len(t), 5000, 7900, 3) * np.exp(-t / 0.018)
+    time_s = _time_axis(0.08)
+    return _band_noise(len(time_s), 5000, 7900, 3) * np.exp(-time_s / 0.018)

@@ -1,7 +1,7 @@
-"""Public-domain tunes out of the corpus that ships inside the package music21: Bach chorales, Ryan's Mammoth
-Collection, Essen folk songs.
+"""Reads public-domain tunes from the corpus in the package music21.
 
-Reading them takes a minute or two, so what was read is kept as JSON.
+Its collections are Bach's chorales, Ryan's Mammoth Collection and the Essen folk songs. Reading takes a minute or two,
+so the tunes are kept as JSON.
 """
 
 import json
@@ -15,44 +15,44 @@ from musicgen.corpus.score import Mode
 from musicgen.corpus.tune import Tune
 from musicgen.errors import JobError
 
-_BARS = (6, 64)  # of a tune; longer ones are cut
+_MIN_BARS, _MAX_BARS = 6, 64  # of a tune; longer tunes are cut
 _METRES = {"4/4": 4, "2/2": 4, "2/4": 2, "3/4": 3}
 
 
 def load_tunes(cache: Path, count: int, on_message: Callable[[str], None] = print) -> list[Tune]:
-    """`count` tunes of all three collections, from `cache` (a JSON file, written if it is not there).
+    """Load `count` tunes of all three collections from `cache`, a JSON file that is written if it is missing.
 
-    Raises JobError without music21.
+    Raises JobError if music21 is not installed.
     """
     if cache.is_file():
-        known = json.loads(cache.read_text())
-        if known["count"] == count:
-            return [Tune.from_json(values) for values in known["tunes"]]
+        saved = json.loads(cache.read_text())
+        if saved["count"] == count:
+            return [Tune.from_json(values) for values in saved["tunes"]]
     on_message(f"reading {count} tunes out of music21's corpus (a minute or two; kept in {cache.name})")
     tunes = read_tunes(count)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps({"count": count, "tunes": [tune.to_json() for tune in tunes]}))
-    part.replace(cache)
+    partial_path = cache.with_suffix(f".{os.getpid()}")
+    partial_path.write_text(json.dumps({"count": count, "tunes": [tune.to_json() for tune in tunes]}))
+    partial_path.replace(cache)
     return tunes
 
 
 def read_tunes(count: int) -> list[Tune]:
-    """`count` tunes from music21's corpus, always the same. Raises JobError if music21 is not installed."""
+    """Read `count` tunes from music21's corpus, always the same. Raises JobError if music21 is not installed."""
     try:
         from music21 import corpus  # noqa: F401
     except ImportError:
         raise JobError(
             "real tunes need music21; install the extra: pip install 'musicgen-batch[train]', or ask for no tunes"
         ) from None
-    found: dict[str, Tune] = {}
-    for read, share in ((_read_bach, 0.25), (_read_ryan, 0.4), (_read_essen, 0.35)):
-        wanted = len(found) + max(round(count * share), 1)
-        for tune in read():
-            found.setdefault(tune.name, tune)
-            if len(found) >= wanted:
+    tunes_by_name: dict[str, Tune] = {}
+    for read_collection, share in ((_read_bach, 0.25), (_read_ryan, 0.4), (_read_essen, 0.35)):
+        tunes_wanted = len(tunes_by_name) + max(round(count * share), 1)
+        for tune in read_collection():
+            tunes_by_name.setdefault(tune.name, tune)
+            if len(tunes_by_name) >= tunes_wanted:
                 break
-    return list(found.values())[:count]
+    return list(tunes_by_name.values())[:count]
 
 
 def _collection_folder(name: str) -> Path:
@@ -62,7 +62,7 @@ def _collection_folder(name: str) -> Path:
 
 
 def _spread_order(paths: Iterable[Path]) -> list[Path]:
-    """Files in an order that takes from the whole collection: sorted by name, every seventh first."""
+    """Order files so that the first ones come from the whole collection: sorted by name, every seventh first."""
     ordered = sorted(paths)
     return [path for first in range(7) for path in ordered[first::7]]
 
@@ -74,28 +74,28 @@ def _read_bach() -> Iterator[Tune]:
 
 def _read_ryan() -> Iterator[Tune]:
     for path in _spread_order(_collection_folder("ryansMammoth").glob("*.abc")):
-        # Jigs are in 6/8 and marked so: not parsed at all.
+        # Most tunes of this collection are jigs, marked as 6/8, and are not parsed at all.
         if any(f"M:{metre}" in path.read_text(errors="replace") for metre in ("2/4", "4/4", "C", "3/4")):
             yield from _read_file(path, "ryan")
 
 
 def _read_essen() -> Iterator[Tune]:
-    """A few tunes of each file; each file is cut up first, for a whole one takes music21 a minute."""
+    """Yield a few tunes of each file, song by song, because music21 needs a minute for a whole file."""
     from music21 import converter
 
     books = []
     for path in sorted(_collection_folder("essenFolksong").glob("*.abc")):
         books.append((path, [text for text in path.read_text(errors="replace").split("\nX:") if "\nK:" in text]))
-    for place in range(60):
+    for song_index in range(60):
         for path, songs in books:
-            song = songs[place * 5 % len(songs)] if place * 5 < len(songs) else None
+            song = songs[song_index * 5 % len(songs)] if song_index * 5 < len(songs) else None
             if song is None or not any(f"M: {metre}\n" in song for metre in _METRES):
                 continue
             try:
                 parsed = converter.parseData("X:" + song.lstrip().removeprefix("X:"), format="abc")
-            except Exception:  # music21 raises whatever it met; one song less
+            except Exception:  # music21 raises errors of any class for a broken song, which is left out
                 continue
-            if tune := _extract_tune(parsed, f"essen/{path.stem}-{place * 5}"):
+            if tune := _extract_tune(parsed, f"essen/{path.stem}-{song_index * 5}"):
                 yield tune
 
 
@@ -104,14 +104,14 @@ def _read_file(path: Path, collection: str) -> Iterator[Tune]:
 
     try:
         parsed = converter.parse(path)
-    except Exception:  # music21 raises whatever it met; one file less
+    except Exception:  # music21 raises errors of any class for a broken file, which is left out
         return
     if tune := _extract_tune(parsed, f"{collection}/{path.stem}"):
         yield tune
 
 
 def _extract_tune(parsed: Any, name: str) -> Tune | None:
-    """The top part of what music21 read, from its first full bar; None if its metre or key is not for us."""
+    """Extract the top part of a parsed score from its first full bar on; None if its metre or length does not fit."""
     part = parsed.parts[0] if parsed.parts else parsed
     metres = {signature.ratioString for signature in part.recurse().getElementsByClass("TimeSignature")}
     if len(metres) != 1 or (metre := metres.pop()) not in _METRES:
@@ -121,28 +121,31 @@ def _extract_tune(parsed: Any, name: str) -> Tune | None:
         return None
     beats = _METRES[metre]
     quarters = 2 * beats if metre == "2/2" and bars[-1].barDuration.quarterLength > 4 else beats
-    start = next((bar.offset for bar in bars if bar.duration.quarterLength >= quarters - 1e-6), None)
-    if start is None:
+    start_offset = next(
+        (beats_per_bar.offset for beats_per_bar in bars if beats_per_bar.duration.quarterLength >= quarters - 1e-6),
+        None,
+    )
+    if start_offset is None:
         return None
-    end = start + quarters * _BARS[1]
+    end_offset = start_offset + quarters * _MAX_BARS
     notes: list[tuple[float, float, int]] = []
     for element in part.flatten().notes:
-        onset, duration = float(element.offset - start), float(element.duration.quarterLength)
-        if duration <= 0 or onset < 0 or element.offset >= end:
+        onset, duration = float(element.offset - start_offset), float(element.duration.quarterLength)
+        if duration <= 0 or onset < 0 or element.offset >= end_offset:
             continue
-        pitch = max(p.midi for p in element.pitches)
+        pitch = max(chord_note.midi for chord_note in element.pitches)
         if element.tie is not None and element.tie.type in ("stop", "continue") and notes and notes[-1][2] == pitch:
             notes[-1] = (notes[-1][0], notes[-1][1] + duration, pitch)
         elif not notes or onset > notes[-1][0] + 1e-6:
             notes.append((onset, duration, pitch))
-    if not notes or notes[-1][0] < quarters * _BARS[0]:
+    if not notes or notes[-1][0] < quarters * _MIN_BARS:
         return None
-    if len(notes) / notes[-1][0] > 2.6:  # sixteenths all the way: the eighth is the beat
+    if len(notes) / notes[-1][0] > 2.6:  # mostly sixteenths, so the eighth is taken as the beat
         notes, quarters = [(2 * onset, 2 * duration, pitch) for onset, duration, pitch in notes], 2 * quarters
     if len({pitch for _, _, pitch in notes}) < 4:
         return None
-    found = parsed.analyze("key")
-    mode: Mode = "minor" if found.mode == "minor" else "major"
-    bar = 3 if quarters in (3, 6) else 4 if quarters % 4 == 0 else 2
+    analyzed_key = parsed.analyze("key")
+    mode: Mode = "minor" if analyzed_key.mode == "minor" else "major"
+    beats_per_bar = 3 if quarters in (3, 6) else 4 if quarters % 4 == 0 else 2
     rounded = tuple((round(onset, 4), round(duration, 4), pitch) for onset, duration, pitch in notes)
-    return Tune(name, found.tonic.pitchClass, mode, bar, rounded)
+    return Tune(name, analyzed_key.tonic.pitchClass, mode, beats_per_bar, rounded)

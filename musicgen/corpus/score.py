@@ -1,4 +1,4 @@
-"""The symbolic form of a clip: its notes, and the facts that its caption states."""
+"""Defines the score of a clip: its notes, and the facts that its caption states."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -40,11 +40,11 @@ def _render_voice(score: Score, voice: Voice, sample_count: int) -> NDArray[np.f
         if start >= sample_count:
             break
         if voice == "drums":
-            wave = render_hit(note.pitch) * np.float32(note.velocity * (_HAT_GAIN if note.pitch == HAT else 1.0))
+            waveform = render_hit(note.pitch) * np.float32(note.velocity * (_HAT_GAIN if note.pitch == HAT else 1.0))
         else:
             # Durations are rounded to hundredths of a second, so that equal notes are found in the cache of tones.
             length = max(round(note.duration_s * 100) * RATE_HZ // 100, 160)
-            wave = render_tone(timbre, note.pitch, length, score.brightness) * np.float32(note.velocity)
-        end = min(start + len(wave), sample_count)
-        sound[start:end] += wave[: end - start]
+            waveform = render_tone(timbre, note.pitch, length, score.brightness) * np.float32(note.velocity)
+        end = min(start + len(waveform), sample_count)
+        sound[start:end] += waveform[: end - start]
     return sound

@@ -8,29 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE_HZ = 16_000
-_TOP_HZ = 7_400.0  # higher partials are left out, so that none is aliased
+_HIGHEST_PARTIAL_HZ = 7_400.0  # higher partials are left out, so that none is aliased
 _RELEASE_S = 0.08
 
 
 @dataclass(frozen=True)
 class Timbre:
-    """How an instrument sounds.
+    """The parameters of an instrument's sound.
 
-    Partial k has amplitude amplitudes[k] and dies as exp(-t / (decay_s / ratio ** damping)).
+    Partial k has amplitude amplitudes[k] and decays as exp(-t / (decay_s / ratio ** damping)).
     """
 
     ratios: tuple[float, ...]  # of the partials' frequencies to the note's
     amplitudes: tuple[float, ...]
     attack_s: float
-    decay_s: float | None  # None: it sounds as long as it is held
-    damping: float = 0.0  # how much faster high partials die
+    decay_s: float | None  # None: no decay while the note is held
+    damping: float = 0.0  # how much faster high partials decay
     release_s: float = _RELEASE_S
-    vibrato: tuple[float, float] = (0.0, 0.0)  # semitones, Hz; it sets in after a third of a second
+    vibrato: tuple[float, float] = (0.0, 0.0)  # depth in semitones, Hz; it grows during the first half second
     tremolo: tuple[float, float] = (0.0, 0.0)  # depth, Hz
     stiffness: float = 0.0  # of a string: partial k is sharp by sqrt(1 + stiffness k^2)
-    detunings: tuple[float, ...] = (0.0,)  # detunings in semitones: several make a section
-    breath: float = 0.0  # noise beside the tone
-    rings: bool = False  # it rings on after the key is up
+    detunings: tuple[float, ...] = (0.0,)  # in semitones, of the players of a section
+    breath: float = 0.0  # level of the noise in the tone
+    rings: bool = False  # decays slowly after the note ends
 
 
 class _PartialSeries(TypedDict):
@@ -40,8 +40,8 @@ class _PartialSeries(TypedDict):
 
 def _harmonic_partials(count: int, slope: float) -> _PartialSeries:
     return {
-        "ratios": tuple(float(k) for k in range(1, count + 1)),
-        "amplitudes": tuple(float(k) ** -slope for k in range(1, count + 1)),
+        "ratios": tuple(float(order) for order in range(1, count + 1)),
+        "amplitudes": tuple(float(order) ** -slope for order in range(1, count + 1)),
     }
 
 
@@ -49,8 +49,8 @@ def _plucked_partials(count: int, position: float) -> _PartialSeries:
     """Return the partials of a string plucked at `position` of its length; those with a node there are missing."""
     orders = range(1, count + 1)
     return {
-        "ratios": tuple(float(k) for k in orders),
-        "amplitudes": tuple(abs(float(np.sin(np.pi * k * position))) / k**0.8 for k in orders),
+        "ratios": tuple(float(order) for order in orders),
+        "amplitudes": tuple(abs(float(np.sin(np.pi * order * position))) / order**0.8 for order in orders),
     }
 
 
@@ -105,24 +105,32 @@ def render_tone(name: str, pitch: float, samples: int, brightness: float = 1.0) 
     A `brightness` below 1 attenuates the partials above the first, as a tone control does.
     """
     timbre = TIMBRES[name]
-    total = samples + round(timbre.release_s * RATE_HZ)
-    t = np.arange(total) / RATE_HZ
-    hz = 440.0 * 2 ** ((pitch - 69) / 12)
-    sound = np.zeros(total, np.float32)
-    for copy, detuning in enumerate(timbre.detunings):
-        cycles = hz * 2 ** (detuning / 12) * t + copy * 0.37
+    sample_count = samples + round(timbre.release_s * RATE_HZ)
+    time_s = np.arange(sample_count) / RATE_HZ
+    frequency_hz = 440.0 * 2 ** ((pitch - 69) / 12)
+    sound = np.zeros(sample_count, np.float32)
+    for detuned_voice, detuning in enumerate(timbre.detunings):
+        cycles = frequency_hz * 2 ** (detuning / 12) * time_s + detuned_voice * 0.37
         if timbre.vibrato[0]:
-            depth, rate = timbre.vibrato
-            swell = np.clip((t - 0.15) / 0.35, 0, 1)
-            cycles += swell * hz * (2 ** (depth / 12) - 1) * np.sin(2 * np.pi * rate * t) / (2 * np.pi * rate)
-        sound += _sum_partials(timbre, cycles, t, hz, brightness) / np.float32(len(timbre.detunings) ** 0.5)
+            depth, vibrato_hz = timbre.vibrato
+            swell = np.clip((time_s - 0.15) / 0.35, 0, 1)
+            cycles += (
+                swell
+                * frequency_hz
+                * (2 ** (depth / 12) - 1)
+                * np.sin(2 * np.pi * vibrato_hz * time_s)
+                / (2 * np.pi * vibrato_hz)
+            )
+        sound += _sum_partials(timbre, cycles, time_s, frequency_hz, brightness) / np.float32(
+            len(timbre.detunings) ** 0.5
+        )
     if timbre.breath:
-        noise = np.random.default_rng(round(pitch * 8)).standard_normal(total + 2).astype(np.float32)
+        noise = np.random.default_rng(round(pitch * 8)).standard_normal(sample_count + 2).astype(np.float32)
         sound += np.float32(timbre.breath * brightness) * (noise[:-2] + 0.5 * noise[1:-1] - 0.5 * noise[2:])
-    envelope = np.minimum(1.0, (t + 1e-4) / timbre.attack_s)
+    envelope = np.minimum(1.0, (time_s + 1e-4) / timbre.attack_s)
     if timbre.tremolo[0]:
-        envelope *= 1 - timbre.tremolo[0] * (0.5 - 0.5 * np.cos(2 * np.pi * timbre.tremolo[1] * t))
-    tail = np.linspace(1, 0, total - samples)
+        envelope *= 1 - timbre.tremolo[0] * (0.5 - 0.5 * np.cos(2 * np.pi * timbre.tremolo[1] * time_s))
+    tail = np.linspace(1, 0, sample_count - samples)
     envelope[samples:] *= np.exp(-3 * (1 - tail)) * tail if timbre.rings else tail**2
     sound *= (0.3 * envelope).astype(np.float32)
     sound.setflags(write=False)
@@ -130,22 +138,22 @@ def render_tone(name: str, pitch: float, samples: int, brightness: float = 1.0) 
 
 
 def _sum_partials(
-    timbre: Timbre, cycles: NDArray[np.float64], t: NDArray[np.float64], hz: float, brightness: float
+    timbre: Timbre, cycles: NDArray[np.float64], time_s: NDArray[np.float64], frequency_hz: float, brightness: float
 ) -> NDArray[np.float32]:
     """Return the sum of the partials along `cycles`, the phase of the fundamental in turns: float32 [len(t)]."""
-    total = np.zeros(len(t), np.float32)
+    mix = np.zeros(len(time_s), np.float32)
     power = 0.0
     for ratio, amplitude in zip(timbre.ratios, timbre.amplitudes, strict=True):
         frequency_ratio = ratio * (1 + timbre.stiffness * ratio**2) ** 0.5
         level = amplitude * (brightness ** np.log2(max(ratio, 1.0)))
-        if frequency_ratio * hz > _TOP_HZ or level < 1e-3:
+        if frequency_ratio * frequency_hz > _HIGHEST_PARTIAL_HZ or level < 1e-3:
             continue
         power += level**2
         phase = cycles * frequency_ratio
-        wave = np.sin((phase - np.floor(phase)).astype(np.float32) * np.float32(2 * np.pi))
+        partial = np.sin((phase - np.floor(phase)).astype(np.float32) * np.float32(2 * np.pi))
         if timbre.decay_s is not None:
             # High notes decay faster, as those of strings and bars do.
-            rate = max(ratio, 1.0) ** timbre.damping / timbre.decay_s * (hz / 440.0) ** 0.4
-            wave *= np.exp((t * -rate).astype(np.float32))
-        total += wave * np.float32(level)
-    return total / np.float32(max(power, 1e-6) ** 0.5)
+            decay_per_s = max(ratio, 1.0) ** timbre.damping / timbre.decay_s * (frequency_hz / 440.0) ** 0.4
+            partial *= np.exp((time_s * -decay_per_s).astype(np.float32))
+        mix += partial * np.float32(level)
+    return mix / np.float32(max(power, 1e-6) ** 0.5)

@@ -1,4 +1,4 @@
-"""Public-domain tunes: a melody in beats, and scores of some of its bars with an accompaniment."""
+"""Defines tunes (melodies in beats), and draws scores of some of their bars with an accompaniment."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ _MAX_TRIES = 6
 
 
 class TuneFields(TypedDict):
-    """A tune in JSON."""
+    """The fields of a tune in JSON."""
 
     name: str
     tonic: int
@@ -66,23 +66,24 @@ def play_tune(tune: Tune, instrument: str, seconds: float, rng: np.random.Genera
 
 
 def _draw_excerpt(tune: Tune, instrument: str, seconds: float, rng: np.random.Generator) -> Score | None:
-    end = max(onset + duration for onset, duration, _ in tune.notes)
-    fastest_bpm = float(np.clip(_MAX_NOTES_PER_S * 60 * end / len(tune.notes), SLOWEST_BPM, FASTEST_BPM))
+    end_beat = max(onset + duration for onset, duration, _ in tune.notes)
+    fastest_bpm = float(np.clip(_MAX_NOTES_PER_S * 60 * end_beat / len(tune.notes), SLOWEST_BPM, FASTEST_BPM))
     arrangement = draw_arrangement(rng, instrument, tune.mode, fastest_bpm)
-    bar = tune.beats_per_bar
-    bars_wanted = int(np.ceil(seconds / (arrangement.beat_s * bar)))
-    bars_in_tune = int(end // bar)
-    tune_end = bars_in_tune * bar
-    first = int(rng.integers(max(bars_in_tune - bars_wanted, 0) + 1)) * bar if rng.random() < 0.5 else 0
-    length = tune_end - first
-    if length < 2 * bar:
+    beats_per_bar = tune.beats_per_bar
+    bars_wanted = int(np.ceil(seconds / (arrangement.beat_s * beats_per_bar)))
+    bars_in_tune = int(end_beat // beats_per_bar)
+    tune_end = bars_in_tune * beats_per_bar
+    first_beat = int(rng.integers(max(bars_in_tune - bars_wanted, 0) + 1)) * beats_per_bar if rng.random() < 0.5 else 0
+    excerpt_beats = tune_end - first_beat
+    if excerpt_beats < 2 * beats_per_bar:
         return None
     # An excerpt shorter than the clip is repeated.
     melody = [
-        (onset - first + repetition * length, min(duration, tune_end - onset), pitch)
-        for repetition in range(-(-bars_wanted * bar // length))
+        (onset - first_beat + repetition * excerpt_beats, min(duration, tune_end - onset), pitch)
+        for repetition in range(-(-bars_wanted * beats_per_bar // excerpt_beats))
         for onset, duration, pitch in tune.notes
-        if first <= onset < tune_end and onset - first + repetition * length < bars_wanted * bar
+        if first_beat <= onset < tune_end
+        and onset - first_beat + repetition * excerpt_beats < bars_wanted * beats_per_bar
     ]
     if not melody:
         return None
@@ -91,14 +92,14 @@ def _draw_excerpt(tune: Tune, instrument: str, seconds: float, rng: np.random.Ge
         return None
     tonic = (tune.tonic + semitones) % 12
     melody = [(onset, duration, pitch + semitones) for onset, duration, pitch in melody]
-    beats_per_chord = 2 if bar == 4 and arrangement.tempo_bpm < 140 else bar
-    chords = harmonize_melody(melody, bars_wanted * bar, beats_per_chord, tonic, tune.mode)
+    beats_per_chord = 2 if beats_per_bar == 4 and arrangement.tempo_bpm < 140 else beats_per_bar
+    chords = harmonize_melody(melody, bars_wanted * beats_per_bar, beats_per_chord, tonic, tune.mode)
     beat_s = arrangement.beat_s
     lead = [
-        Note(onset * beat_s, 0.95 * duration * beat_s, pitch, 0.9 if onset % bar == 0 else 0.8)
+        Note(onset * beat_s, 0.95 * duration * beat_s, pitch, 0.9 if onset % beats_per_bar == 0 else 0.8)
         for onset, duration, pitch in melody
     ]
-    return arrange_score(arrangement, lead, chords, bar, tonic, tune.name, rng)
+    return arrange_score(arrangement, lead, chords, beats_per_bar, tonic, tune.name, rng)
 
 
 def _draw_transposition(pitches: list[int], rng: np.random.Generator) -> int | None:

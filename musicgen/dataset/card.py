@@ -1,7 +1,6 @@
 """Writes a dataset's README.md: a Hugging Face dataset card with contents, license and how to load the dataset."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from musicgen.dataset import paths
 from musicgen.dataset.huggingface import front_matter, is_small, write_table
@@ -56,7 +55,7 @@ def render_card(
     runs = run_statuses(dataset)
     clip_count, audio_s = sum(run.made for run in runs), sum(run.audio_s for run in runs)
     checkpoints = _list_checkpoints(runs)
-    metadata: dict[str, Any] = {
+    metadata: dict[str, object] = {
         "pretty_name": title,
         "license": _choose_license(checkpoints),
         "task_categories": ["text-to-audio"],

@@ -13,7 +13,6 @@ with up to 256 MB of audio get `huggingface.parquet`, a copy with the audio byte
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,7 +32,7 @@ _GROUP_BYTES = 64 << 20
 _COLUMNS_NOT_IN_TARS = frozenset({"audio", "audio_offset", "created_at", "codes"})
 
 
-def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
+def front_matter(dataset: Dataset, small: bool) -> dict[str, object]:
     """Return the keys `configs` and `dataset_info` of the card; `small` is the result of `write_table`."""
     layout = dataset.info.layout
     if layout == "parquet":
@@ -43,7 +42,7 @@ def front_matter(dataset: Dataset, small: bool) -> dict[str, Any]:
     if layout == "files":
         return {"configs": [_format_config([paths.METADATA, f"{paths.AUDIO}/**"])]}
     tars = _committed_tars(dataset)
-    metadata: dict[str, Any] = {"configs": [_format_config(tars)]}
+    metadata: dict[str, object] = {"configs": [_format_config(tars)]}
     features = [_describe_feature(field) for field in dataset.schema() if field.name not in _COLUMNS_NOT_IN_TARS]
     metadata["dataset_info"] = {
         "config_name": "default",
@@ -161,11 +160,11 @@ def _committed_tars(dataset: Dataset) -> list[str]:
     return [f"{paths.AUDIO}/*/*.tar"] if indexed == stored or not indexed else sorted(indexed)
 
 
-def _format_config(data_files: list[str]) -> dict[str, Any]:
+def _format_config(data_files: list[str]) -> dict[str, object]:
     return {"config_name": "default", "data_files": [{"split": "train", "path": data_files}]}
 
 
-def _describe_feature(field: pa.Field) -> dict[str, Any]:
+def _describe_feature(field: pa.Field) -> dict[str, object]:
     json_type = _json_type(field.type)
     if pa.types.is_list(json_type):
         return {"name": field.name, "list": _datasets_type(json_type.value_type)}

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from musicgen.dataset import paths
 from musicgen.storage import Store
@@ -24,7 +24,7 @@ from musicgen.storage import Store
 class Place:
     """The index columns that locate a clip's audio."""
 
-    audio: Any
+    audio: object
     audio_offset: int | None = None
 
 
@@ -34,7 +34,7 @@ class Layout(Protocol):
     def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
         """Add one clip's file. Thread-safe."""
 
-    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, object]]) -> Iterator[Place]:
         """Finish the audio and locate each clip, in this order. `rows` are index rows without audio, by position."""
 
     def discard(self) -> None:
@@ -57,7 +57,7 @@ class Files:
         self._store.write(path, content)
         self._paths[position] = path
 
-    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, object]]) -> Iterator[Place]:
         """Locate each clip, in this order."""
         return (Place(self._paths[position]) for position in positions)
 
@@ -105,7 +105,7 @@ class Cells:
         self._spool.add(position, content)
         self._names[position] = f"{key}.{self._extension}"
 
-    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, object]]) -> Iterator[Place]:
         """Return each clip's cell, in this order."""
         return (Place({"bytes": self._spool.get(position), "path": self._names[position]}) for position in positions)
 
@@ -135,7 +135,7 @@ class Tar:
         self._spool.add(position, content)
         self._keys[position] = key
 
-    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, Any]]) -> Iterator[Place]:
+    def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, object]]) -> Iterator[Place]:
         """Write the tar and locate each clip in it, in this order."""
         if not positions:
             return iter(())
@@ -178,11 +178,11 @@ def _add_member(tar: tarfile.TarFile, member_name: str, member_bytes: bytes) -> 
     return tar.offset - -(-len(member_bytes) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _encode_row(row: Mapping[str, Any]) -> bytes:
+def _encode_row(row: Mapping[str, object]) -> bytes:
     return json.dumps(
         {name: _replace_nan(value) for name, value in row.items()}, ensure_ascii=False, default=str
     ).encode()
 
 
-def _replace_nan(value: Any) -> Any:
+def _replace_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,7 +9,6 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from musicgen.dataset import paths
 from musicgen.model.processor import processor_name
@@ -45,7 +44,7 @@ class Session:
     timings_s: dict[str, float] = field(default_factory=dict)  # by phase: plan, load, generate, publish
     events: dict[str, int] = field(default_factory=dict)  # such as actors replaced and attempts repeated
     versions: dict[str, str] = field(default_factory=dict)
-    hardware: dict[str, Any] = field(default_factory=dict)
+    hardware: dict[str, object] = field(default_factory=dict)
     engines: tuple[str, ...] = ()  # the engines' fingerprints
 
 
@@ -54,8 +53,8 @@ class RunReport:
     """A run's job without secrets, its model and its sessions."""
 
     run: str
-    job: dict[str, Any]
-    model: dict[str, Any]
+    job: dict[str, object]
+    model: dict[str, object]
     sessions: tuple[Session, ...] = ()
     published_at: str = ""  # when the card was last written after the run; empty if no driver has done so yet
 
@@ -69,7 +68,7 @@ class RunReport:
         ordered = sorted(sessions.values(), key=lambda session: (session.started_at, session.finished_at))
         return RunReport(self.run, other.job, other.model, tuple(ordered), other.published_at or self.published_at)
 
-    def totals(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, object]:
         """Sum over the sessions, and compute the rate in audio-seconds per second."""
         audio_s, wall_s = (
             sum(session.audio_s for session in self.sessions),
@@ -88,7 +87,7 @@ class RunReport:
             "events": events,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the document that is stored."""
         return {
             "version": 1,
@@ -140,7 +139,7 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
-def describe_hardware() -> dict[str, Any]:
+def describe_hardware() -> dict[str, object]:
     """Describe this machine by processor, cores and memory, without its host name."""
     import psutil
 

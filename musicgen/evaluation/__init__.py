@@ -1,7 +1,8 @@
-"""Judging a model with tools that did not train it.
+"""Evaluates a model with tools that were not used in its training.
 
-`measure_model(model, reference)` gives a model's measures on a `Reference` (unseen originals of a corpus, heard once);
-`evaluate_model(model, name, folder)` makes the corpus, measures, and writes a report against the bounds of `bounds.py`.
+`measure_model(model, reference)` measures a model on a `Reference` (unseen originals of a corpus, analyzed once).
+`evaluate_model(model, name, folder)` makes the corpus, measures the model, and writes a report that compares the
+measures with the bounds in `bounds.py`.
 """
 
 from musicgen.evaluation.ablation_measures import make_ablation_measure

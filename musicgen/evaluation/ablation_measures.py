@@ -1,8 +1,9 @@
-"""The measures that compare trainings: what the ablation of patterns shows beside loss and speed."""
+"""Measures trained checkpoints for the table of the ablation of patterns."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from musicgen.api import MusicGen
 from musicgen.evaluation.measures import measure_model
 from musicgen.evaluation.reference import Reference
 
@@ -20,19 +21,18 @@ ABLATION_COLUMNS = {
 def make_ablation_measure(
     corpus: Path, clips: int = 60, seed: int = 0, seconds: float = 10.0, processes: int = 2
 ) -> Callable[[Path], Mapping[str, float]]:
-    """A function from a checkpoint's folder to `COLUMNS`, all on the same unseen examples of `corpus`.
+    """Make a function that measures the `ABLATION_COLUMNS` of a checkpoint's folder, on the same examples of `corpus`.
 
-    The examples are heard at its first call. Raises `JobError` there: an extra is missing, or the folder is no corpus.
+    The examples are unseen ones, analyzed at the function's first call. That call raises `JobError` if an extra is not
+    installed or the folder is not a corpus.
     """
-    heard: list[Reference] = []
+    references: list[Reference] = []
 
-    def measured(checkpoint: Path) -> Mapping[str, float]:
-        from musicgen.api import MusicGen
-
-        if not heard:
-            heard.append(Reference.of(corpus, clips, seed, seconds, processes))
+    def measure_checkpoint(checkpoint: Path) -> Mapping[str, float]:
+        if not references:
+            references.append(Reference.of(corpus, clips, seed, seconds, processes))
         with MusicGen.from_pretrained(str(checkpoint)) as model:
-            found = measure_model(model, heard[0], seed, codec=False)
-        return {words: round(found[name], 4) for words, name in ABLATION_COLUMNS.items() if name in found}
+            measures = measure_model(model, references[0], seed, codec=False)
+        return {label: round(measures[name], 4) for label, name in ABLATION_COLUMNS.items() if name in measures}
 
-    return measured
+    return measure_checkpoint

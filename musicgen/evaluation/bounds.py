@@ -1,4 +1,4 @@
-"""The bounds a model is held to: one table. What the corpus' own originals reach is printed beside each."""
+"""Defines the bounds that a model's measures must meet, and checks them."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ Relation = Literal[">=", "<=", "<"]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`measure` is a name of what `measure()` returns."""
+    """A limit for one measure; `measure` is a key of the result of `measure_model`."""
 
     measure: str
     relation: Relation
@@ -18,7 +18,7 @@ class Bound:
     description: str
 
     def holds(self, value: float) -> bool:
-        """Whether a value keeps the bound; NaN keeps none."""
+        """Return whether a value meets the bound; NaN meets none."""
         if math.isnan(value):
             return False
         return {">=": value >= self.limit, "<=": value <= self.limit, "<": value < self.limit}[self.relation]
@@ -44,7 +44,7 @@ BOUNDS = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A bound and what was measured."""
+    """A bound, the measured value, and whether it meets the bound."""
 
     bound: Bound
     value: float
@@ -58,9 +58,7 @@ class Verdict:
 
 
 def check_bounds(measures: Mapping[str, float]) -> list[Verdict]:
-    """Every bound against what was measured; only a model that takes no melody (no "melody.value") is not held to the
-    melody's.
-    """
-    held = [bound for bound in BOUNDS if "melody.value" in measures or not bound.measure.startswith("melody.")]
-    values = [float(measures.get(bound.measure, math.nan)) for bound in held]
-    return [Verdict(bound, value, bound.holds(value)) for bound, value in zip(held, values, strict=True)]
+    """Check every bound; those of the melody only for models that take melodies (those with "melody.value")."""
+    bounds = [bound for bound in BOUNDS if "melody.value" in measures or not bound.measure.startswith("melody.")]
+    values = [float(measures.get(bound.measure, math.nan)) for bound in bounds]
+    return [Verdict(bound, value, bound.holds(value)) for bound, value in zip(bounds, values, strict=True)]

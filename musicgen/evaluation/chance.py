@@ -1,4 +1,4 @@
-"""How far from chance: each clip judged by what it was asked for, and by what the others were asked for."""
+"""Scores clips against their own requests and against those of other clips, to see how far results are from chance."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,10 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True, slots=True)
 class PairedResult:
-    """`value` with its own request, `chance` with others', `p` that a shuffling of the requests does as well; `n`
-    clips.
+    """The mean score of `n` clips.
+
+    `value` is the mean with each clip's own request, `chance` that with others' requests, and `p` the probability that
+    shuffled requests reach `value`.
     """
 
     value: float
@@ -21,33 +23,33 @@ class PairedResult:
 
     @property
     def ratio(self) -> float:
-        """How many times chance the value is; NaN where chance is nothing."""
+        """Return `value` as a multiple of `chance`; NaN if `chance` is 0."""
         return self.value / self.chance if self.chance > 0 else float("nan")
 
 
 def compare_with_chance(scores: NDArray[np.float64], seed: int = 0) -> PairedResult:
-    """Of `scores` [clips, clips], where [i, j] says how well clip i fits request j.
+    """Compare the diagonal of `scores` [clips, clips] with the rest; [i, j] is how well clip i fits request j.
 
-    Pairs whose own score is NaN (nothing to judge) are left out, and another's NaN counts nothing. The test is a
-    permutation test of the pairing, one-sided, with 9999 shufflings (scipy), so that p is never below 1e-4. All NaN
-    with fewer than two clips.
+    Clips whose own score is NaN (nothing to measure) are left out; any other NaN counts as 0. `p` comes from a
+    one-sided permutation test of the pairing with 9999 shufflings (scipy), so it is never below 1e-4. With fewer than
+    two clips all values are NaN.
     """
     from scipy.stats import permutation_test
 
-    scores = scores.reshape(len(scores), len(scores))  # no clips at all have no second dimension
+    scores = scores.reshape(len(scores), len(scores))  # without clips there is no second dimension
     judged = np.isfinite(np.diagonal(scores))
     scores = np.nan_to_num(scores[np.ix_(judged, judged)])
-    n = len(scores)
-    if n < 2:
-        return PairedResult(float("nan"), float("nan"), float("nan"), n)
-    rows = np.arange(n)
+    clip_count = len(scores)
+    if clip_count < 2:
+        return PairedResult(float("nan"), float("nan"), float("nan"), clip_count)
+    rows = np.arange(clip_count)
     value = float(np.diagonal(scores).mean())
-    others = float((scores.sum() - np.trace(scores)) / (n * (n - 1)))
+    chance = float((scores.sum() - np.trace(scores)) / (clip_count * (clip_count - 1)))
 
     def mean_score(order: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
         return scores[rows, order].mean(axis=axis)
 
-    tested = permutation_test(
+    test = permutation_test(
         (rows,),
         mean_score,
         permutation_type="pairings",
@@ -57,4 +59,4 @@ def compare_with_chance(scores: NDArray[np.float64], seed: int = 0) -> PairedRes
         rng=seed,
         batch=500,
     )
-    return PairedResult(value, others, float(tested.pvalue), n)
+    return PairedResult(value, chance, float(test.pvalue), clip_count)

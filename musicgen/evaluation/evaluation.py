@@ -1,10 +1,11 @@
-"""The whole evaluation by one call: a corpus of its own, the model's clips, the judges, a report."""
+"""Evaluates a model in one call: makes a corpus, generates and measures clips, and writes a report."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from musicgen.api import MusicGen
+from musicgen.audio.levels import limit_peak
 from musicgen.clip import Clip
 from musicgen.evaluation.evaluation_report import EvaluationReport
 from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
@@ -12,15 +13,12 @@ from musicgen.evaluation.measures import measure_model
 from musicgen.evaluation.originals import write_originals
 from musicgen.evaluation.reference import CLASSIFIER_CLIPS, Reference
 
-if TYPE_CHECKING:
-    from musicgen.api import MusicGen
-
 SECONDS = 10.0
 MessageCallback = Callable[[str], None]
 
 
 def evaluate_model(
-    model: "MusicGen",
+    model: MusicGen,
     name: str,
     output: Path,
     clips: int = 120,
@@ -29,14 +27,13 @@ def evaluate_model(
     processes: int = 2,
     on_message: MessageCallback = lambda text: None,
 ) -> EvaluationReport:
-    """Evaluate a model on `clips` unseen examples; `output` gets report.json, clips/*.flac and, unless a corpus is
-    given, originals/.
+    """Evaluate a model on `clips` unseen examples.
 
-    The same seed gives the same corpus and asks for the same clips. Raises `JobError`: an extra is missing, or `corpus`
-    is none.
+    Writes report.json, clips/*.flac and, unless a corpus is given, originals/ into `output`. The same seed gives the
+    same corpus and the same requests. Raises `JobError` if an extra is not installed or `corpus` is not a corpus.
     """
     require_extras(*(JUDGE_MODULES if corpus else ()))
-    began = time.monotonic()
+    started_at = time.monotonic()
     spec = model.spec
     seconds = min(SECONDS, spec.max_frames / spec.frame_rate)
     folder = corpus or write_originals(
@@ -44,23 +41,21 @@ def evaluate_model(
     )
     reference = Reference.of(folder, clips, seed, seconds, processes, on_message=on_message)
 
-    def keep(kind: str, number: int, clip: Clip) -> None:
+    def save_clip(kind: str, number: int, clip: Clip) -> None:
         import soundfile
-
-        from musicgen.audio.levels import limit_peak
 
         path = output / "clips" / f"{kind}-{number:03}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, limit_peak(clip.audio)[0].T, clip.sample_rate)
 
-    measures = measure_model(model, reference, seed, on_message=on_message, keep=keep)
-    about: dict[str, Any] = {
+    measures = measure_model(model, reference, seed, on_message=on_message, on_clip=save_clip)
+    details: dict[str, object] = {
         "examples": len(reference.examples),
         "seed": seed,
         "clip_s": seconds,
         "prompts": [example.prompt for example in reference.examples],
-        "took_s": round(time.monotonic() - began, 1),
+        "took_s": round(time.monotonic() - started_at, 1),
     }
-    report = EvaluationReport(name, measures, about)
+    report = EvaluationReport(name, measures, details)
     report.write(output / "report.json")
     return report

@@ -1,11 +1,10 @@
-"""What an evaluation found: a table for people, report.json for programs."""
+"""Formats the result of an evaluation: a table for people, report.json for programs."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from musicgen.evaluation.bounds import Verdict, check_bounds
 
@@ -24,46 +23,44 @@ _COLUMNS = ("clips", "codec'd", "originals", "chance", "p", "n")
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The measures of one model, the bounds they are held to, and what was measured how."""
+    """The measures of one model, and the circumstances of the evaluation (`about`)."""
 
     model: str
     measures: Mapping[str, float]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """Each bound, met or short."""
+        """Check every bound."""
         return check_bounds(self.measures)
 
     @property
     def short(self) -> list[Verdict]:
-        """The bounds that do not hold."""
+        """Return the verdicts on the bounds that do not hold."""
         return [verdict for verdict in self.verdicts if not verdict.met]
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready; what could not be measured is null."""
-        held = [
+    def to_json(self) -> dict[str, object]:
+        """Return the report for JSON; measures that could not be taken are null."""
+        bounds = [
             {
-                "measure": v.bound.measure,
-                "value": _json_number(v.value),
-                "relation": v.bound.relation,
-                "bound": v.bound.limit,
-                "met": v.met,
+                "measure": verdict.bound.measure,
+                "value": _json_number(verdict.value),
+                "relation": verdict.bound.relation,
+                "bound": verdict.bound.limit,
+                "met": verdict.met,
             }
-            for v in self.verdicts
+            for verdict in self.verdicts
         ]
         measures = {name: _json_number(value) for name, value in self.measures.items()}
-        return {"model": self.model, "sound": not self.short, "bounds": held, "measures": measures, **self.about}
+        return {"model": self.model, "sound": not self.short, "bounds": bounds, "measures": measures, **self.about}
 
     def write(self, path: Path) -> None:
-        """To a JSON file."""
+        """Write the report to a JSON file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
-        """The measures with their ceilings (the codec's round trip and the originals, by the same judge), then the
-        bounds.
-        """
+        """Format the measures, next to those of the codec's round trip and of the originals, and then the bounds."""
         lines = [_format_line("", _COLUMNS)]
         lines += [
             _format_line(label, _format_cells(self.measures, name))
@@ -76,8 +73,8 @@ class EvaluationReport:
 
 
 def _format_cells(measures: Mapping[str, float], name: str) -> list[str]:
-    wanted = ("value", "codec", "original", "chance", "p", "n")
-    values = [measures.get(f"{name}.{column}") for column in wanted]
+    columns = ("value", "codec", "original", "chance", "p", "n")
+    values = [measures.get(f"{name}.{column}") for column in columns]
     return [
         ""
         if value is None
@@ -86,30 +83,30 @@ def _format_cells(measures: Mapping[str, float], name: str) -> list[str]:
         else f"{value:.1e}"
         if column == "p"
         else _format_percent(value)
-        for column, value in zip(wanted, values, strict=True)
+        for column, value in zip(columns, values, strict=True)
     ]
 
 
 def _format_unbounded(measures: Mapping[str, float]) -> list[str]:
-    """What has no bound."""
+    """Format the measures that have no bound."""
     lines = []
     if "melody.ratio" in measures:
         lines.append(
             f"melody agreement: {measures['melody.ratio']:.2f} times that with others' melodies; "
             f"clips of the same prompts that heard no melody agree in {_format_percent(measures['melody.text'])}"
         )
-    for kind, words in (("text", "by prompt"), ("melody", "by prompt and melody")):
+    for kind, label in (("text", "by prompt"), ("melody", "by prompt and melody")):
         if f"frechet.{kind}" in measures:
             lines.append(
-                f"clips {words}: {_format_percent(measures[f'clipped.{kind}'])} beyond full scale, "
+                f"clips {label}: {_format_percent(measures[f'clipped.{kind}'])} beyond full scale, "
                 f"{_format_percent(measures[f'silent.{kind}'])} silent, "
                 f"{measures[f'loudness.{kind}']:.1f} LUFS, Frechet distance {measures[f'frechet.{kind}']:.1f}"
             )
     if "melody.ratio" in measures:
-        told = ", ".join(
+        shares = ", ".join(
             f"{name} {_format_percent(measures[f'{name}.melody'])}" for name in ("instrument", "tempo", "mode")
         )
-        lines.append(f"clips by prompt and melody, their prompts: {told}")
+        lines.append(f"clips by prompt and melody, their prompts: {shares}")
     if "frechet.codec" in measures:
         lines.append(
             f"codec round trip: Frechet distance {measures['frechet.codec']:.1f}, {measures['codec.loudness']:.1f} LUFS"

@@ -1,4 +1,4 @@
-"""Clips with what is known about them: what the judges learn from, and what a model is asked for."""
+"""Reads and draws the labeled clips of a corpus: to train the instrument classifier, and to request from a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ class Example:
 
 
 def read_examples(folder: Path) -> list[Example]:
-    """The examples of a corpus folder (musicgen.corpus writes one).
+    """Read the examples of a corpus folder (musicgen.corpus writes one).
 
-    Raises `JobError` if it is none, or lacks a column.
+    Raises `JobError` if the folder is not a corpus, or if a column is missing.
     """
     import pyarrow.parquet as pq
 
     path = folder / CAPTIONS
     if not path.is_file():
         raise JobError(f"{folder} holds no {CAPTIONS}; give the folder of a corpus, or leave it out and one is made")
-    known = pq.read_schema(path).names
-    if lacking := [name for name in _COLUMNS if name not in known]:
-        raise JobError(f"{path} lacks {', '.join(lacking)}; evaluating needs the columns {', '.join(_COLUMNS)}")
+    column_names = pq.read_schema(path).names
+    if missing := [name for name in _COLUMNS if name not in column_names]:
+        raise JobError(f"{path} lacks {', '.join(missing)}; evaluating needs the columns {', '.join(_COLUMNS)}")
     return [
         Example(
             name=row["audio"],
@@ -58,18 +58,18 @@ def read_examples(folder: Path) -> list[Example]:
 
 
 def draw_examples(examples: Sequence[Example], split: str, count: int, seed: int) -> list[Example]:
-    """Up to `count` examples of a split, drawn by `seed`, with instruments and modes as evenly as the split allows.
+    """Draw up to `count` examples of a split by `seed`, with instruments and modes as evenly as the split allows.
 
-    Even, so that a constant answer is right no more often than one in six, or one in two. Raises `JobError` for an
-    empty split.
+    With an even draw a constant answer is right for one example in six (instrument) or in two (mode). Raises `JobError`
+    for an empty split.
     """
     groups: dict[tuple[str, str], list[Example]] = {}
-    for example in sorted(examples, key=lambda e: e.name):
+    for example in sorted(examples, key=lambda example: example.name):
         if example.split == split:
             groups.setdefault((example.instrument, example.mode), []).append(example)
     if not groups:
         raise JobError(f"the corpus has no clips of the split {split!r}; make it larger")
     rng = np.random.default_rng(seed)
-    shuffled = [[group[i] for i in rng.permutation(len(group))] for _, group in sorted(groups.items())]
-    turns = zip_longest(*shuffled)
-    return [example for turn in turns for example in turn if example is not None][:count]
+    shuffled = [[group[index] for index in rng.permutation(len(group))] for _, group in sorted(groups.items())]
+    rounds = zip_longest(*shuffled)
+    return [example for round_of_groups in rounds for example in round_of_groups if example is not None][:count]

@@ -1,36 +1,39 @@
-"""All that the judges hear of one clip, made once; comparing clips is then quick."""
+"""Extracts the features by which clips are compared, once per clip."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio import levels
-from musicgen.evaluation import frechet, key, pitch, tempo
-from musicgen.evaluation import instrument as timbre
-from musicgen.evaluation import pitch_classes as chroma
+from musicgen.audio.levels import measure_levels
+from musicgen.evaluation.frechet import embed_audio
+from musicgen.evaluation.instrument import instrument_features
+from musicgen.evaluation.key import estimate_key
+from musicgen.evaluation.pitch import track_pitch
+from musicgen.evaluation.pitch_classes import RATE_HZ, clear_classes, compute_chromagram, strongest_classes
+from musicgen.evaluation.tempo import estimate_tempo
 
 Sound = Path | tuple[NDArray[np.float32], int]
-"""A file, or samples [samples] or [channels, samples] with their rate in Hz."""
+"""A file, or a waveform [samples] or [channels, samples] with its sample rate in Hz."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class MelodyFeatures:
-    """What a melody is compared by."""
+    """The features by which melodies are compared."""
 
     chroma: NDArray[np.int8]  # [frames] of 64 ms: the strongest pitch class, -1 for silence
-    notes: NDArray[np.int8]  # [frames]: the same, -1 also where the tune has faded
-    pitch: NDArray[np.float32]  # [frames] of 16 ms: MIDI, NaN for unvoiced
+    notes: NDArray[np.int8]  # [frames]: the same, but -1 also where the melody has faded
+    pitch: NDArray[np.float32]  # [frames] of 16 ms: MIDI numbers, NaN for unvoiced frames
 
 
 @dataclass(frozen=True, slots=True)
 class TimbreFeatures:
-    """What sounds are compared by."""
+    """The features by which timbres are compared."""
 
     instrument: NDArray[np.float32]  # [features]
     embedding: NDArray[np.float32]  # [seconds, 96]
@@ -38,7 +41,7 @@ class TimbreFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ClipFeatures:
-    """One clip, by every judge. `mode` and `tonic` are None for silence; `tempo_bpm` is NaN where nothing changes."""
+    """All features of a clip. `mode` and `tonic` are None for silence; `tempo_bpm` is NaN for an unchanging sound."""
 
     melody: MelodyFeatures
     timbre: TimbreFeatures
@@ -51,76 +54,74 @@ class ClipFeatures:
 
 
 def extract_features(sound: Sound, seconds: float | None = None) -> ClipFeatures:
-    """Judge the first `seconds` of a clip (None: all of it)."""
-    wave, rate = _read_samples(sound, seconds)
-    level = levels.measure_levels(wave, rate)
-    audio = _to_mono(wave, rate)
-    found = None if level.silent else key.estimate_key(chroma.compute_chromagram(audio))
+    """Extract all features of the first `seconds` of a clip (None: of the whole clip)."""
+    waveform, sample_rate = _read_samples(sound, seconds)
+    measured_levels = measure_levels(waveform, sample_rate)
+    audio = _to_mono(waveform, sample_rate)
+    estimated_key = None if measured_levels.silent else estimate_key(compute_chromagram(audio))
     return ClipFeatures(
         melody=_melody_features(audio),
         timbre=_timbre_features(audio),
-        tonic=found[0] if found else None,
-        mode=found[1] if found else None,
-        tempo_bpm=float("nan") if level.silent else tempo.estimate_tempo(audio),
-        peak=float(np.abs(wave).max()) if wave.size else 0.0,
-        silent=level.silent,
-        loudness_lufs=level.loudness_lufs,
+        tonic=estimated_key[0] if estimated_key else None,
+        mode=estimated_key[1] if estimated_key else None,
+        tempo_bpm=float("nan") if measured_levels.silent else estimate_tempo(audio),
+        peak=float(np.abs(waveform).max()) if waveform.size else 0.0,
+        silent=measured_levels.silent,
+        loudness_lufs=measured_levels.loudness_lufs,
     )
 
 
 def extract_melody(sound: Sound, seconds: float | None = None) -> MelodyFeatures:
-    """The tune of the first `seconds` of a melody."""
+    """Extract the melody of the first `seconds` of a clip."""
     return _melody_features(_to_mono(*_read_samples(sound, seconds)))
 
 
 def extract_timbre(sound: Sound, seconds: float | None = None) -> TimbreFeatures:
-    """The colour of the first `seconds` of a clip."""
+    """Extract the timbre of the first `seconds` of a clip."""
     return _timbre_features(_to_mono(*_read_samples(sound, seconds)))
 
 
 def map_sounds(
-    judge: Callable[[Sound, float | None], Result],
+    extract: Callable[[Sound, float | None], Result],
     sounds: Sequence[Sound],
     seconds: float | None,
     processes: int,
 ) -> list[Result]:
-    """`judge` each sound, in some processes, in order."""
+    """Call `extract(sound, seconds)` for each sound in several processes. Returns the results in order."""
     from joblib import Parallel, delayed
 
     return list(
-        Parallel(n_jobs=max(1, min(processes, len(sounds))))(delayed(judge)(sound, seconds) for sound in sounds)
+        Parallel(n_jobs=max(1, min(processes, len(sounds))))(delayed(extract)(sound, seconds) for sound in sounds)
     )
 
 
 def _melody_features(audio: NDArray[np.float32]) -> MelodyFeatures:
-    chromagram = chroma.compute_chromagram(audio)
-    return MelodyFeatures(
-        chroma.strongest_classes(chromagram), chroma.clear_classes(chromagram), pitch.track_pitch(audio)
-    )
+    chromagram = compute_chromagram(audio)
+    return MelodyFeatures(strongest_classes(chromagram), clear_classes(chromagram), track_pitch(audio))
 
 
 def _timbre_features(audio: NDArray[np.float32]) -> TimbreFeatures:
-    return TimbreFeatures(timbre.instrument_features(audio), frechet.embed_audio(audio))
+    return TimbreFeatures(instrument_features(audio), embed_audio(audio))
 
 
 def _read_samples(sound: Sound, seconds: float | None) -> tuple[NDArray[np.float32], int]:
-    """Samples [channels, samples] and their rate."""
-    raw: Any
+    """Read the first `seconds` of a sound: float32 [channels, samples], and the sample rate in Hz."""
+    samples: NDArray[np.float32]
     if isinstance(sound, Path):
         import soundfile
 
-        raw, rate = soundfile.read(sound, dtype="float32", always_2d=True)
-        raw = raw.T
+        samples, sample_rate = soundfile.read(sound, dtype="float32", always_2d=True)
+        samples = samples.T
     else:
-        raw, rate = sound
-    wave = np.atleast_2d(np.asarray(raw, dtype=np.float32))
-    return (wave if seconds is None else wave[:, : round(seconds * rate)]), rate
+        samples, sample_rate = sound
+    waveform = np.atleast_2d(np.asarray(samples, dtype=np.float32))
+    return (waveform if seconds is None else waveform[:, : round(seconds * sample_rate)]), sample_rate
 
 
-def _to_mono(wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    audio = wave.mean(axis=0)
-    if rate == chroma.RATE_HZ:
+def _to_mono(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+    audio = waveform.mean(axis=0)
+    if sample_rate == RATE_HZ:
         return np.ascontiguousarray(audio)
     import soxr
 
-    return np.ascontiguousarray(soxr.resample(audio, rate, chroma.RATE_HZ, quality="HQ"))
+    return np.ascontiguousarray(soxr.resample(audio, sample_rate, RATE_HZ, quality="HQ"))

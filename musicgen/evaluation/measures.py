@@ -1,4 +1,4 @@
-"""A model's measures: what it was asked for, against what tools that did not train it hear."""
+"""Measures how well a model's clips match their requests, with tools that were not used in its training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,31 +9,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.clip import Clip
-from musicgen.evaluation import features as heard
-from musicgen.evaluation import frechet, pitch, tempo
-from musicgen.evaluation import pitch_classes as chroma
 from musicgen.evaluation.chance import PairedResult, compare_with_chance
-from musicgen.evaluation.features import ClipFeatures
+from musicgen.evaluation.features import ClipFeatures, Sound, extract_features, map_sounds
+from musicgen.evaluation.frechet import frechet_distance
+from musicgen.evaluation.pitch import pitch_agreement
+from musicgen.evaluation.pitch_classes import class_agreement
 from musicgen.evaluation.reference import Reference
+from musicgen.evaluation.tempo import tempo_matches
+from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
 
 Measures = dict[str, float]
-"""Flat: "melody.value", "melody.chance", ...; docs/evaluation.md names them all."""
+"""Values by name: "melody.value", "melody.chance", ...; docs/evaluation.md lists them all."""
 
 ClipCallback = Callable[[str, int, Clip], None]
-"""(kind, number of the example, clip): what to do with a generated clip, such as writing it to a file."""
+"""Called with (kind, index of the example, clip) for each generated clip, for example to write it to a file."""
 
 
 class EvaluatedModel(Protocol):
-    """What is measured: `musicgen.MusicGen`, or anything that does the same."""
+    """The model that is measured: `musicgen.MusicGen`, or an object with the same methods."""
 
     @property
-    def spec(self) -> Any: ...
+    def spec(self) -> ModelSpec:
+        """Return the model's sizes and conditions."""
+
     @property
-    def sample_rate(self) -> int: ...
-    def generate(self, requests: Sequence[Request], salt: int = 0) -> list[Clip]: ...
-    def encode(self, audio: NDArray[Any], sample_rate: int | None = None) -> NDArray[np.int16]: ...
-    def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]: ...
+    def sample_rate(self) -> int:
+        """Return the sample rate of clips in Hz."""
+
+    def generate(self, requests: Sequence[Request], salt: int = 0) -> list[Clip]:
+        """Generate a clip for each request, in order."""
+
+    def encode(self, audio: NDArray[np.float32], sample_rate: int | None = None) -> NDArray[np.int16]:
+        """Encode audio [channels, samples] as codes [codebooks, frames]."""
+
+    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Decode codes [codebooks, frames] to audio [channels, samples]."""
 
 
 def measure_model(
@@ -43,18 +54,17 @@ def measure_model(
     settings: Mapping[str, Any] | None = None,
     codec: bool = True,
     on_message: Callable[[str], None] = lambda text: None,
-    keep: ClipCallback = lambda kind, number, clip: None,
+    on_clip: ClipCallback = lambda kind, number, clip: None,
 ) -> Measures:
-    """Ask the model for every example of the reference, once by its prompt and, if it takes melodies, once more with
-    its melody.
+    """Generate every example of the reference by its prompt and, if the model takes melodies, by prompt and melody.
 
-    `settings` are fields of `Request` (temperature, top_k, guidance_scale ...) and `seed` is the salt of the clips'
-    seeds. Without `codec` the round trip of the originals is left out. All clips are asked for in one call, so that
-    slots stay full.
+    Returns the measures of the clips. `settings` are fields of `Request` (temperature, top_k, guidance_scale ...) and
+    `seed` is the salt of the clips' seeds. Without `codec` the round trip of the originals through the codec is left
+    out. All clips are requested in one call, so that the engine's slots stay in use.
     """
     examples, seconds = reference.examples, reference.seconds
     kinds = ["text", *(["melody"] if model.spec.supports("melody") else [])]
-    asked = [
+    requests = [
         Request(
             prompt=example.prompt,
             id=f"{kind}-{number}",
@@ -65,60 +75,68 @@ def measure_model(
         for kind in kinds
         for number, example in enumerate(examples)
     ]
-    on_message(f"the model makes {len(asked)} clips of {seconds:g} s")
-    clips = model.generate(asked, salt=seed)
+    on_message(f"generating {len(requests)} clips of {seconds:g} s")
+    clips = model.generate(requests, salt=seed)
     for number, clip in enumerate(clips):
-        keep(kinds[number // len(examples)], number % len(examples), clip)
-    on_message(f"the judges hear {len(clips)} clips")
-    sounds: list[heard.Sound] = [(clip.audio, clip.sample_rate) for clip in clips]
-    judged = heard.map_sounds(heard.extract_features, sounds, seconds, reference.processes)
-    made = {kind: judged[i * len(examples) : (i + 1) * len(examples)] for i, kind in enumerate(kinds)}
+        on_clip(kinds[number // len(examples)], number % len(examples), clip)
+    on_message(f"analyzing {len(clips)} clips")
+    sounds: list[Sound] = [(clip.audio, clip.sample_rate) for clip in clips]
+    features_of_clips = map_sounds(extract_features, sounds, seconds, reference.processes)
+    features_by_kind = {
+        kind: features_of_clips[kind_index * len(examples) : (kind_index + 1) * len(examples)]
+        for kind_index, kind in enumerate(kinds)
+    }
     if codec:
-        on_message(f"the codec takes {len(examples)} unseen originals to codes and back")
-        made["codec"] = heard.map_sounds(
-            heard.extract_features, [_round_trip(model, e.audio) for e in examples], seconds, reference.processes
+        on_message(f"encoding and decoding {len(examples)} unseen originals with the codec")
+        features_by_kind["codec"] = map_sounds(
+            extract_features, [_round_trip(model, example.audio) for example in examples], seconds, reference.processes
         )
-    return judge_clips(reference, made)
+    return judge_clips(reference, features_by_kind)
 
 
-def judge_clips(reference: Reference, made: Mapping[str, Sequence[ClipFeatures]]) -> Measures:
-    """Measures of clips that were heard, in the examples' order: `made["text"]`, and if there, `made["melody"]` and
-    `made["codec"]`.
+def judge_clips(reference: Reference, features_by_kind: Mapping[str, Sequence[ClipFeatures]]) -> Measures:
+    """Compute the measures from the features of clips, in the examples' order, by kind.
+
+    The kinds are "text" and, if they were generated, "melody" and "codec".
     """
-    found: Measures = {}
-    sets = {"original": reference.originals, **made}
+    measures: Measures = {}
+    feature_sets = {"original": reference.originals, **features_by_kind}
     for name, score in (
         ("instrument", _judge_instrument),
         ("tempo", _judge_tempo),
         ("tempo_exact", _judge_exact_tempo),
         ("mode", _judge_mode),
     ):
-        found |= _named_fields(name, score(reference, made["text"]))
-        found |= {f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "text"}
-    if "melody" in made:
+        measures |= _name_fields(name, score(reference, features_by_kind["text"]))
+        measures |= {
+            f"{name}.{kind}": score(reference, clips).value for kind, clips in feature_sets.items() if kind != "text"
+        }
+    if "melody" in features_by_kind:
         for name, score in (("melody", _judge_melody), ("pitch", _judge_pitch)):
-            result = score(reference, made["melody"])
-            found |= {**_named_fields(name, result), f"{name}.ratio": result.ratio}
-            found |= {
-                f"{name}.{kind}": score(reference, clips).value for kind, clips in sets.items() if kind != "melody"
+            result = score(reference, features_by_kind["melody"])
+            measures |= {**_name_fields(name, result), f"{name}.ratio": result.ratio}
+            measures |= {
+                f"{name}.{kind}": score(reference, clips).value
+                for kind, clips in feature_sets.items()
+                if kind != "melody"
             }
-    if "codec" in made:
-        kept = [
-            chroma.class_agreement(a.melody.notes, b.melody.chroma)
-            for a, b in zip(reference.originals, made["codec"], strict=True)
+    if "codec" in features_by_kind:
+        agreements = [
+            class_agreement(original.melody.notes, decoded.melody.chroma)
+            for original, decoded in zip(reference.originals, features_by_kind["codec"], strict=True)
         ]
-        found |= {"codec.value": float(np.nanmean(kept)), "codec.n": len(kept)}
-    found["frechet.floor"] = frechet.frechet_distance(reference.train_embeddings, _embeddings(reference.originals))
-    for kind, clips in made.items():
-        found |= {
+        measures |= {"codec.value": float(np.nanmean(agreements)), "codec.n": len(agreements)}
+    measures["frechet.floor"] = frechet_distance(reference.train_embeddings, _join_embeddings(reference.originals))
+    for kind, clips in features_by_kind.items():
+        measures |= {
             f"{kind}.{name}" if kind == "codec" else f"{name}.{kind}": value
             for name, value in _measure_levels(clips).items()
         }
-        found[f"frechet.{kind}"] = frechet.frechet_distance(_embeddings(clips), _embeddings(reference.originals))
-    return found
+        measures[f"frechet.{kind}"] = frechet_distance(_join_embeddings(clips), _join_embeddings(reference.originals))
+    return measures
 
 
-def _named_fields(name: str, result: PairedResult) -> Measures:
+def _name_fields(name: str, result: PairedResult) -> Measures:
     return {f"{name}.{field}": value for field, value in asdict(result).items()}
 
 
@@ -126,7 +144,7 @@ def _judge_instrument(reference: Reference, clips: Sequence[ClipFeatures]) -> Pa
     names = reference.classifier.classify(np.stack([clip.timbre.instrument for clip in clips]))
     return _judge_labels(
         [example.instrument for example in reference.examples],
-        [None if c.silent else n for c, n in zip(clips, names, strict=True)],
+        [None if clip.silent else name for clip, name in zip(clips, names, strict=True)],
     )
 
 
@@ -134,16 +152,19 @@ def _judge_mode(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedRe
     return _judge_labels([example.mode for example in reference.examples], [clip.mode for clip in clips])
 
 
-def _judge_labels(asked: Sequence[str], answers: Sequence[str | None]) -> PairedResult:
-    return compare_with_chance(np.array([[float(answer == wish) for wish in asked] for answer in answers]))
+def _judge_labels(labels: Sequence[str], answers: Sequence[str | None]) -> PairedResult:
+    return compare_with_chance(np.array([[float(answer == label) for label in labels] for answer in answers]))
 
 
 def _judge_tempo(reference: Reference, clips: Sequence[ClipFeatures], octaves: bool = True) -> PairedResult:
-    with_beat = [i for i, example in enumerate(reference.examples) if example.drums]
-    wishes = [reference.examples[i].tempo_bpm for i in with_beat]
+    clips_with_drums = [index for index, example in enumerate(reference.examples) if example.drums]
+    asked_tempi = [reference.examples[index].tempo_bpm for index in clips_with_drums]
     return compare_with_chance(
         np.array(
-            [[float(tempo.tempo_matches(wish, clips[i].tempo_bpm, octaves)) for wish in wishes] for i in with_beat]
+            [
+                [float(tempo_matches(asked_bpm, clips[index].tempo_bpm, octaves)) for asked_bpm in asked_tempi]
+                for index in clips_with_drums
+            ]
         )
     )
 
@@ -155,10 +176,7 @@ def _judge_exact_tempo(reference: Reference, clips: Sequence[ClipFeatures]) -> P
 def _judge_melody(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
     return compare_with_chance(
         np.array(
-            [
-                [chroma.class_agreement(melody.notes, clip.melody.chroma) for melody in reference.melodies]
-                for clip in clips
-            ]
+            [[class_agreement(melody.notes, clip.melody.chroma) for melody in reference.melodies] for clip in clips]
         )
     )
 
@@ -166,10 +184,7 @@ def _judge_melody(reference: Reference, clips: Sequence[ClipFeatures]) -> Paired
 def _judge_pitch(reference: Reference, clips: Sequence[ClipFeatures]) -> PairedResult:
     return compare_with_chance(
         np.array(
-            [
-                [pitch.pitch_agreement(melody.pitch, clip.melody.pitch) for melody in reference.melodies]
-                for clip in clips
-            ]
+            [[pitch_agreement(melody.pitch, clip.melody.pitch) for melody in reference.melodies] for clip in clips]
         )
     )
 
@@ -183,12 +198,12 @@ def _measure_levels(clips: Sequence[ClipFeatures]) -> Measures:
     }
 
 
-def _embeddings(clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
+def _join_embeddings(clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
     return np.concatenate([clip.timbre.embedding for clip in clips])
 
 
-def _round_trip(model: EvaluatedModel, path: Path) -> heard.Sound:
+def _round_trip(model: EvaluatedModel, path: Path) -> Sound:
     import soundfile
 
-    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return model.decode(model.encode(audio.T, rate)), model.sample_rate
+    audio, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return model.decode(model.encode(audio.T, sample_rate)), model.sample_rate

@@ -1,6 +1,4 @@
-"""The originals as the judges hear them: what a model is asked for, what the timbre is learnt from, and the ceiling of
-every measure.
-"""
+"""Prepares the originals that a model is compared with: their features, and a classifier of instruments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,28 +7,32 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.evaluation import examples as material
-from musicgen.evaluation import features as heard
-from musicgen.evaluation.examples import Example
+from musicgen.evaluation.examples import Example, draw_examples, read_examples
 from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
-from musicgen.evaluation.features import ClipFeatures, MelodyFeatures
+from musicgen.evaluation.features import (
+    ClipFeatures,
+    MelodyFeatures,
+    extract_features,
+    extract_melody,
+    extract_timbre,
+    map_sounds,
+)
 from musicgen.evaluation.instrument import InstrumentClassifier
 
 CLASSIFIER_CLIPS = 480
-"""How many originals of the train split the timbre is learnt from."""
+"""How many originals of the split train the instrument classifier is trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Unseen examples (split test), how their originals and melodies sound, and the judge of timbre."""
+    """Unseen examples (split test), the features of their originals and melodies, and the instrument classifier."""
 
     examples: Sequence[Example]
     originals: Sequence[ClipFeatures]
     melodies: Sequence[MelodyFeatures]
     classifier: InstrumentClassifier
-    train_embeddings: NDArray[
-        np.float32
-    ]  # [seconds, 96]: embeddings of as many clips of the train split, for the floor of the Frechet distance
+    # [seconds, 96]: embeddings of as many clips of the split train, for the lowest Frechet distance to expect
+    train_embeddings: NDArray[np.float32]
     seconds: float
     processes: int = 2
 
@@ -42,32 +44,28 @@ class Reference:
         seed: int = 0,
         seconds: float = 10.0,
         processes: int = 2,
-        lessons: int = CLASSIFIER_CLIPS,
+        training_clips: int = CLASSIFIER_CLIPS,
         on_message: Callable[[str], None] = lambda text: None,
     ) -> "Reference":
-        """Listen to `clips` examples of the corpus' test split, after learning the instruments from `lessons` of its
-        train split.
+        """Extract the features of `clips` examples of the split test, and train the classifier on `training_clips`.
 
-        `on_message` gets a line now and then. Raises `JobError`: an extra is not installed, or the folder is no corpus.
+        The latter are examples of the split train. `on_message` is called with messages on the progress. Raises
+        `JobError` if an extra is not installed or the folder is not a corpus.
         """
         require_extras(*JUDGE_MODULES)
-        known = material.read_examples(corpus)
-        examples = material.draw_examples(known, "test", clips, seed)
-        taught = material.draw_examples(known, "train", lessons, seed)
-        on_message(f"the judge of timbre hears {len(taught)} originals")
-        timbres = heard.map_sounds(heard.extract_timbre, [example.audio for example in taught], seconds, processes)
+        corpus_examples = read_examples(corpus)
+        examples = draw_examples(corpus_examples, "test", clips, seed)
+        training_examples = draw_examples(corpus_examples, "train", training_clips, seed)
+        on_message(f"analyzing {len(training_examples)} originals to train the instrument classifier")
+        timbres = map_sounds(extract_timbre, [example.audio for example in training_examples], seconds, processes)
         classifier = InstrumentClassifier(
-            np.stack([timbre.instrument for timbre in timbres]), [example.instrument for example in taught]
+            np.stack([timbre.instrument for timbre in timbres]), [example.instrument for example in training_examples]
         )
-        on_message(f"the judges hear {len(examples)} unseen originals")
+        on_message(f"analyzing {len(examples)} unseen originals")
         return cls(
             examples=examples,
-            originals=heard.map_sounds(
-                heard.extract_features, [example.audio for example in examples], seconds, processes
-            ),
-            melodies=heard.map_sounds(
-                heard.extract_melody, [example.melody for example in examples], seconds, processes
-            ),
+            originals=map_sounds(extract_features, [example.audio for example in examples], seconds, processes),
+            melodies=map_sounds(extract_melody, [example.melody for example in examples], seconds, processes),
             classifier=classifier,
             train_embeddings=np.concatenate([timbre.embedding for timbre in timbres[: len(examples)]]),
             seconds=seconds,

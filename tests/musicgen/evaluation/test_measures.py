@@ -113,7 +113,7 @@ def test_a_model_is_asked_for_every_example_in_one_call(reference: Reference, me
     model = _Playback(few, melodies)
     kept: list = []
     found = measure_model(
-        model, few, settings={"top_k": 50}, keep=lambda kind, number, clip: kept.append((kind, number))
+        model, few, settings={"top_k": 50}, on_clip=lambda kind, number, clip: kept.append((kind, number))
     )
     assert [r.prompt for r in model.asked[:6]] == [e.prompt for e in few.examples]
     assert {r.top_k for r in model.asked} == {50}
