@@ -1,15 +1,15 @@
-"""The job file as text: YAML with file and line, `${VAR}`, overrides, and the neighbours of a misspelt key."""
+"""The job file as text: YAML with file and line, `${VAR}` and overrides."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import yaml
 
 from musicgen.errors import JobError, first_line
+from musicgen.job_keys import KeyPath, KeyTree, suggest_key
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -17,13 +17,10 @@ _USERINFO = re.compile(r"(://)[^/\s]*@")
 _SECRET_QUERY = re.compile(
     r"[?&][^=&]*(secret|token|signature|password|credential|access_?key)[^=&]*=[^&\s]*", re.IGNORECASE
 )
-_SECRET_KEY = re.compile(r"secret|token|password|credential|access_?key", re.IGNORECASE)
-
-KeyPath = tuple[str, ...]
 
 
 def reveals_secret(uri: str) -> str | None:
-    """Why this URI may not stand in a job (it carries credentials), or None."""
+    """Return why this URI may not be in a job (it holds credentials), or None."""
     if _USERINFO.search(uri) or _SECRET_QUERY.search(uri):
         return (
             "holds credentials; take them out: they come from the environment (AWS_ACCESS_KEY_ID ...) or the "
@@ -33,21 +30,26 @@ def reveals_secret(uri: str) -> str | None:
 
 
 def redact_credentials(text: str) -> str:
-    """The text with credentials of URIs masked."""
+    """Mask the credentials of URIs in a text."""
     return _SECRET_QUERY.sub("?...", _USERINFO.sub(r"\1***@", text))
 
 
 class JobDocument:
-    """The raw values of a job, each knowing where it came from. Values are shown before `${VAR}` is expanded."""
+    """The raw values of a job, and where each came from.
 
-    def __init__(self, values: dict[str, Any] | None = None, origins: dict[KeyPath, str] | None = None, name: str = ""):
-        self.values = values or {}
+    Messages show values as they were written, before `${VAR}` is replaced, since a variable may hold a secret.
+    """
+
+    def __init__(
+        self, values: dict[str, object] | None = None, origins: dict[KeyPath, str] | None = None, name: str = ""
+    ):
+        self.values: dict[str, object] = values or {}
         self.name = name
         self._origins = origins or {}
 
     @classmethod
     def read(cls, path: str | Path) -> "JobDocument":
-        """The document of a YAML file. Raises `JobError` with file and line."""
+        """Read a YAML file. Raises `JobError` with file and line."""
         name = str(path)
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -96,54 +98,52 @@ class JobDocument:
             raise JobError(f"--set {key}: the value is not valid YAML") from None
         self.set(key.strip(), parsed, origin="--set")
 
-    def set(self, key: str, value: Any, origin: str) -> None:
-        """Put a value at a dotted key."""
+    def set(self, key: str, value: object, origin: str) -> None:
+        """Set the value at a dotted key; `origin` is the flag that gave it."""
         steps = tuple(key.split("."))
         target = self.values
         for step in steps[:-1]:
             if not isinstance(target.get(step), dict):
                 target[step] = {}
-            target = target[step]
+            target = cast(dict[str, object], target[step])
         target[steps[-1]] = value
         self._origins[steps] = f"{origin}: "
 
     def origin(self, key: KeyPath) -> str:
-        """Where a key was said, as the beginning of a message ("job.yaml:7: "); its section's place if it was not."""
+        """Return where a key, or else its section, was given, as the beginning of a message ("job.yaml:7: ")."""
         while key:
             if key in self._origins:
                 return self._origins[key]
             key = key[:-1]
         return f"{self.name}: " if self.name else ""
 
-    def check_keys(self, known: Mapping[str, Any]) -> None:
-        """Raise `JobError` for the first key that is not known, naming its nearest neighbour."""
-        self._check(self.values, known, (), known)
+    def check_keys(self, known: KeyTree) -> None:
+        """Raise `JobError` for the first key that is not known, with the one that was probably meant."""
+        self._check_section(self.values, known, (), known)
 
-    def _check(
-        self, values: Mapping[Any, Any], tree: Mapping[str, Any], above: KeyPath, known: Mapping[str, Any]
+    def _check_section(
+        self, values: Mapping[object, object] | Mapping[str, object], tree: KeyTree, section: KeyPath, known: KeyTree
     ) -> None:
         for name, value in values.items():
-            key = (*above, str(name))
-            if name not in tree:
-                raise JobError(f"{self.origin(key)}unknown key `{'.'.join(key)}`{_suggest_key(key, tree, known)}")
+            key = (*section, str(name))
+            if not isinstance(name, str) or name not in tree:
+                raise JobError(f"{self.origin(key)}unknown key `{'.'.join(key)}`{suggest_key(key, tree, known)}")
             below = tree[name]
             if isinstance(below, Mapping) and isinstance(value, Mapping):
-                self._check(value, below, key, known)
+                self._check_section(value, below, key, known)
 
-    def expand_variables(self) -> dict[str, Any]:
-        """The values with `${VAR}` replaced from the environment (`$$` is a dollar).
+    def expand_variables(self) -> dict[str, object]:
+        """Return the values with `${VAR}` replaced from the environment (`$$` is a dollar).
 
         A section without keys is left out.
         """
         try:
-            return self._expanded()
+            expanded = {name: self._expand(value, (name,)) for name, value in self.values.items()}
         except RecursionError:
             raise JobError(f"{self.name}: an alias (*name) stands inside its own anchor (&name)") from None
+        return {name: value for name, value in expanded.items() if value is not None}
 
-    def _expanded(self) -> dict[str, Any]:
-        return {name: value for name, value in self._expand(self.values, ()).items() if value is not None}
-
-    def _expand(self, value: Any, key: KeyPath) -> Any:
+    def _expand(self, value: object, key: KeyPath) -> object:
         if isinstance(value, Mapping):
             return {name: self._expand(item, (*key, str(name))) for name, item in value.items()}
         if isinstance(value, list):
@@ -166,8 +166,8 @@ class JobDocument:
         return _VARIABLE.sub(variable, value)
 
     def known_path(self, steps: list[str]) -> list[str]:
-        """The part of a pydantic location that is keys of this document (union branches and the like cut off)."""
-        values: Any = self.values
+        """Return the part of a pydantic location that is keys of this document, without union branches and the like."""
+        values: object = self.values
         for count, step in enumerate(steps):
             if count >= 2 and not (isinstance(values, Mapping) and step in values):
                 return steps[:count]
@@ -175,8 +175,8 @@ class JobDocument:
         return steps
 
     def show_value(self, key: KeyPath) -> str | None:
-        """The value at a key as the user wrote it, short; None if there is none or it is a section."""
-        value: Any = self.values
+        """Return the value at a key as the user wrote it, shortened; None if there is none or it is a section."""
+        value: object = self.values
         for step in key:
             if not isinstance(value, Mapping) or step not in value:
                 return None
@@ -187,47 +187,19 @@ class JobDocument:
         return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _describe_kind(value: Any) -> str:
+def _describe_kind(value: object) -> str:
     return "a list" if isinstance(value, list) else "only text" if isinstance(value, str) else f"only {value!r}"
 
 
-def _list_keys(node: yaml.Node, above: KeyPath) -> Iterator[tuple[KeyPath, int, bool]]:
-    """Every key below a node, its line, and whether the same mapping had it before."""
+def _list_keys(node: yaml.Node, section: KeyPath) -> Iterator[tuple[KeyPath, int, bool]]:
+    """Yield every key below a node, its line, and whether the same mapping had it before."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
     for name, value in node.value:
         if not isinstance(name, yaml.ScalarNode):
             continue
-        key = (*above, name.value)
+        key = (*section, name.value)
         yield key, name.start_mark.line + 1, name.value in seen
         seen.add(name.value)
         yield from _list_keys(value, key)
-
-
-def _list_dotted_keys(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, below in tree.items():
-        yield above + name
-        if isinstance(below, Mapping):
-            yield from _list_dotted_keys(below, f"{above}{name}.")
-
-
-def _suggest_key(key: KeyPath, siblings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """The advice of an unknown key: a sibling of nearly that name, the same name elsewhere, or all siblings."""
-    *section, name = key
-    prefix = ".".join(section) + "." if section else ""
-    if _SECRET_KEY.search(name):
-        return "; credentials do not belong into a job: they come from the environment or the usual AWS places"
-    everywhere = list(_list_dotted_keys(known))
-    exact = [dotted for dotted in everywhere if dotted.split(".")[-1] == name]
-    near = difflib.get_close_matches(name, list(siblings), n=1, cutoff=0.6)
-    if exact:
-        return f"; did you mean `{exact[0]}`?"
-    if near:
-        return f"; did you mean `{prefix}{near[0]}`?"
-    leaves = {dotted.split(".")[-1]: dotted for dotted in everywhere}
-    elsewhere = difflib.get_close_matches(name, list(leaves), n=1, cutoff=0.75)
-    if elsewhere:
-        return f"; did you mean `{leaves[elsewhere[0]]}`?"
-    where = f"`{'.'.join(section)}`" if section else "a job"
-    return f"; {where} knows {', '.join(siblings)}"

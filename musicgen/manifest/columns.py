@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from musicgen.errors import ManifestError
-from musicgen.job import ROW_FIELDS, suggest_nearest
+from musicgen.job import ROW_FIELDS
+from musicgen.job_keys import suggest_nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from musicgen.errors import JobError, MusicGenError, UserError
-from musicgen.job import describe_errors, known_keys
+from musicgen.job_errors import describe_errors
 from musicgen.job_file import JobDocument
+from musicgen.job_keys import known_keys
 from musicgen.model.checkpoint.resolve import EMBEDDED, Checkpoint, resolve_checkpoint
 from musicgen.training.schedule import Schedule
 from musicgen.training.start import ModelSizes, StoredCodec, write_initial_checkpoint
