@@ -1,19 +1,18 @@
-"""A request: what one clip is to be, and the content key and seed that follow from it.
+"""A request for one clip, with its content key and seed.
 
-The identity of a clip is its content (docs/architecture.md): nothing here depends on where a row stood in which
-manifest.
+The identity of a clip is its content (docs/architecture.md): neither depends on the manifest or the place in it that a
+row came from.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 KEY_VERSION = 1
 SEED_BITS = 63
 
-# Not part of what is heard. URIs are places; the hashes of what they hold stand in for them.
+# They do not change the sound: the hashes of the files do.
 _URI_FIELDS = frozenset({"melody", "continuation"})
 
 
@@ -22,8 +21,8 @@ class Request:
     """One clip to generate. Defaults are MusicGen's own (Copet et al. 2023, section 4.2; audiocraft's top-k 250).
 
     `seed` is the row's own; `resolve` turns it (or, without one, the job's salt) into the effective seed that the
-    engine uses. `melody_sha256` and `continuation_sha256` are hashes of the audio files' bytes. Frozen and small: it
-    is what crosses process borders.
+    engine uses. `melody_sha256` and `continuation_sha256` are hashes of the audio files' bytes. Frozen, since it is
+    also a key of dicts, and small, since it is sent between processes.
     """
 
     prompt: str = ""
@@ -44,39 +43,39 @@ class Request:
     stride_s: float = 18.0
 
     def frames(self, frame_rate: float) -> int:
-        """The duration in codec frames (at least one)."""
+        """Return the duration in codec frames (at least one)."""
         return max(1, round(self.duration_s * frame_rate))
 
-    def canonical(self, frame_rate: float) -> dict[str, Any]:
-        """What is heard, as JSON-ready values: fields at their default left out, the duration as `frames`.
+    def canonical(self, frame_rate: float) -> dict[str, object]:
+        """Return what decides the sound, except the seed, for JSON: the duration as `frames`, and no defaults.
 
-        Integral floats are written as integers, so 3, 3.0 and "3.0" from a CSV are one thing.
+        Integral floats are written as integers, so 3, 3.0 and "3.0" from a CSV give one key.
         """
-        canon: dict[str, Any] = {"frames": self.frames(frame_rate)}
+        form: dict[str, object] = {"frames": self.frames(frame_rate)}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in _URI_FIELDS or field.name in ("duration_s", "seed", "sample") or value == field.default:
                 continue
-            canon[field.name] = int(value) if isinstance(value, float) and value.is_integer() else value
-        return canon
+            form[field.name] = int(value) if isinstance(value, float) and value.is_integer() else value
+        return form
 
     def resolve(self, salt: int, frame_rate: float) -> "Request":
-        """The request with its effective seed, 63 bits, in `seed`.
+        """Return the request with its effective seed, 63 bits, in `seed`.
 
-        A row's own seed is used as it stands for sample 0, so that a row which gives back the `seed` of the index
-        gets the same sound; every other seed is a hash of what is heard, the salt or own seed, and the sample.
+        A row's own seed is used as it is for sample 0, so that a row with the `seed` of the index gets the same sound;
+        every other seed is a hash of the canonical form, the salt or own seed, and the sample.
         """
         if self.seed is not None and self.sample == 0:
             return self
         return replace(self, seed=seed_from_digest(_hash_form(self.seed_form(salt, frame_rate))))
 
-    def seed_form(self, salt: int, frame_rate: float) -> dict[str, Any]:
-        """What the effective seed is a hash of: what is heard, the sample, and the row's own seed or the salt."""
+    def seed_form(self, salt: int, frame_rate: float) -> dict[str, object]:
+        """Return what the effective seed is a hash of: canonical form, sample, and the row's own seed or the salt."""
         origin = {"salt": salt} if self.seed is None else {"seed": self.seed}
         return {"v": KEY_VERSION, "heard": self.canonical(frame_rate), "sample": self.sample, **origin}
 
-    def key(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any]) -> str:
-        """The clip's content key (sha256, hex). The request must be resolved.
+    def key(self, frame_rate: float, model_identity: str, encoding: Mapping[str, object]) -> str:
+        """Return the clip's content key (sha256, hex). The request must be resolved, else a ValueError is raised.
 
         `encoding` is the audio encoding as `musicgen.job.AudioSettings.canonical()` gives it.
         """
@@ -84,8 +83,8 @@ class Request:
             raise ValueError("a key belongs to a resolved request; call resolve() first")
         return _hash_form(self.key_form(frame_rate, model_identity, encoding)).hex()
 
-    def key_form(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any]) -> dict[str, Any]:
-        """What the key is a hash of."""
+    def key_form(self, frame_rate: float, model_identity: str, encoding: Mapping[str, object]) -> dict[str, object]:
+        """Return what the key is a hash of."""
         return {
             "v": KEY_VERSION,
             "heard": self.canonical(frame_rate),
@@ -96,15 +95,15 @@ class Request:
         }
 
 
-def canonical_text(form: Mapping[str, Any]) -> str:
-    """The one JSON text of a form: keys sorted, no spaces, characters as they are."""
+def canonical_text(form: Mapping[str, object]) -> str:
+    """Return the JSON of a form, which is one text for equal forms: keys sorted, no spaces, characters not escaped."""
     return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def seed_from_digest(digest: bytes) -> int:
-    """The effective seed in a seed form's sha256: its first 63 bits."""
+    """Return the first 63 bits of the sha256 of a seed form, which are the effective seed."""
     return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
 
 
-def _hash_form(form: Mapping[str, Any]) -> bytes:
+def _hash_form(form: Mapping[str, object]) -> bytes:
     return hashlib.sha256(canonical_text(form).encode("utf-8", "surrogatepass")).digest()

@@ -16,7 +16,7 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class PlanPart:
-    """One Parquet file of the run's normalized manifest; its row groups are shards."""
+    """A Parquet file of the run's normalized manifest; its row groups are shards."""
 
     path: str  # inside the dataset
     shard_rows: tuple[int, ...]  # of each row group
@@ -24,32 +24,32 @@ class PlanPart:
 
     @property
     def row_groups(self) -> int:
-        """How many shards it holds."""
+        """The number of its shards."""
         return len(self.shard_rows)
 
     @property
     def rows(self) -> int:
-        """How many rows it holds."""
+        """The number of its rows."""
         return sum(self.shard_rows)
 
     @property
     def audio_s(self) -> float:
-        """How many seconds of audio they ask for."""
+        """The seconds of audio of its rows."""
         return sum(self.shard_audio_s)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, frozen: which rows, in which shards, with which model and encoding.
+    """A run: its rows, their shards, its model and encoding, which do not change any more.
 
-    `runs/<run>/plan.json` is its JSON. It holds no rows and no secrets, so it stays small for any manifest.
+    Its JSON is `runs/<run>/plan.json`. It has no secrets, and no rows, so it is small for any manifest.
     """
 
     run: str
     number: int
-    job: dict[str, Any]
+    job: dict[str, Any]  # `Job` as JSON
     model: PlannedModel
-    slots: int | str  # "auto" until the first actor has settled it
+    slots: int | str  # "auto": the first actor chooses (runs/<run>/slots.json)
     manifest_fingerprint: str
     parts: tuple[PlanPart, ...]
     rows: int  # to be made by this run
@@ -66,7 +66,7 @@ class Plan:
         return range(self._shard_ends[-1])
 
     def locate(self, shard: int) -> tuple[PlanPart, int]:
-        """The part that holds a shard, and the row group in it."""
+        """Return the part that holds a shard, and its row group there. Raises IndexError."""
         if not 0 <= shard < self._shard_ends[-1]:
             raise IndexError(f"run {self.run} has no shard {shard}; it has {len(self.shards)}")
         number = bisect_right(self._shard_ends, shard)
@@ -79,35 +79,35 @@ class Plan:
         return list(accumulate(part.row_groups for part in self.parts)) or [0]
 
     def shard_rows(self, shard: int) -> int:
-        """How many rows a shard holds."""
+        """Return the number of rows of a shard."""
         part, group = self.locate(shard)
         return part.shard_rows[group]
 
     def shard_audio_s(self, shard: int) -> float:
-        """How many seconds of audio a shard asks for."""
+        """Return the seconds of audio of a shard's rows."""
         part, group = self.locate(shard)
         return part.shard_audio_s[group]
 
     def to_json(self) -> str:
-        """The plan as JSON text."""
+        """Return the plan as JSON text."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Plan":
-        """A plan back from its JSON. Raises `StoreError` if it is not one of ours."""
+        """Return the plan of a JSON text. Raises `StoreError` if it is damaged or of another version."""
         try:
-            data = json.loads(text)
-            if data["version"] != PLAN_VERSION:
+            document = json.loads(text)
+            if document["version"] != PLAN_VERSION:
                 raise StoreError(
-                    f"the plan of run {data.get('run')} has version {data['version']}; this program writes "
+                    f"the plan of run {document.get('run')} has version {document['version']}; this program writes "
                     f"{PLAN_VERSION}"
                 )
-            data["model"] = PlannedModel(**data["model"])
-            data["parts"] = tuple(
+            document["model"] = PlannedModel(**document["model"])
+            document["parts"] = tuple(
                 PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"]))
-                for part in data["parts"]
+                for part in document["parts"]
             )
-            return cls(**data)
+            return cls(**document)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """The rows of one shard, ready to be made: position i is the same row in every field."""
+    """The rows of one shard: position i is the same row in every field."""
 
     run: str
     shard: int
@@ -26,7 +26,7 @@ class ShardRows:
 
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
-    """The checkpoint a run was planned for; every actor checks `identity`."""
+    """The checkpoint that a run was planned for; every actor checks its `identity`."""
 
     name: str
     revision: str | None

@@ -12,13 +12,12 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 from musicgen.errors import RowError, StoreError
-from musicgen.storage import Store, open_store
+from musicgen.storage import open_store
 
 MAX_BYTES = 200_000_000  # 19 minutes of 16-bit stereo at 44.1 kHz, uncompressed
 PLANNED_MAX_BYTES = 4_096_000_000  # of a file whose size the planner has checked already
@@ -27,7 +26,6 @@ REMOTE_SCHEMES = frozenset({"s3"})
 _CHUNK_BYTES = 1 << 20
 _REMOTE_CHUNK_BYTES = 8 << 20
 _IN_MEMORY_BYTES = 16 << 20  # larger files are held on disk, not in memory
-_AWS_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_REGION")
 
 
 class _FileTooLarge(Exception):
@@ -206,9 +204,7 @@ def _is_remote(location: str) -> bool:
 
 def _read_remote_chunks(location: str, max_bytes: int) -> Iterator[bytes]:
     split_uri = urlsplit(location, allow_fragments=False)
-    store = _open_bucket(
-        f"{split_uri.scheme.lower()}://{split_uri.netloc}", *(os.environ.get(name) for name in _AWS_VARIABLES)
-    )
+    store = open_store(f"{split_uri.scheme.lower()}://{split_uri.netloc}")
     path = location.partition("://")[2].partition("/")[2]
     size = store.info(path).size
     if size > max_bytes:  # saves the download
@@ -226,9 +222,3 @@ def _read_local_chunks(path: str) -> Iterator[bytes]:
             raise OSError(errno.EINVAL, "it is not a regular file")
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
-
-
-@lru_cache(maxsize=16)
-def _open_bucket(bucket: str, *environment: str | None) -> Store:
-    """Open one store, with its connections, per bucket and environment (which holds the credentials)."""
-    return open_store(bucket)

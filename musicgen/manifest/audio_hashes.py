@@ -1,7 +1,7 @@
-"""Melodies and continuations of manifest rows: where they may lie, and the hash of what they hold.
+"""The sha256 of the melodies and continuations that manifest rows name.
 
-A file is hashed once per plan however many rows name it, many at a time, and over plans it is known again by its
-place and ETag (for a local file, size and time).
+A file is hashed once per plan however many rows name it, many files at a time. A later plan recognizes it by its URI
+and ETag (a local file by its size and times), and takes its hash from a cache on disk.
 """
 
 import os
@@ -9,16 +9,15 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 from musicgen.audio.fetch import hash_audio, resolve_uri
 from musicgen.errors import RowError
-from musicgen.storage import Store, open_store
+from musicgen.storage import open_store
 
 _THREADS = 16
-_REMEMBERED_FILES = 200_000  # files; more are asked for again
+_REMEMBERED_FILES = 200_000  # beyond it, the cache on disk is asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +30,15 @@ class HashedAudio:
 
 @dataclass(frozen=True, slots=True)
 class AudioReference:
-    """A condition as a row writes it: URI, column, and the manifest's folder that a relative path starts from."""
+    """An audio file as a row names it: URI, column, and the manifest's folder that a relative path starts from."""
 
     uri: str
-    what: str  # melody | continuation
+    column: str  # melody | continuation
     folder: str
 
 
 class AudioHashes:
-    """The audio files that rows of a manifest name. Use as a context manager; safe for one planner at a time.
+    """The audio files that rows of a manifest name. A context manager, for one planner at a time.
 
     `roots` are the local folders that files may lie in, besides the manifest's own. `cache` is a folder for hashes,
     or None to keep none.
@@ -48,7 +47,7 @@ class AudioHashes:
     def __init__(self, roots: Sequence[str] = (), cache: Path | None = None):
         self.roots = tuple(roots)
         self._known: dict[AudioReference, HashedAudio | RowError] = {}
-        self._hashes = HashCache(cache)
+        self._cache = HashCache(cache)
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "AudioHashes":
@@ -57,45 +56,46 @@ class AudioHashes:
     def __exit__(self, *exc: object) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
-        self._hashes.close()
+        self._cache.close()
 
-    def look_up(self, wanted: Iterable[AudioReference]) -> dict[AudioReference, HashedAudio | RowError]:
-        """Every wanted file's place and hash, or the `RowError` that its rows get: "invalid" if it is not there, else
-        "melody".
+    def look_up(self, references: Iterable[AudioReference]) -> dict[AudioReference, HashedAudio | RowError]:
+        """Return each file's URI and hash, or the error of its rows.
+
+        The error is of class "invalid" if there is no such file, else "melody".
         """
-        distinct = dict.fromkeys(wanted)
-        new = [item for item in distinct if item not in self._known]
+        distinct = dict.fromkeys(references)
+        new = [reference for reference in distinct if reference not in self._known]
         if new:
             if len(self._known) + len(new) > _REMEMBERED_FILES:
                 self._known.clear()
                 new = list(distinct)
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="conditions")
-            self._known.update(zip(new, self._pool.map(self._look_up, new), strict=True))
-        return {item: self._known[item] for item in distinct}
+                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="audio_hashes")
+            self._known.update(zip(new, self._pool.map(self._hash, new), strict=True))
+        return {reference: self._known[reference] for reference in distinct}
 
-    def _look_up(self, item: AudioReference) -> HashedAudio | RowError:
+    def _hash(self, reference: AudioReference) -> HashedAudio | RowError:
         try:
-            uri, roots = item.uri.strip(), list(self.roots)
-            if "://" not in item.folder:
-                roots.insert(0, item.folder)
+            uri, roots = reference.uri.strip(), list(self.roots)
+            if "://" not in reference.folder:
+                roots.insert(0, reference.folder)
             elif "://" not in uri and not os.path.isabs(uri):
-                uri = f"{item.folder}/{uri}"  # beside a manifest in a bucket
-            place = resolve_uri(uri, subject=item.what, roots=roots)
-            state = _file_state(place)
-            sha256 = self._hashes.get(place, state) if state else None
+                uri = f"{reference.folder}/{uri}"  # relative to a manifest in a bucket
+            uri = resolve_uri(uri, subject=reference.column, roots=roots)
+            version = _file_version(uri)
+            sha256 = self._cache.get(uri, version) if version else None
             if sha256 is None:
-                sha256 = hash_audio(place, subject=item.what, roots=roots).sha256
-                if state and _file_state(place) == state:  # it did not change while it was read
-                    self._hashes.put(place, state, sha256)
-            return HashedAudio(place, sha256)
+                sha256 = hash_audio(uri, subject=reference.column, roots=roots).sha256
+                if version and _file_version(uri) == version:  # it did not change while it was read
+                    self._cache.put(uri, version, sha256)
+            return HashedAudio(uri, sha256)
         except RowError as error:
-            # A file that never was there is a mistake in the row; one that is there and cannot be used is a bad melody.
+            # A file that does not exist is a mistake in the row; one that exists and cannot be used is a bad melody.
             return RowError("invalid", str(error)) if isinstance(error.__cause__, FileNotFoundError) else error
 
 
 class HashCache:
-    """sha256 by place and state, in a small SQLite file. A cache that cannot be used is done without."""
+    """The sha256 of files by URI and version, in a small SQLite file. Without a usable folder nothing is kept."""
 
     def __init__(self, folder: Path | None):
         self._lock = Lock()
@@ -114,22 +114,22 @@ class HashCache:
         except (OSError, sqlite3.Error):
             self._db = None
 
-    def get(self, place: str, state: str) -> str | None:
-        """The hash of a file that was in this state, if it is known."""
-        rows = self._run("SELECT sha256 FROM hashes WHERE place = ? AND state = ?", place, state)
+    def get(self, uri: str, version: str) -> str | None:
+        """Return the hash of a file in this version; None if it is not known."""
+        rows = self._execute("SELECT sha256 FROM hashes WHERE place = ? AND state = ?", uri, version)
         return rows[0][0] if rows else None
 
-    def put(self, place: str, state: str, sha256: str) -> None:
-        """Remember a hash."""
-        self._run("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", place, state, sha256)
+    def put(self, uri: str, version: str, sha256: str) -> None:
+        """Keep a hash."""
+        self._execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", uri, version, sha256)
 
-    def _run(self, statement: str, *values: str) -> list[tuple[str]]:
+    def _execute(self, statement: str, *values: str) -> list[tuple[str]]:
         with self._lock:
             if self._db is None:
                 return []
             try:
                 return self._db.execute(statement, values).fetchall()
-            except sqlite3.Error:  # another planner holds it, the disk is full: a cache is not worth an error
+            except sqlite3.Error:  # locked by another planner, or the disk is full: planning goes on without it
                 return []
 
     def close(self) -> None:
@@ -140,22 +140,15 @@ class HashCache:
                 self._db = None
 
 
-def _file_state(place: str) -> str | None:
-    """What changes when the file's content does; None if it cannot be told (then `digest` says why)."""
+def _file_version(uri: str) -> str | None:
+    """Return a text that changes when the file's content does; None if there is none (`hash_audio` then says why)."""
     try:
-        if "://" not in place:
-            stat = os.stat(place)
+        if "://" not in uri:
+            stat = os.stat(uri)
             return f"{stat.st_size:x}-{stat.st_mtime_ns:x}-{stat.st_ino:x}"
-        scheme, _, path = place.partition("://")
+        scheme, _, path = uri.partition("://")
         bucket, _, name = path.partition("/")
-        aws = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-        info = _bucket_store(f"{scheme}://{bucket}", aws).info(name)
+        info = open_store(f"{scheme}://{bucket}").info(name)
         return f"{info.size:x}-{info.etag}" if info.etag else None
-    except Exception:  # whatever it is, reading the file meets it again and names it
+    except Exception:  # reading the file meets the same fault and reports it
         return None
-
-
-@lru_cache(maxsize=8)
-def _bucket_store(uri: str, environment: tuple[tuple[str, str], ...]) -> Store:
-    """One store, with its connections, per bucket and credentials."""
-    return open_store(uri)

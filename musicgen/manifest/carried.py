@@ -1,12 +1,11 @@
-"""Carried columns: what their types are, and how values of other shapes are made to fit.
+"""Carried columns: the manifest's columns that have no meaning for a clip and go to the index as they are.
 
-Parquet keeps its types, CSV is text. JSON has no columns, so a key's type is what all its values have in common:
-true/false, whole numbers, numbers, else text (nested values as JSON text).
+Columns of Parquet keep their types, those of CSV are text. JSON has no columns, so a key's type is the one that fits
+all its values: true/false, whole numbers, numbers, else text (nested values as JSON text).
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -23,51 +22,51 @@ INT64_LIMIT = 1 << 63
 
 
 class JsonTypes:
-    """The types that the values of each key were seen to have."""
+    """The types of the values of each key, over all rows."""
 
     def __init__(self) -> None:
         self._seen: dict[str, set[type]] = {}
 
-    def observe(self, row: dict[str, Any]) -> None:
-        """Take note of one row."""
+    def observe(self, row: Mapping[str, object]) -> None:
+        """Add the types of one row's values."""
         for name, value in row.items():
-            kind = type(value)
-            if kind is int and not -INT64_LIMIT <= value < INT64_LIMIT:
-                kind = str  # no Arrow integer holds it
+            value_type = type(value)
+            if isinstance(value, int) and not -INT64_LIMIT <= value < INT64_LIMIT:
+                value_type = str  # no Arrow integer holds it
             seen = self._seen.get(name)
             if seen is None:
-                self._seen[name] = {kind}
-            elif kind not in seen:
-                seen.add(kind)
+                self._seen[name] = {value_type}
+            elif value_type not in seen:
+                seen.add(value_type)
 
     def schema(self) -> pa.Schema:
-        """The columns and their types, in the order in which they were first seen."""
+        """Return the columns and their types, in the order in which they were first seen."""
         return pa.schema(
             [(name, _ARROW_TYPES.get(frozenset(seen - {_NONE_TYPE}), pa.string())) for name, seen in self._seen.items()]
         )
 
 
-def build_json_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """JSON rows as a table of this schema (one that `JsonTypes` gave)."""
+def build_json_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
+    """Return JSON rows as a table of a schema that `JsonTypes` gave."""
     columns = []
     for field in schema:
-        values = [row.get(field.name) for row in rows]
-        columns.append(
-            pa.array([_to_text(value) for value in values] if pa.types.is_string(field.type) else values, field.type)
-        )
+        values: list[object] = [row.get(field.name) for row in rows]
+        if pa.types.is_string(field.type):
+            values = [_to_text(value) for value in values]
+        columns.append(pa.array(values, field.type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _to_text(value: Any) -> str | None:
+def _to_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def unify_schemas(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
-    """One schema that all files' carried columns fit; whole numbers become numbers where a file has those.
+def unify_schemas(schemas: Sequence[pa.Schema], manifest: str) -> pa.Schema:
+    """Return one schema that all files' carried columns fit: whole numbers become numbers where a file has those.
 
-    Raises `ManifestError` if a column is text in one file and something else in another.
+    `manifest` is its name in a message. Raises `ManifestError` if a column is text in one file and not in another.
     """
     fields: dict[str, pa.Field] = {}
     for schema in schemas:
@@ -81,48 +80,51 @@ def unify_schemas(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
                 fields[field.name] = pa.unify_schemas(pair, promote_options="permissive").field(0)
             except pa.ArrowException:
                 raise ManifestError(
-                    f"{where}: the column `{field.name}` is {known.type} in one file and {field.type} in another; "
+                    f"{manifest}: the column `{field.name}` is {known.type} in one file and {field.type} in another; "
                     "make them one type"
                 ) from None
     return pa.schema([pa.field(field.name, _replace_null_types(field.type)) for field in fields.values()])
 
 
-def _replace_null_types(kind: pa.DataType) -> pa.DataType:
-    """The type with text where no file has shown anything but nulls."""
-    if pa.types.is_null(kind):
+def _replace_null_types(data_type: pa.DataType) -> pa.DataType:
+    """Return the type with text in place of null: no file has a value from which the type could be known."""
+    if pa.types.is_null(data_type):
         return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(pa.field("element", _replace_null_types(kind.value_type)))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _replace_null_types(field.type)) for field in kind])
-    return kind
+    if pa.types.is_list(data_type):
+        return pa.list_(pa.field("element", _replace_null_types(data_type.value_type)))
+    if pa.types.is_struct(data_type):
+        return pa.struct([pa.field(field.name, _replace_null_types(field.type)) for field in data_type])
+    return data_type
 
 
-def fit_columns(table: pa.Table, schema: pa.Schema, names: dict[str, str], where: str) -> pa.Table:
-    """The table's columns under their names and types in the index: `names` is manifest column -> index column.
+def fit_columns(table: pa.Table, schema: pa.Schema, names: Mapping[str, str], source: str) -> pa.Table:
+    """Return the table's columns under their names and types in the index: `names` is manifest column -> index column.
 
-    A column that the table lacks is null. Raises `ManifestError` if a value does not fit its column's type.
+    A column that the table lacks is null. Raises `ManifestError`, which names `source`, if a value does not fit its
+    column's type.
     """
     columns = []
-    for source, target in names.items():
-        field = schema.field(target)
-        if source not in table.column_names:
+    for manifest_name, index_name in names.items():
+        field = schema.field(index_name)
+        if manifest_name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
-        column = table[source]
+        column = table[manifest_name]
         try:
             columns.append(column if column.type == field.type else cast_column(column, field.type))
         except (pa.ArrowException, ValueError):
             raise ManifestError(
-                f"{where}: a value of the column `{source}` does not fit the type {field.type} that this dataset "
-                "pins for it; "
-                "correct it, or write to another output"
+                f"{source}: a value of the column `{manifest_name}` does not fit the type {field.type} that this "
+                "dataset pins for it; correct it, or write to another output"
             ) from None
     return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names.values()]))
 
 
-def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """A safe cast; nested values become JSON text where text is wanted. Raises `pa.ArrowException` or `ValueError`."""
-    if pa.types.is_string(kind) and pa.types.is_nested(column.type):
-        return pa.chunked_array([pa.array([_to_text(value) for value in column.to_pylist()], kind)])
-    return column.cast(kind)
+def cast_column(column: pa.ChunkedArray, data_type: pa.DataType) -> pa.ChunkedArray:
+    """Cast without loss; nested values become JSON text where the type is text.
+
+    Raises `pa.ArrowException` or `ValueError`.
+    """
+    if pa.types.is_string(data_type) and pa.types.is_nested(column.type):
+        return pa.chunked_array([pa.array([_to_text(value) for value in column.to_pylist()], data_type)])
+    return column.cast(data_type)

@@ -1,4 +1,4 @@
-"""CSV as people write it (RFC 4180, comma, a header): rows with the line they begin on, broken ones told apart."""
+"""Reads CSV (RFC 4180: comma, a header); every row has the number of the line where it begins."""
 
 import csv
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MAX_CELL = 16 << 20  # bytes; a larger cell is nearly always a quote that was ne
 
 
 def read_csv(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch]:
-    """The rows of a CSV file in batches; all values are text, an empty cell is None.
+    """Yield the rows of a CSV file in batches; all values are text.
 
     Raises `ManifestError`: unreadable, no header, a missing column, a quote that is never closed.
     """
@@ -29,36 +29,38 @@ def read_csv(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch]:
         columns.check(header, file.uri)
         rows: list[list[str]] = []
         numbers: list[int] = []
-        broken: list[UnparsableRow] = []
-        begins = reader.line_num + 1
+        unparsable: list[UnparsableRow] = []
+        first_line = reader.line_num + 1
         while True:
             try:
                 row = next(reader)
                 if len(row) == len(header):
                     rows.append(row)
-                    numbers.append(begins)
+                    numbers.append(first_line)
                 elif row:
-                    broken.append(UnparsableRow(begins, f"has {len(row)} cells, but the header has {len(header)}"))
+                    unparsable.append(
+                        UnparsableRow(first_line, f"has {len(row)} cells, but the header has {len(header)}")
+                    )
             except StopIteration:
                 break
             except csv.Error as error:
-                broken.append(UnparsableRow(begins, _describe_fault(error, file, begins)))
-            begins = reader.line_num + 1
-            if len(rows) + len(broken) >= BATCH_ROWS or lines.bytes > BATCH_BYTES:
-                yield _build_batch(file, columns, header, rows, numbers, broken)
-                rows, numbers, broken = [], [], []
+                unparsable.append(UnparsableRow(first_line, _describe_fault(error, file, first_line)))
+            first_line = reader.line_num + 1
+            if len(rows) + len(unparsable) >= BATCH_ROWS or lines.bytes > BATCH_BYTES:
+                yield _build_batch(file, columns, header, rows, numbers, unparsable)
+                rows, numbers, unparsable = [], [], []
                 lines.bytes = 0
-        if rows or broken:
-            yield _build_batch(file, columns, header, rows, numbers, broken)
+        if rows or unparsable:
+            yield _build_batch(file, columns, header, rows, numbers, unparsable)
 
 
 class _DecodedLines:
-    """Decoded lines, ends kept. Bytes that are not UTF-8 become surrogates, which the row's check names."""
+    """Lines with their ends, decoded. Bytes that are not UTF-8 become surrogates, which the row's check refuses."""
 
     def __init__(self, raw: BinaryIO, file: ManifestFile):
         self.raw, self.file = raw, file
         self.number = 0
-        self.bytes = 0  # since somebody set it to 0
+        self.bytes = 0  # since the reader set it to 0
 
     def __iter__(self) -> "_DecodedLines":
         return self
@@ -85,20 +87,20 @@ def _read_header(reader: Iterator[list[str]], file: ManifestFile) -> list[str]:
         "".join(names).encode()
     except UnicodeEncodeError:
         raise ManifestError(f"{file.uri}:1: the header is not UTF-8 text") from None
-    return [name.strip() or f"column_{i + 1}" for i, name in enumerate(names)]
+    return [name.strip() or f"column_{position + 1}" for position, name in enumerate(names)]
 
 
-def _describe_fault(error: csv.Error, file: ManifestFile, begins: int) -> str:
+def _describe_fault(error: csv.Error, file: ManifestFile, first_line: int) -> str:
     text = str(error)
     if "unexpected end of data" in text:
-        raise ManifestError(f"{file.uri}:{begins}: a quote that is opened in this row is never closed")
+        raise ManifestError(f"{file.uri}:{first_line}: a quote that is opened in this row is never closed")
     if "field larger than" in text:
         raise ManifestError(
-            f"{file.uri}:{begins}: a cell of more than {MAX_CELL >> 20} MB; is a quote left open in this row?"
+            f"{file.uri}:{first_line}: a cell of more than {MAX_CELL >> 20} MB; is a quote left open in this row?"
         )
     if "new-line character" in text:
         raise ManifestError(
-            f"{file.uri}:{begins}: lines end with a bare carriage return; save the file with \\n or \\r\\n"
+            f"{file.uri}:{first_line}: lines end with a bare carriage return; save the file with \\n or \\r\\n"
         )
     return f"is broken CSV: {text}"
 
@@ -109,34 +111,34 @@ def _build_batch(
     header: list[str],
     rows: list[list[str]],
     numbers: list[int],
-    broken: list[UnparsableRow],
+    unparsable: list[UnparsableRow],
 ) -> SourceBatch:
-    meaning = columns.fields()
+    field_of = columns.fields()
     values = list(zip(*rows, strict=True)) if rows else [()] * len(header)
-    fields = {meaning[name]: list(column) for name, column in zip(header, values, strict=True) if name in meaning}
-    others = [i for i, name in enumerate(header) if name not in meaning]
-    bad: set[int] = set()
-    carried = {header[i]: _to_strings(values[i], bad) for i in others}
-    if bad:  # the row goes, the others stay
-        keep = [i for i in range(len(rows)) if i not in bad]
-        broken = broken + [UnparsableRow(numbers[i], "is not valid UTF-8") for i in sorted(bad)]
-        fields = {name: [column[i] for i in keep] for name, column in fields.items()}
-        carried = {name: array.take(pa.array(keep, pa.int64())) for name, array in carried.items()}
-        numbers = [numbers[i] for i in keep]
-    return SourceBatch(file, numbers, fields, pa.table(carried), broken)
+    fields = {field_of[name]: list(column) for name, column in zip(header, values, strict=True) if name in field_of}
+    carried_positions = [position for position, name in enumerate(header) if name not in field_of]
+    invalid: set[int] = set()
+    carried = {header[position]: _to_strings(values[position], invalid) for position in carried_positions}
+    if invalid:  # the other rows stay
+        kept = [row for row in range(len(rows)) if row not in invalid]
+        unparsable = unparsable + [UnparsableRow(numbers[row], "is not valid UTF-8") for row in sorted(invalid)]
+        fields = {name: [column[row] for row in kept] for name, column in fields.items()}
+        carried = {name: array.take(pa.array(kept, pa.int64())) for name, array in carried.items()}
+        numbers = [numbers[row] for row in kept]
+    return SourceBatch(file, numbers, fields, pa.table(carried), unparsable)
 
 
-def _to_strings(cells: tuple[str, ...], bad: set[int]) -> pa.Array:
-    """Return a carried column as Arrow strings, empty cells as null; positions of cells not in UTF-8 go to `bad`."""
+def _to_strings(cells: tuple[str, ...], invalid: set[int]) -> pa.Array:
+    """Return a carried column as Arrow strings, empty cells as null; rows that are not UTF-8 are added to `invalid`."""
     try:
         return pa.array([cell or None for cell in cells], pa.string())
     except (UnicodeEncodeError, pa.ArrowInvalid):
-        clean: list[str | None] = []
-        for i, cell in enumerate(cells):
+        strings: list[str | None] = []
+        for row, cell in enumerate(cells):
             try:
                 cell.encode()
-                clean.append(cell or None)
+                strings.append(cell or None)
             except UnicodeEncodeError:
-                bad.add(i)
-                clean.append(None)
-        return pa.array(clean, pa.string())
+                invalid.add(row)
+                strings.append(None)
+        return pa.array(strings, pa.string())

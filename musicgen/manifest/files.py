@@ -1,4 +1,4 @@
-"""The files of a manifest: which there are, what format they have, and how to open them."""
+"""The files of a manifest: listed, told apart by format, and opened."""
 
 import gzip
 import io
@@ -36,27 +36,27 @@ class ManifestFile:
 
     @property
     def folder(self) -> str:
-        """The URI of the folder it lies in; its relative melody paths start there."""
+        """The URI of its folder, where relative paths of its melodies start."""
         return self.uri.rpartition("/")[0] or "/"
 
 
 def find_files(uri: str, output: str = "") -> list[ManifestFile]:
-    """The files that a manifest URI (file, folder or glob) means, in the order of their names.
+    """List the files that a manifest URI (file, folder or glob) stands for, in the order of their names.
 
-    In a folder, files of other kinds are passed over; named one by one or by a glob, they are an error. `output` is
-    the dataset's canonical URI: its own Parquet files are never rows to make. Raises `ManifestError` if there is
-    nothing, or more than one format; `StoreError` if the store cannot be used.
+    In a folder, files of other kinds are skipped; given by name or by a glob, they are an error. `output` is the
+    dataset's canonical URI: its own Parquet files are never a manifest. Raises `ManifestError` if there is no file, or
+    more than one format; `StoreError` if the store cannot be used.
     """
-    found = expand_uri(uri)
-    if not found:
+    files = expand_uri(uri)
+    if not files:
         raise ManifestError(f"{uri}: there is no such manifest: no file, no folder with files, and no match as a glob")
-    known = [ManifestFile(info.path, kind) for info in found if (kind := _guess_format(info.path))]
-    named = len(found) == 1 or any(mark in uri for mark in "*?[")
-    if len(known) < len(found) and (named or not known):
-        stranger = next(info.path for info in found if not _guess_format(info.path))
-        raise ManifestError(f"{stranger}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
-    own = [f"{output.rstrip('/')}/{folder}/" for folder in OUTPUT_FOLDERS] if output else []
-    inside = next((file.uri for file in known if file.uri.startswith(tuple(own))), None)
+    known = [ManifestFile(info.path, file_format) for info in files if (file_format := _guess_format(info.path))]
+    named = len(files) == 1 or any(mark in uri for mark in "*?[")
+    if len(known) < len(files) and (named or not known):
+        other = next(info.path for info in files if not _guess_format(info.path))
+        raise ManifestError(f"{other}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
+    output_folders = [f"{output.rstrip('/')}/{folder}/" for folder in OUTPUT_FOLDERS] if output else []
+    inside = next((file.uri for file in known if file.uri.startswith(tuple(output_folders))), None)
     if inside:
         raise ManifestError(
             f"{inside}: the manifest {uri} takes in what the job itself writes; move one of them, or use a glob"
@@ -72,12 +72,12 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
 
 def _guess_format(path: str) -> Format | None:
     lower = path.lower()
-    return next((kind for suffix, kind in SUFFIXES.items() if lower.endswith(suffix)), None)
+    return next((file_format for suffix, file_format in SUFFIXES.items() if lower.endswith(suffix)), None)
 
 
 @contextmanager
 def open_file(file: ManifestFile) -> Iterator[BinaryIO]:
-    """The file's bytes, seekable. Whatever goes wrong while it is read is a `ManifestError` that names it."""
+    """Open a file for seekable reading. An error while it is read is raised as a `ManifestError` that names it."""
     try:
         folder, _, name = file.uri.rpartition("/")
         with open_store(folder or "/").open(name) as raw:
@@ -90,7 +90,7 @@ def open_file(file: ManifestFile) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_text(file: ManifestFile) -> Iterator[BinaryIO]:
-    """The file's bytes, buffered, unpacked if it is gzip, without the UTF-8 byte order mark. Raises `ManifestError`."""
+    """Open a file for buffered reading, unpacked if it is gzip, after its byte order mark. Raises `ManifestError`."""
     with open_file(file) as raw:
         buffered = io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER)
         packed = buffered.peek(2)[:2] == _GZIP_MAGIC

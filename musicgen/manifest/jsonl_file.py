@@ -1,8 +1,8 @@
-"""JSON Lines: one object a line. Types of carried values are settled later, when all rows have been seen."""
+"""Reads JSON Lines: one object a line. The types of carried values are chosen when all rows have been read."""
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from musicgen.errors import ManifestError
 from musicgen.manifest.columns import ColumnMap
@@ -13,20 +13,20 @@ MAX_LINE = 16 << 20  # bytes
 MAX_COLUMNS = 2000
 
 
-def read_jsonl(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterator[SourceBatch]:
-    """The rows of a JSONL file in batches; blank lines are passed over.
+def read_jsonl(file: ManifestFile, columns: ColumnMap, keys_seen: set[str]) -> Iterator[SourceBatch]:
+    """Yield the rows of a JSONL file in batches; blank lines are skipped.
 
-    A line has no header to check, so the names of its keys are added to `seen`. Raises `ManifestError` if the file
+    The keys of all rows are added to `keys_seen`, since there is no header to check. Raises `ManifestError` if the file
     cannot be read.
     """
-    meaning = columns.fields()
+    field_of = columns.fields()
     with open_text(file) as raw:
-        batch = _BatchBuilder(file, meaning, seen)
+        batch = _BatchBuilder(file, field_of, keys_seen)
         for number, line in enumerate(_read_lines(raw), start=1):
             batch.add(number, line)
             if len(batch) >= BATCH_ROWS or batch.bytes > BATCH_BYTES:
                 yield batch.finish()
-                batch = _BatchBuilder(file, meaning, seen)
+                batch = _BatchBuilder(file, field_of, keys_seen)
         if len(batch):
             yield batch.finish()
 
@@ -34,20 +34,21 @@ def read_jsonl(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterat
 class _BatchBuilder:
     """A batch that grows line by line."""
 
-    def __init__(self, file: ManifestFile, meaning: dict[str, str], seen: set[str]):
+    def __init__(self, file: ManifestFile, field_of: dict[str, str], keys_seen: set[str]):
         self.file = file
-        self.seen = seen
-        self.meaning = meaning
+        self.field_of = field_of
+        self.keys_seen = keys_seen
         self.bytes = 0
         self.numbers: list[int] = []
-        self.fields: dict[str, list[Any]] = {name: [] for name in meaning.values()}
-        self.carried: list[dict[str, Any]] = []
+        self.fields: dict[str, list[object]] = {name: [] for name in field_of.values()}
+        self.carried: list[dict[str, object]] = []
         self.unparsable: list[UnparsableRow] = []
 
     def __len__(self) -> int:
         return len(self.numbers) + len(self.unparsable)
 
     def add(self, number: int, line: bytes) -> None:
+        """Parse a line and add its row, or why it cannot be parsed."""
         self.bytes += len(line)
         if len(line) > MAX_LINE:
             self.unparsable.append(UnparsableRow(number, f"is a line of more than {MAX_LINE >> 20} MB"))
@@ -71,13 +72,13 @@ class _BatchBuilder:
                 UnparsableRow(number, f"is not a JSON object but {_TYPE_NAMES.get(type(row), 'a number')}")
             )
             return
-        self.seen.update(row)
-        if len(self.seen) > MAX_COLUMNS:
+        self.keys_seen.update(row)
+        if len(self.keys_seen) > MAX_COLUMNS:
             raise ManifestError(
                 f"{self.file.uri}:{number}: the rows have more than {MAX_COLUMNS} different keys; put free keys "
                 "into one object"
             )
-        values = {name: row.pop(column, None) for column, name in self.meaning.items()}
+        values = {name: row.pop(column, None) for column, name in self.field_of.items()}
         if b"\\u" in line and not _is_valid_text(row, values):
             self.unparsable.append(
                 UnparsableRow(number, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
@@ -89,14 +90,15 @@ class _BatchBuilder:
         self.carried.append(row)
 
     def finish(self) -> SourceBatch:
+        """Return the batch."""
         return SourceBatch(self.file, self.numbers, self.fields, self.carried, self.unparsable)
 
 
 _TYPE_NAMES = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
-def _is_valid_text(*values: dict[str, Any]) -> bool:
-    """Whether all texts are made of whole characters; JSON can spell halves that UTF-8 cannot."""
+def _is_valid_text(*values: dict[str, object]) -> bool:
+    """Whether UTF-8 can hold all texts: JSON can escape half of a surrogate pair."""
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -111,7 +113,7 @@ def _describe_error(error: Exception) -> str:
 
 
 def _read_lines(raw: BinaryIO) -> Iterator[bytes]:
-    """Lines; of one that is too long only its beginning, the rest is skipped."""
+    """Yield the lines; of one that is too long only its beginning."""
     while line := raw.readline(MAX_LINE + 1):
         yield line
         while len(line) > MAX_LINE and not line.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""A manifest as a stream of batches, whatever its format and wherever it lies."""
+"""Reads a manifest of any format, from any store, as a stream of batches."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,51 +13,51 @@ from musicgen.manifest.source_batch import SourceBatch
 
 
 def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None, output: str = "") -> Iterator[SourceBatch]:
-    """The rows of a manifest, a few thousand at a time, in the order of its files and rows; `limit` rows at most.
+    """Yield the rows of a manifest, a few thousand at a time, in the order of its files and rows; `limit` rows at most.
 
-    `output` is the dataset that the rows are for. Raises `ManifestError`: nothing there, unreadable, a missing column,
-    no rows, or files of the output itself.
+    `output` is the dataset that the rows are for. Raises `ManifestError`: there is no such manifest, it cannot be read,
+    lacks a column, has no rows, or holds files of the output itself.
     """
-    left = limit
+    rows_left = limit
     empty = True
-    seen: set[str] = set()
+    json_keys: set[str] = set()
     files = find_files(uri, output)
     for file in files:
-        for batch in _read_file(file, columns, seen):
-            if left is not None:
-                batch = limit_batch(batch, left)
-                left -= len(batch) + len(batch.unparsable)
+        for batch in _read_file(file, columns, json_keys):
+            if rows_left is not None:
+                batch = limit_batch(batch, rows_left)
+                rows_left -= len(batch) + len(batch.unparsable)
             empty = empty and not len(batch) and not batch.unparsable
             yield batch
-            if left == 0:
+            if rows_left == 0:
                 break
-        if left == 0:
+        if rows_left == 0:
             break
     if empty:
         raise ManifestError(f"{uri}: the manifest is empty: it holds no rows")
-    if files[0].format == "jsonl" and seen:
-        columns.check(sorted(seen), uri)
+    if files[0].format == "jsonl" and json_keys:
+        columns.check(sorted(json_keys), uri)
 
 
-def _read_file(file: ManifestFile, columns: ColumnMap, seen: set[str]) -> Iterator[SourceBatch]:
+def _read_file(file: ManifestFile, columns: ColumnMap, json_keys: set[str]) -> Iterator[SourceBatch]:
     if file.format == "csv":
         return read_csv(file, columns)
     if file.format == "jsonl":
-        return read_jsonl(file, columns, seen)
+        return read_jsonl(file, columns, json_keys)
     return read_parquet(file, columns)
 
 
 def limit_batch(batch: SourceBatch, rows: int) -> SourceBatch:
-    """The first rows of a batch, broken ones counted."""
+    """Return the first rows of a batch; unparsable rows count too."""
     if len(batch) + len(batch.unparsable) <= rows:
         return batch
     numbers = sorted([*batch.numbers, *(row.number for row in batch.unparsable)])
-    last = numbers[rows - 1]
-    good = sum(number <= last for number in batch.numbers)
+    last_number = numbers[rows - 1]
+    kept = sum(number <= last_number for number in batch.numbers)
     return replace(
         batch,
-        numbers=batch.numbers[:good],
-        fields={name: column[:good] for name, column in batch.fields.items()},
-        carried=batch.carried[:good] if isinstance(batch.carried, list) else batch.carried.slice(0, good),
-        unparsable=[row for row in batch.unparsable if row.number <= last],
+        numbers=batch.numbers[:kept],
+        fields={name: column[:kept] for name, column in batch.fields.items()},
+        carried=batch.carried[:kept] if isinstance(batch.carried, list) else batch.carried.slice(0, kept),
+        unparsable=[row for row in batch.unparsable if row.number <= last_number],
     )

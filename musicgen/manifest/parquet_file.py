@@ -1,8 +1,7 @@
-"""Parquet manifests: columns keep their types, rows are counted from 1."""
+"""Reads Parquet manifests: columns keep their types, rows are numbered from 1."""
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,101 +13,101 @@ from musicgen.manifest.files import ManifestFile, open_file
 from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, SourceBatch, UnparsableRow
 from musicgen.storage.parquet_reader import ParquetReader
 
-_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # an unnamed index that `to_parquet` wrote along: nobody's column
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # the index of a pandas frame, which `to_parquet` writes too
 NOT_UTF8 = "is not valid UTF-8"
 
 
 def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch]:
-    """The rows of a Parquet file in batches. Raises `ManifestError`: not Parquet, damaged, a missing column."""
+    """Yield the rows of a Parquet file in batches. Raises `ManifestError`: not Parquet, damaged, a missing column."""
     with open_file(file) as raw:
         try:
             parquet = ParquetReader(raw)
-            header = parquet.schema_arrow.names
-            columns.check(header, file.uri)
-            number = 1
+            columns.check(parquet.schema_arrow.names, file.uri)
+            first_number = 1
             for batch in parquet.iter_batches(batch_size=_choose_batch_rows(parquet.metadata)):
-                yield _build_batch(file, columns, batch, number)
-                number += len(batch)
+                yield _build_batch(file, columns, batch, first_number)
+                first_number += len(batch)
         except pa.ArrowException as error:
-            reason = first_line(error)
-            raise ManifestError(f"{file.uri}: not a readable Parquet file: {reason}") from None
+            raise ManifestError(f"{file.uri}: not a readable Parquet file: {first_line(error)}") from None
 
 
 def _choose_batch_rows(metadata: pq.FileMetaData) -> int:
-    """How many rows to read at a time, by the size of a row in the largest row group."""
+    """Choose how many rows to read at a time, by the size of a row in the row group with the largest rows."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     row_bytes = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1)
     return int(min(BATCH_ROWS, max(1, BATCH_BYTES / max(row_bytes, 1))))
 
 
-def _build_batch(file: ManifestFile, columns: ColumnMap, batch: pa.RecordBatch, first: int) -> SourceBatch:
-    meaning = columns.fields()
+def _build_batch(file: ManifestFile, columns: ColumnMap, batch: pa.RecordBatch, first_number: int) -> SourceBatch:
+    field_of = columns.fields()
     table = pa.Table.from_batches([batch])
-    bad: set[int] = set()
-    fields = {meaning[name]: _read_values(table[name], bad) for name in table.column_names if name in meaning}
+    invalid: set[int] = set()
+    fields = {field_of[name]: _read_values(table[name], invalid) for name in table.column_names if name in field_of}
     carried = {
         name: to_plain_column(table[name])
         for name in table.column_names
-        if name not in meaning and not _PANDAS_INDEX.fullmatch(name)
+        if name not in field_of and not _PANDAS_INDEX.fullmatch(name)
     }
     for column in carried.values():
-        _find_invalid_utf8(column, bad)
-    numbers: Any = range(first, first + len(batch))
-    broken = [UnparsableRow(first + i, NOT_UTF8) for i in sorted(bad)]
-    rest = pa.table(carried)
-    if bad:
-        keep = [i for i in range(len(batch)) if i not in bad]
-        numbers = [first + i for i in keep]
-        fields = {name: [column[i] for i in keep] for name, column in fields.items()}
-        rest = rest.take(pa.array(keep, pa.int64())) if carried else rest
-    return SourceBatch(file, numbers, fields, rest, broken)
+        _find_invalid_utf8(column, invalid)
+    numbers: Sequence[int] = range(first_number, first_number + len(batch))
+    unparsable = [UnparsableRow(numbers[row], NOT_UTF8) for row in sorted(invalid)]
+    carried_table = pa.table(carried)
+    if invalid:  # the other rows stay
+        kept = [row for row in range(len(batch)) if row not in invalid]
+        numbers = [numbers[row] for row in kept]
+        fields = {name: [column[row] for row in kept] for name, column in fields.items()}
+        carried_table = carried_table.take(pa.array(kept, pa.int64())) if carried else carried_table
+    return SourceBatch(file, numbers, fields, carried_table, unparsable)
 
 
-def _read_values(column: pa.ChunkedArray, bad: set[int]) -> list[Any]:
+def _read_values(column: pa.ChunkedArray, invalid: set[int]) -> list[object]:
+    """Return a column's values; the rows of those that are not UTF-8 are added to `invalid`."""
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
-        # 0.9 stored as float32 is meant as 0.9, not as 0.8999999761581421: its shortest spelling.
+        # A user who stored 0.9 as float32 means 0.9, not 0.8999999761581421, so the shortest spelling counts.
         return [None if value is None else float(str(value)) for value in _read_floats(column)]
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        values: list[Any] = []
-        for i, scalar in enumerate(column):
+        values: list[object] = []
+        for row, scalar in enumerate(column):
             try:
                 values.append(scalar.as_py())
             except UnicodeDecodeError:
-                bad.add(i)
+                invalid.add(row)
                 values.append(None)
         return values
 
 
-def _read_floats(column: pa.ChunkedArray) -> list[Any]:
-    kind = np.float16 if pa.types.is_float16(column.type) else np.float32
-    return [None if value is None else kind(value) for value in column.to_pylist()]
+def _read_floats(column: pa.ChunkedArray) -> list[np.float16 | np.float32 | None]:
+    float_type: type[np.float16 | np.float32] = np.float16 if pa.types.is_float16(column.type) else np.float32
+    return [None if value is None else float_type(value) for value in column.to_pylist()]
 
 
-def _find_invalid_utf8(column: pa.ChunkedArray, bad: set[int]) -> None:
-    """Arrow takes a file's word that its strings are UTF-8; look, before somebody downstream trips over them."""
+def _find_invalid_utf8(column: pa.ChunkedArray, invalid: set[int]) -> None:
+    """Add the rows whose strings are not UTF-8 to `invalid`: Arrow does not check this when it reads a file."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        _read_values(column, bad)
+        _read_values(column, invalid)
 
 
 def to_plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in the type that any writer of the same data would give it: no dictionaries, no `large_` offsets."""
-    return column.cast(to_plain_type(column.type)) if to_plain_type(column.type) != column.type else column
+    """Return the column in its plain type: other writers of the same data use dictionaries or `large_` offsets."""
+    plain_type = to_plain_type(column.type)
+    return column.cast(plain_type) if plain_type != column.type else column
 
 
-def to_plain_type(kind: pa.DataType) -> pa.DataType:
-    """`plain` of a type. Nulls stay nulls: another file may know what they are of."""
-    if pa.types.is_dictionary(kind):
-        return to_plain_type(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+def to_plain_type(data_type: pa.DataType) -> pa.DataType:
+    """Return a type without dictionaries, views and `large_` offsets. Null stays: another file may have its type."""
+    if pa.types.is_dictionary(data_type):
+        return to_plain_type(data_type.value_type)
+    if pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type):
         return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+    if pa.types.is_large_binary(data_type) or pa.types.is_binary_view(data_type):
         return pa.binary()
-    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
-        return pa.list_(pa.field("element", to_plain_type(kind.value_type)))  # as Parquet itself calls it
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, to_plain_type(field.type)) for field in kind])
-    return kind
+    if pa.types.is_large_list(data_type) or pa.types.is_list(data_type):
+        return pa.list_(pa.field("element", to_plain_type(data_type.value_type)))  # the name in the Parquet format
+    if pa.types.is_struct(data_type):
+        return pa.struct([pa.field(field.name, to_plain_type(field.type)) for field in data_type])
+    return data_type

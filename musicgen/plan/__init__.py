@@ -1,4 +1,4 @@
-"""Plans: which rows are missing, cut into shards and frozen in the store before any work starts.
+"""Plans of runs: the missing rows of a manifest, cut into shards and written to the store before any work starts.
 
 outcome = make_plan(job, checkpoint, store)
 for shard in pending_shards(store, outcome.plan):
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "PlanOutcome", "PlanPart", "load_plan", "make_plan", "pending_shards", "read_shard"]
 
-# pyarrow and DuckDB are imported when something is planned or read, not by everything that knows a plan.
+# So that `Plan` and `PlanOutcome` are imported without pyarrow and DuckDB.
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={"history": ["load_plan", "pending_shards"], "planner": ["make_plan"], "shard_files": ["read_shard"]},

@@ -1,10 +1,10 @@
 """From a batch of manifest rows to rows with keys, and to invalid rows with their reasons."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -97,14 +97,16 @@ class BatchParser:
         """Return the valid rows; the others are appended to `invalid`."""
         reader, fields, count = self.reader, batch.fields, len(batch)
         names = tuple(name for name in PARAMETERS if name in fields)
-        parameter_values: Any = zip(*(fields[name] for name in names), strict=True) if names else repeat((), count)
+        parameters_raw: Iterable[tuple[object, ...]] = (
+            zip(*(fields[name] for name in names), strict=True) if names else repeat((), count)
+        )
         columns = [
             fields.get(name) or repeat(None, count) for name in ("prompt", "id", "seed", "melody", "continuation")
         ]
         folder = batch.file.folder
         checked: list[_CheckedRow] = []
         for position, (values, prompt, id, seed, melody, continuation) in enumerate(
-            zip(parameter_values, *columns, strict=True)
+            zip(parameters_raw, *columns, strict=True)
         ):
             try:
                 parameters = reader.read_parameters(values, names)
@@ -154,7 +156,7 @@ class BatchParser:
     def _build_piece(self, batch: SourceBatch, rows: Sequence[_KeyedRow], invalid: list[InvalidRow]) -> ParsedBatch:
         """Return the rows as a table, with the invalid rows."""
         reader = self.reader
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, list[object]] = {
             "key": [row.key.hex() for row in rows],
             "id": [row.id for row in rows],
             "sample": [row.sample for row in rows],

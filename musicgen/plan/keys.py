@@ -1,18 +1,18 @@
-"""Keys and effective seeds by the million: `Request.resolve` and `.key`, with the work that rows share done once.
+"""Fast keys and effective seeds of many rows: the same as `Request.resolve` and `Request.key` give.
 
-Rows of a manifest differ in prompt, id, seed and melody; the rest of a key's canonical text is one of a few. So that
-text is taken from `Request` itself, with marks where the rows differ, and filled in per row.
+Rows of a manifest differ in prompt, id, seed, melody and continuation; the rest of the text that is hashed is the same
+for many rows. A template of that text is made once with `Request`, with marks in place of these values, and each row
+fills it in.
 """
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from json.encoder import encode_basestring
-from typing import Any
 
 from musicgen.request import Request, canonical_text, seed_from_digest
 
-# In the order in which sorted keys put them: "heard" (these four), then "seed".
+# In the order of the sorted keys of the form "heard"; "seed" follows.
 _MARKS = {
     "continuation_sha256": "\ue000continuation\ue001",
     "id": "\ue000id\ue001",
@@ -24,14 +24,14 @@ _CACHED_TEMPLATES = 4096
 
 
 class Keyer:
-    """Keys for one model, encoding and salt. `Request.key` is the definition; the tests hold this to it."""
+    """Keys for one model, encoding and salt. `Request.key` is the definition, against which tests check this class."""
 
-    def __init__(self, frame_rate: float, model_identity: str, encoding: Mapping[str, Any], salt: int):
+    def __init__(self, frame_rate: float, model_identity: str, encoding: Mapping[str, object], salt: int):
         self.frame_rate = frame_rate
         self.model_identity = model_identity
         self.encoding = dict(encoding)
         self.salt = salt
-        self._templates: dict[Any, tuple[bytes, bytes]] = {}
+        self._templates: dict[Hashable, tuple[bytes, bytes]] = {}
 
     def key(
         self,
@@ -44,10 +44,10 @@ class Keyer:
         continuation_sha256: str | None,
         request: Callable[[], Request],
     ) -> tuple[bytes, int]:
-        """The key (32 bytes) and the effective seed of an unresolved request.
+        """Return the key (32 bytes) and the effective seed of an unresolved request.
 
-        `request` gives the request itself, when its like has not been seen; `parameters` must tell apart whatever
-        differs in its other fields.
+        `parameters` must be different for requests that differ in other fields than these. `request` makes the request;
+        it is called for the first of many like it.
         """
         shape = (
             parameters,
@@ -62,7 +62,7 @@ class Keyer:
         if template is None:
             if len(self._templates) >= _CACHED_TEMPLATES:
                 self._templates.clear()
-            template = self._templates[shape] = self._template(request())
+            template = self._templates[shape] = self._make_template(request())
         values: tuple[bytes | int, ...] = (
             (encode_basestring(prompt).encode("utf-8", "surrogatepass"),) if prompt else ()
         )
@@ -79,18 +79,19 @@ class Keyer:
             seed = seed_from_digest(sha256(seed_text % (*values, seed)).digest())
         return sha256(key_text % (*values, seed)).digest(), seed
 
-    def _template(self, request: Request) -> tuple[bytes, bytes]:
-        """The texts of the seed's and the key's form, open where rows differ."""
+    def _make_template(self, request: Request) -> tuple[bytes, bytes]:
+        """Return the texts of the seed's and the key's form, with `%` formats where rows differ."""
         marked = {name: mark for name, mark in _MARKS.items() if getattr(request, name) not in (None, "")}
         own_seed = request.seed is not None
-        sample = replace(request, **marked, seed=_SEED_MARK if own_seed else None)  # type: ignore[arg-type]
-        seed_text = canonical_text(sample.seed_form(self.salt, self.frame_rate))
-        resolved = replace(sample, seed=_SEED_MARK)
+        example = replace(request, **marked, seed=_SEED_MARK if own_seed else None)  # type: ignore[arg-type]
+        seed_text = canonical_text(example.seed_form(self.salt, self.frame_rate))
+        resolved = replace(example, seed=_SEED_MARK)
         key_text = canonical_text(resolved.key_form(self.frame_rate, self.model_identity, self.encoding))
         return _open_template(seed_text), _open_template(key_text)
 
 
 def _open_template(text: str) -> bytes:
+    """Replace the marks in a text by `%` formats."""
     text = text.replace("%", "%%").replace(str(_SEED_MARK), "%d")
     for name, mark in _MARKS.items():
         # Hashes are hex and go between the quotes; texts bring their own.

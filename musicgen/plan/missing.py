@@ -6,7 +6,6 @@ DuckDB answers these questions about sets within a bound of memory.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -121,8 +120,9 @@ class MissingRows:
             self._path("known_invalid.parquet"),
         )[0]
 
-    def _fetch_one(self, sql: str, *values: str) -> tuple[Any, ...]:
-        return self._db.execute(sql, values).fetchall()[0]
+    def _fetch_one(self, sql: str, *values: str) -> tuple[int, ...]:
+        row: tuple[int, ...] = self._db.execute(sql, values).fetchall()[0]
+        return row
 
     def _path(self, name: str) -> str:
         return str(self.folder / name)

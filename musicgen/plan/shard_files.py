@@ -19,34 +19,37 @@ from musicgen.storage.parquet_reader import ParquetReader
 def write_manifest_parts(
     store: Store, run: str, attempt: str, tables: Iterable[pa.Table], limits: ShardLimits, folder: Path
 ) -> Iterator[PlanPart]:
-    """Write rows as shards under the attempt's own prefix; each file is complete on local disk before it is sent."""
+    """Write rows as shards, in files under the prefix of this attempt, and yield the files.
+
+    Each file is complete in the local `folder` before it is sent.
+    """
     shards = cut_tables(tables, limits)
     shard = next(shards, None)
     number = 0
     while shard is not None:
         path = paths.manifest_part(run, attempt, number)
-        temp = folder / f"part-{number:05d}.parquet"
-        rows: list[int] = []
-        seconds: list[float] = []
-        # Row groups are small and always read whole: statistics and dictionaries would only cost.
+        temporary = folder / f"part-{number:05d}.parquet"
+        shard_rows: list[int] = []
+        shard_audio_s: list[float] = []
+        # Row groups are small and always read whole, so statistics and dictionaries would be of no use.
         with pq.ParquetWriter(
-            temp, shard.schema, compression="zstd", use_dictionary=False, write_statistics=False
+            temporary, shard.schema, compression="zstd", use_dictionary=False, write_statistics=False
         ) as writer:
-            while shard is not None and len(rows) < SHARDS_PER_FILE:
+            while shard is not None and len(shard_rows) < SHARDS_PER_FILE:
                 writer.write_table(shard, row_group_size=shard.num_rows)
-                rows.append(shard.num_rows)
-                seconds.append(round(sum(shard["duration_s"].to_pylist()), 3))
+                shard_rows.append(shard.num_rows)
+                shard_audio_s.append(round(sum(shard["duration_s"].to_pylist()), 3))
                 shard = next(shards, None)
-        store.write(path, temp)
-        temp.unlink()
-        yield PlanPart(path, tuple(rows), tuple(seconds))
+        store.write(path, temporary)
+        temporary.unlink()
+        yield PlanPart(path, tuple(shard_rows), tuple(shard_audio_s))
         number += 1
 
 
 def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:
-    """The rows of a shard.
+    """Read the rows of a shard.
 
-    Raises `IndexError` for a shard the plan lacks, `StoreError` if its file is gone or damaged.
+    Raises `IndexError` for a shard that the plan lacks, `StoreError` if its file is gone or damaged.
     """
     part, group = plan.locate(shard)
     try:

@@ -21,7 +21,7 @@ _LOSSY_BYTES_PER_S = 24_000  # mp3, ogg
 
 @dataclass(frozen=True, slots=True)
 class ShardLimits:
-    """A shard ends before it would pass either of these; one row always fits."""
+    """A shard ends before it would exceed one of these; it has at least one row."""
 
     rows: int
     audio_s: float

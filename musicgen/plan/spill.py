@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,7 +85,7 @@ class Spill:
                 self._carried_schemas.append(batch.carried.schema)
         self._chunk_writer.write_table(rows)
 
-    def _carried_as_json(self, carried: list[dict[str, Any]], positions: list[int]) -> pa.Array:
+    def _carried_as_json(self, carried: list[dict[str, object]], positions: list[int]) -> pa.Array:
         texts: dict[int, str] = {}
         for position in positions:
             if position not in texts:
@@ -131,7 +130,7 @@ class Spill:
         """
         return unify_schemas([*self._carried_schemas, self._json_types.schema()], manifest)
 
-    def read_row(self, row_index: int) -> dict[str, Any]:
+    def read_row(self, row_index: int) -> dict[str, object]:
         """Read one row. Raises IndexError."""
         for first, rows in self.read_batches():
             if row_index < first + rows.num_rows:
