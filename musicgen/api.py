@@ -1,11 +1,12 @@
-"""MusicGen in a notebook: load a checkpoint, generate clips, turn sound into codes and back."""
+"""The Python API: load a checkpoint, generate clips, turn audio into codes and back."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from musicgen.clip import Clip
 from musicgen.errors import RowError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class MusicGen:
-    """A loaded model with its engine. Requests of any mix and length are generated together, each as if it were alone.
+    """A loaded model with its engine, which generates requests of any mix and length together.
+
+    Each clip is the same as if it were generated alone.
 
     model = MusicGen.from_pretrained("facebook/musicgen-small")
     clip, = model.generate([Request(prompt="warm lo-fi piano, 80 bpm", duration_s=8)])
@@ -48,28 +51,30 @@ class MusicGen:
 
     @property
     def spec(self) -> "ModelSpec":
-        """What the checkpoint is."""
+        """The sizes, rates and abilities of the checkpoint."""
         return self.model.spec
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second of everything that is generated and decoded."""
+        """Samples per second of the audio that is generated and decoded."""
         return self.spec.sample_rate
 
     def generate(self, requests: Sequence[Request | str], salt: int = 0) -> list[Clip]:
-        """One clip per request, in order; a plain string is a prompt with MusicGen's own settings.
+        """Return one clip per request, in order; a string is a prompt with MusicGen's own settings.
 
-        A request without a seed gets one from its content and `salt`, as a job's `generation.seed` gives it: the same
-        request always sounds the same, so ask for variations by `sample` or `seed`. The clip's request holds the seed.
+        A request without a seed gets one from its content and `salt`, as in a job with this `generation.seed`. The same
+        request always gives the same clip; variations have another `sample` or `seed`. The clip's request has the seed.
         Raises the first `RowError` after the others are done.
         """
         resolved = [
-            add_content_hashes(Request(prompt=r) if isinstance(r, str) else r).resolve(salt, self.spec.frame_rate)
-            for r in requests
+            add_content_hashes(Request(prompt=request) if isinstance(request, str) else request).resolve(
+                salt, self.spec.frame_rate
+            )
+            for request in requests
         ]
         try:
-            outcomes = self._run(list(dict.fromkeys(resolved)))  # equal requests are one sound
-        except BaseException:  # also Ctrl-C: what is half made must not turn up in the next call
+            outcomes = self._generate_distinct(list(dict.fromkeys(resolved)))
+        except BaseException:  # also Ctrl-C: the next call must not get clips of this one
             self.close()
             raise
         clips = []
@@ -80,47 +85,48 @@ class MusicGen:
             clips.append(outcome)
         return clips
 
-    def _run(self, requests: list[Request]) -> "dict[Request, Clip | RowError]":
-        engine = self._start()
+    def _generate_distinct(self, requests: list[Request]) -> "dict[Request, Clip | RowError]":
+        engine = self._open_engine()
         outcomes: dict[Request, Clip | RowError] = {}
-        waiting = iter(requests)
-        upcoming = next(waiting, None)
-        while upcoming is not None or engine.busy:
-            while upcoming is not None and engine.room > 0:
+        waiting = deque(requests)
+        while waiting or engine.busy:
+            while waiting and engine.room > 0:
+                request = waiting.popleft()
                 try:
-                    engine.add(upcoming)
+                    engine.add(request)
                 except RowError as error:
-                    outcomes[upcoming] = error
-                upcoming = next(waiting, None)
+                    outcomes[request] = error
             for outcome in engine.step():
                 outcomes[outcome.request] = outcome if isinstance(outcome, Clip) else outcome.error
         return outcomes
 
-    def encode(self, audio: NDArray[Any], sample_rate: int | None = None) -> NDArray[np.int16]:
-        """The codec's codes of a sound, int16 [codebooks, frames].
+    def encode(self, audio: ArrayLike, sample_rate: int | None = None) -> NDArray[np.int16]:
+        """Encode audio to the codec's codes, int16 [codebooks, frames].
 
         `audio` is float [samples] or [channels, samples] in [-1, 1] at `sample_rate` Hz (None: the model's); it is
-        resampled, and mixed to one channel or doubled to two, as the model has them. Raises ValueError.
+        resampled, and mixed to one channel or doubled to two, as the model needs. Raises ValueError.
         """
-        wave = np.atleast_2d(np.asarray(audio, dtype=np.float32))
-        if wave.ndim != 2 or wave.shape[0] not in (1, 2) or wave.shape[1] == 0:
+        waveform = np.atleast_2d(np.asarray(audio, dtype=np.float32))
+        if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or waveform.shape[1] == 0:
             raise ValueError(
                 f"audio is [samples] or [channels, samples] with one or two channels, not {list(np.shape(audio))}"
             )
-        if wave.shape[0] != self.spec.channels:
-            wave = wave.mean(axis=0, keepdims=True) if self.spec.channels == 1 else np.repeat(wave, 2, axis=0)
+        if waveform.shape[0] != self.spec.channels:
+            waveform = (
+                waveform.mean(axis=0, keepdims=True) if self.spec.channels == 1 else np.repeat(waveform, 2, axis=0)
+            )
         if sample_rate is not None and sample_rate != self.sample_rate:
             import soxr
 
-            wave = np.ascontiguousarray(soxr.resample(wave.T, sample_rate, self.sample_rate, quality="HQ").T)
-        return self.model.codec.encode(wave)
+            waveform = np.ascontiguousarray(soxr.resample(waveform.T, sample_rate, self.sample_rate, quality="HQ").T)
+        return self.model.codec.encode(waveform)
 
-    def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """The sound of codes [codebooks, frames]: float32 [channels, samples] at `sample_rate`. Raises ValueError."""
+    def decode(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Decode codes [codebooks, frames] to audio, float32 [channels, samples]. Raises ValueError."""
         return self.model.codec.decode(codes)
 
     def close(self) -> None:
-        """Stop the engine's threads; the next `generate` starts them again."""
+        """Stop the engine's threads; the next `generate` starts new ones."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -131,7 +137,7 @@ class MusicGen:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> "Engine":
+    def _open_engine(self) -> "Engine":
         if self._engine is None:
             from musicgen.conditioning.conditioner import RequestConditioner
             from musicgen.engine import Engine
@@ -141,7 +147,7 @@ class MusicGen:
 
 
 def add_content_hashes(request: Request) -> Request:
-    """Return the request with the sha256 of its melody and continuation, which identify what is heard.
+    """Return the request with the sha256 of its melody and continuation, which are part of its identity.
 
     A job takes these hashes while planning. Raises `RowError` for a file that cannot be read.
     """

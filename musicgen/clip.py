@@ -1,4 +1,4 @@
-"""A finished clip: what the engine yields."""
+"""The outcomes of a request: a finished clip, or why there is none."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from musicgen.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Codes and sound of one request."""
+    """The codes and the audio of one request."""
 
     request: Request
     codes: NDArray[np.int16]  # [codebooks, frames]
@@ -21,7 +21,7 @@ class Clip:
 
     @property
     def duration_s(self) -> float:
-        """Length of the sound in seconds."""
+        """The length of the audio in seconds."""
         return self.audio.shape[-1] / self.sample_rate
 
 

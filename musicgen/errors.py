@@ -1,7 +1,7 @@
-"""The family of errors: whose mistake it is decides what happens next.
+"""The errors of this project; the class decides what follows.
 
-A `UserError` stops a job before work starts (exit code 2). A `RowError` is data: it becomes a row of `failures/`.
-Every message says what was wrong, where (file, row, key) and what to do.
+A `UserError` stops a job before work starts (exit code 2). A `RowError` becomes a row of `failures/`, and the other
+rows go on. Every message says what was wrong, where (file, row, key) and what to do.
 """
 
 from typing import Literal
@@ -47,7 +47,8 @@ class RowError(MusicGenError):
         super().__init__(message)
         self.error_class: ErrorClass = error_class
 
-    def __reduce__(self):  # exceptions with arguments of their own do not unpickle by default; Ray pickles them
+    def __reduce__(self) -> tuple[type["RowError"], tuple[ErrorClass, str]]:
+        # Exceptions with other arguments than their message do not unpickle by default, and Ray pickles them.
         return type(self), (self.error_class, str(self))
 
 

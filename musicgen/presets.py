@@ -1,4 +1,4 @@
-"""Presets: the checkpoints of `configs/models/`, one YAML file each, and what rows may ask of them."""
+"""The presets: checkpoints that `configs/models/` describes, one YAML file each, with the controls that they offer."""
 
 from functools import lru_cache
 from importlib.resources import files
@@ -44,13 +44,13 @@ class Preset(BaseModel):
 
 
 def config_file(*path: str) -> Traversable:
-    """A file of `configs/`, from the source tree or the installed package: `config_file("jobs", "demo.yaml")`."""
+    """Return a file of `configs/` in the source tree or the installed package: `config_file("jobs", "demo.yaml")`."""
     return files("configs").joinpath(*path)
 
 
 @lru_cache(maxsize=1)
 def all_presets() -> tuple[Preset, ...]:
-    """Every preset, the embedded one first, then by name. Raises `ModelError` for a file that is wrong."""
+    """Return every preset, the embedded one first, then by name. Raises `ModelError` for a file that is wrong."""
     presets = []
     for file in config_file("models").iterdir():
         if not file.name.endswith(".yaml"):
@@ -70,20 +70,19 @@ def all_presets() -> tuple[Preset, ...]:
 
 
 def find_preset(name: str) -> Preset | None:
-    """The preset of this name or hub name, or None."""
+    """Return the preset of this name or hub name; None if there is none."""
     return next((preset for preset in all_presets() if name in (preset.name, preset.hub)), None)
 
 
 def preset_names() -> list[str]:
-    """The names of the presets on the hub (all but the embedded one)."""
+    """Return the names of the presets on the hub (all but the embedded one)."""
     return [preset.name for preset in all_presets() if preset.hub is not None]
 
 
 def presets_with(control: str, channels: int | None = None) -> list[str]:
-    """The names of the working presets that offer a control, those with as many channels first; the small embedded one
+    """Return the names of the working presets that offer a control: first those with as many channels, the embedded one
     last.
     """
     able = [preset for preset in all_presets() if preset.works and control in preset.controls]
-    return [
-        p.name for p in sorted(able, key=lambda p: (p.hub is None, channels is not None and p.channels != channels))
-    ]
+    able.sort(key=lambda preset: (preset.hub is None, channels is not None and preset.channels != channels))
+    return [preset.name for preset in able]

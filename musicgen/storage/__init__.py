@@ -1,4 +1,4 @@
-"""Object stores and folders behind one small interface: the only place that knows fsspec, S3 and `os.link`.
+"""Object stores and folders behind one small interface; no other package uses fsspec, S3 or `os.link`.
 
     store = open_store("s3://bucket/datasets/demo")
     store.put_if_absent("index/r1/part-00000.parquet", data)

@@ -1,6 +1,6 @@
-"""What botocore and s3fs say, in one line that a person can act on.
+"""Turns errors of botocore and s3fs into one line that a user can act on.
 
-Nothing of a request's headers or keys is quoted.
+It quotes nothing of a request's headers or keys.
 """
 
 import errno
@@ -23,7 +23,7 @@ from musicgen.errors import StoreError, first_line
 from musicgen.storage.location import Location
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, FSTimeoutError, ValueError)
-"""Everything that the file systems raise about the store rather than about our code."""
+"""The errors by which the file systems report a fault of the store; others are errors of this program."""
 
 _DENIED_REASONS = {
     "InvalidAccessKeyId": "the access key is not known to the store",
@@ -48,13 +48,13 @@ def is_write_conflict(error: BaseException) -> bool:
 
 
 def translate_error(error: BaseException, location: Location, path: str | None = None) -> Exception:
-    """The exception to raise instead: `FileNotFoundError` for an absent object, else a `StoreError`."""
-    where = location.uri if path is None else f"{location.uri}/{path}"
+    """Return the exception to raise instead: `FileNotFoundError` for an absent object, else a `StoreError`."""
+    uri = location.uri if path is None else f"{location.uri}/{path}"
     code = _error_code(error)
     if code == "NoSuchBucket" or str(error) == "The specified bucket does not exist":
         return StoreError(f"{location.uri}: there is no bucket {location.bucket!r}; create it, or correct the name")
     if isinstance(error, FileNotFoundError | IsADirectoryError):
-        return FileNotFoundError(where)
+        return FileNotFoundError(uri)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StoreError(
             f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the "
@@ -62,26 +62,25 @@ def translate_error(error: BaseException, location: Location, path: str | None =
         )
     if isinstance(error, PermissionError) or code in _DENIED_REASONS:
         reason = _DENIED_REASONS.get(code or "", "access is denied (wrong credentials, or no right to this bucket)")
-        return StoreError(f"{where}: {reason}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
+        return StoreError(f"{uri}: {reason}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         return StoreError(f"{location.uri}: cannot reach {_endpoint()}; check AWS_ENDPOINT_URL and the network")
     if isinstance(error, ReadTimeoutError | FSTimeoutError | TimeoutError):
-        return StoreError(f"{where}: no answer from {_endpoint()} in time; check the network, then run again")
+        return StoreError(f"{uri}: no answer from {_endpoint()} in time; check the network, then run again")
     if isinstance(error, HTTPClientError):
         return StoreError(
-            f"{where}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run "
-            "again"
+            f"{uri}: the connection to {_endpoint()} failed ({type(error).__name__}); check the network, then run again"
         )
     if isinstance(error, ValueError):
-        return StoreError(f"{where}: {first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
+        return StoreError(f"{uri}: {first_line(error)}; look at AWS_ENDPOINT_URL and the URI")
     return StoreError(
-        f"{where}: the store answered {code or type(error).__name__} ({first_line(error)}); try again, or ask its "
+        f"{uri}: the store answered {code or type(error).__name__} ({first_line(error)}); try again, or ask its "
         "operator"
     )
 
 
 def _client_error(error: BaseException) -> ClientError | None:
-    """botocore's own error, which s3fs keeps as the cause of its translation."""
+    """Return botocore's own error, which s3fs keeps as the cause of its translation."""
     for candidate in (error, error.__cause__):
         if isinstance(candidate, ClientError):
             return candidate
@@ -99,7 +98,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _endpoint() -> str:
-    """The endpoint's host and port, without user or password."""
+    """Return the endpoint's scheme, host and port, without user or password."""
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not url:
         return "S3"

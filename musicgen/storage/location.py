@@ -1,4 +1,4 @@
-"""Where things are: URIs taken apart, and paths inside a store that cannot leave it."""
+"""URIs of stores, parsed, and paths inside a store, checked not to lead out of it."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Location:
 
     @property
     def uri(self) -> str:
-        """The canonical spelling: a plain absolute path for a folder, `scheme://bucket/prefix` otherwise."""
+        """The canonical form: a plain absolute path for a folder, `scheme://bucket/prefix` otherwise."""
         return self.root if self.scheme == "file" else f"{self.scheme}://{self.root}"
 
     @property
@@ -28,18 +28,18 @@ class Location:
 
     @property
     def prefix(self) -> str:
-        """What follows the bucket, without slashes at the ends."""
+        """The part after the bucket, without slashes at the ends; the path of a folder."""
         return self.root if self.scheme == "file" else self.root.partition("/")[2]
 
 
 def parse_uri(uri: str) -> Location:
-    """Take a URI or a plain path apart.
+    """Parse a URI or a plain path.
 
     Raises `StoreError` for a scheme that cannot hold a dataset, a bucket without a name, and credentials in the URI
     (which are never repeated in the message).
     """
     text = os.fspath(uri)
-    if not text or any(ord(c) < 32 for c in text):
+    if not text or any(ord(character) < 32 for character in text):
         raise StoreError(
             "an empty URI, or one with control characters, is not a place; give a folder or s3://bucket/prefix"
         )
@@ -66,11 +66,13 @@ def parse_uri(uri: str) -> Location:
 
 
 def check_path(path: str) -> str:
-    """A path inside a store, checked: relative, without `.`, `..`, empty segments, backslashes or control characters.
+    """Return a path inside a store if it is relative, without `.`, `..`, empty segments, backslashes or control
+    characters.
 
-    Raises `ValueError`, since paths are ours or were written by us: a bad one is a bug or a forged index.
+    Raises ValueError, since this program made all paths: a bad one is a bug or a forged index.
     """
-    segments = path.split("/")
-    if any(s in ("", ".", "..") for s in segments) or "\\" in path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+    has_bad_segment = any(segment in ("", ".", "..") for segment in path.split("/"))
+    has_bad_character = any(character == "\\" or ord(character) < 32 or ord(character) == 127 for character in path)
+    if has_bad_segment or has_bad_character:
         raise ValueError(f"not a path inside a store: {path!r}")
     return path

@@ -1,4 +1,4 @@
-"""From a URI to a store."""
+"""Opens the store of a URI."""
 
 from musicgen.storage.local import LocalStore
 from musicgen.storage.location import parse_uri
@@ -6,10 +6,10 @@ from musicgen.storage.store import Store
 
 
 def open_store(uri: str, single_writer: bool = False) -> Store:
-    """The store at a folder, `s3://bucket/prefix`, or another cloud that fsspec has a driver for.
+    """Return the store of a folder, of `s3://bucket/prefix`, or of another cloud that fsspec has a driver for.
 
-    Touches nothing; `Store.check` and `Store.probe` do. `single_writer` accepts stores without put-if-absent, for
-    jobs that promise to be alone. Raises `StoreError` for a URI that cannot be storage.
+    The store is not accessed; `Store.check` and `Store.probe` do so. `single_writer` accepts stores without
+    put-if-absent, for jobs whose user promises that they are alone. Raises `StoreError` for a URI that cannot be one.
     """
     location = parse_uri(uri)
     if location.scheme == "file":

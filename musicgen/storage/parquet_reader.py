@@ -1,4 +1,4 @@
-"""Reading Parquet from objects of a store."""
+"""Reads Parquet from objects of a store."""
 
 from collections.abc import Iterator, Sequence
 from typing import IO, Any

@@ -1,4 +1,4 @@
-"""What every store can do. Subclasses say how: `local.py` for folders, `cloud.py` for S3 and its kin."""
+"""The interface of all stores; `local.py` implements it for folders, `cloud.py` for S3 and other clouds."""
 
 import contextlib
 import hashlib
@@ -36,7 +36,7 @@ class Store(ABC):
         self.location = location
         self.single_writer = single_writer
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["Store"], tuple[Location, bool]]:
         return type(self), (self.location, self.single_writer)
 
     def __repr__(self) -> str:
@@ -44,55 +44,55 @@ class Store(ABC):
 
     @property
     def uri(self) -> str:
-        """The store's place, canonical: an absolute path or `scheme://bucket/prefix`."""
+        """The canonical URI of the store: an absolute path or `scheme://bucket/prefix`."""
         return self.location.uri
 
     def join(self, *parts: str) -> str:
-        """The full URI of a path inside the store."""
+        """Return the full URI of a path inside the store."""
         return "/".join([self.uri.rstrip("/"), check_path("/".join(parts))]) if parts else self.uri
 
-    # What a kind of store must be able to do
+    # Implemented by each kind of store
 
     @abstractmethod
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """An object's bytes, or `length` of them from `start` on (fewer where the object ends)."""
+        """Read an object's bytes, or `length` of them from `start` on (fewer where the object ends)."""
 
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
-        """An object as a seekable binary file, for pyarrow and soundfile."""
+        """Open an object as a seekable binary file, for pyarrow and soundfile."""
 
     @abstractmethod
     def write(self, path: str, data: bytes | Path) -> None:
-        """Write an object, whole or not at all, replacing what is there."""
+        """Write an object, whole or not at all; it replaces one that exists."""
 
     @abstractmethod
     def put_if_absent(self, path: str, data: bytes | Path) -> bool:
         """Write an object unless there is one: True if it was written, False if it existed.
 
-        False may also mean that an earlier try of ours got through and its reply was lost; `commit_if_absent`
-        settles that.
+        False may also mean that an earlier attempt of this caller succeeded and its reply was lost; `commit_if_absent`
+        tells the two apart.
         """
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[FileInfo]:
-        """Every object under a folder, recursively, in the order of paths, streamed. Nothing there: empty."""
+        """Yield every object below a folder, in the order of paths; none if there is no such folder."""
 
     @abstractmethod
     def info(self, path: str) -> FileInfo:
-        """An object's size and ETag."""
+        """Return an object's size and ETag."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Delete an object, if it exists."""
 
     @abstractmethod
     def check(self) -> None:
-        """Fail within seconds, and clearly, if the store cannot be reached or read. Writes nothing."""
+        """Raise `StoreError` within seconds if the store cannot be reached or read. Writes nothing."""
 
-    # What follows from that
+    # The same for all stores
 
     def size(self, path: str) -> int:
-        """An object's size in bytes."""
+        """Return an object's size in bytes."""
         return self.info(path).size
 
     def exists(self, path: str) -> bool:
@@ -104,7 +104,7 @@ class Store(ABC):
         return True
 
     def sha256(self, path: str) -> str:
-        """The sha256 of an object, hex, read in pieces."""
+        """Compute the sha256 of an object, hex, in constant memory."""
         digest = hashlib.sha256()
         with self.open(path) as file:
             while chunk := file.read(_CHUNK):
@@ -112,11 +112,11 @@ class Store(ABC):
         return digest.hexdigest()
 
     def commit_if_absent(self, path: str, data: bytes | Path, is_ours: Callable[[], bool] | None = None) -> bool:
-        """Put if absent, and settle a lost reply: True exactly if what lies at `path` now is this caller's.
+        """Put if absent; return True exactly if the object at `path` is this caller's, even if a reply was lost.
 
-        A time-out after the bytes arrived, retried by the client library, reads as "exists"; so look at what is
-        there. `is_ours` looks at the object; without it, its bytes are compared, so they must name their writer
-        wherever two writers could write the same. Raises `StoreError` if nothing arrived.
+        If the bytes arrive and the reply is lost, the client library tries again and the store answers "exists"; so the
+        object is compared. `is_ours` looks at it; without it, its bytes are compared, which must name their writer if
+        two writers could write the same. Raises `StoreError` if nothing arrived.
         """
         try:
             if self.put_if_absent(path, data):
@@ -135,7 +135,7 @@ class Store(ABC):
         return self.size(path) == len(data) and self.read(path) == data
 
     def probe(self) -> None:
-        """Check that a job can write here, and that put-if-absent keeps its promise. Leaves nothing behind.
+        """Check that a job can write to the store, and that put-if-absent works. Leaves nothing behind.
 
         Raises `StoreError`: missing bucket, wrong credentials, unreachable, read-only, or a store that lets a
         second writer overwrite the first (accepted with `single_writer`).
@@ -145,33 +145,32 @@ class Store(ABC):
         first, second = b"first " + path.encode(), b"second " + path.encode()
         try:
             refused = self._refuses_second_put(path, first, second)
-            kept = self.read(path) == first
+            unchanged = self.read(path) == first
         except FileNotFoundError:
             raise StoreError(
                 f"{self.uri}: an object just written cannot be read back; the store is not consistent"
             ) from None
         finally:
             self._delete_probe(path)
-        if not (refused and kept) and not self.single_writer:
+        if not (refused and unchanged) and not self.single_writer:
             raise StoreError(
                 f"{self.uri}: the store ignores put-if-absent (If-None-Match), so two writers could overwrite each "
-                "other; "
-                "use another store, or set output.single_writer: true if only one job ever writes here"
+                "other; use another store, or set output.single_writer: true if only one job ever writes here"
             )
 
     def _refuses_second_put(self, path: str, first: bytes, second: bytes) -> bool:
-        """Put both if absent; whether the second was refused.
+        """Put both if absent; return whether the second was refused.
 
-        A store that knows no conditions gets the first as it is.
+        A store without conditional writes gets the first without the condition.
         """
         try:
             self.put_if_absent(path, first)
         except StoreError:
-            self.write(path, first)  # says what is wrong if it is not the condition
+            self.write(path, first)  # raises what is wrong, if it is not the condition
             return False
         try:
             return not self.put_if_absent(path, second)
-        except StoreError:  # it neither wrote nor said "exists": not a store to commit to
+        except StoreError:  # it neither wrote nor answered "exists"
             return False
 
     def _delete_probe(self, path: str) -> None:

@@ -1,4 +1,4 @@
-"""From a URI that may be a file, a folder or a glob to the files it means."""
+"""Expands a URI that is a file, a folder or a glob to the files that it stands for."""
 
 import re
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 def expand_uri(uri: str) -> list[FileInfo]:
-    """The files that a URI means, with full URIs as paths, in order.
+    """List the files that a URI stands for, with full URIs as paths, in order.
 
-    A file is itself; a folder is every file below it except those whose name, or a folder's on the way, begins with
-    `.` or `_` (as Spark and Hive have it); a glob knows `*`, `?`, `[...]` and `**` over folders. Nothing found: [].
+    A file is itself. A folder is every file below it, except those whose name, or that of a folder on the way, begins
+    with `.` or `_` (as in Spark and Hive). A glob has `*`, `?`, `[...]`, and `**` for folders. Without files it is [].
     Raises `StoreError` if the store cannot be reached.
     """
     location = parse_uri(uri)
@@ -40,13 +40,14 @@ def _is_below_root(location: Location) -> bool:
 
 def _expand_glob(location: Location) -> list[FileInfo]:
     segments = location.root.split("/")
-    first = next(i for i, segment in enumerate(segments) if _GLOB.search(segment) and (i or location.scheme == "file"))
+    begin = 0 if location.scheme == "file" else 1  # the name of a bucket is no pattern
+    first = next(position for position in range(begin, len(segments)) if _GLOB.search(segments[position]))
     base = "/".join(segments[:first]) or "/"
     store = open_store(Location(location.scheme, base).uri)
     store.check()
     pattern = re.compile(_translate_glob(segments[first:]), re.DOTALL)
-    found = _list_to_depth(store, depth=None if "**" in segments[first:] else len(segments) - first)
-    return [replace(file, path=store.join(file.path)) for file in found if pattern.fullmatch(file.path)]
+    files = _list_to_depth(store, depth=None if "**" in segments[first:] else len(segments) - first)
+    return [replace(file, path=store.join(file.path)) for file in files if pattern.fullmatch(file.path)]
 
 
 def _list_to_depth(store: Store, depth: int | None) -> Iterator[FileInfo]:
@@ -54,10 +55,10 @@ def _list_to_depth(store: Store, depth: int | None) -> Iterator[FileInfo]:
 
 
 def _translate_glob(segments: list[str]) -> str:
-    """Glob segments as a regular expression; `*` and `?` stay within a segment, `**` is any number of folders."""
+    """Return glob segments as a regular expression: `*` and `?` stay in a segment, `**` is any number of folders."""
     pattern = ""
-    for i, segment in enumerate(segments):
-        last = i == len(segments) - 1
+    for position, segment in enumerate(segments):
+        last = position == len(segments) - 1
         if segment == "**":
             pattern += ".*" if last else "(?:[^/]+/)*"
             continue
@@ -66,21 +67,21 @@ def _translate_glob(segments: list[str]) -> str:
 
 
 def _translate_segment(segment: str) -> str:
-    out, i = "", 0
-    while i < len(segment):
-        char = segment[i]
-        if char == "*":
-            out += "[^/]*"
-        elif char == "?":
-            out += "[^/]"
-        elif char == "[" and (end := segment.find("]", i + 2)) > 0:
-            body = segment[i + 1 : end].replace("\\", "\\\\")
-            out += f"[^/{body[1:]}]" if body[0] in "!^" else f"[{body}]"
-            i = end
+    pattern, position = "", 0
+    while position < len(segment):
+        character = segment[position]
+        if character == "*":
+            pattern += "[^/]*"
+        elif character == "?":
+            pattern += "[^/]"
+        elif character == "[" and (end := segment.find("]", position + 2)) > 0:
+            body = segment[position + 1 : end].replace("\\", "\\\\")
+            pattern += f"[^/{body[1:]}]" if body[0] in "!^" else f"[{body}]"
+            position = end
         else:
-            out += re.escape(char)
-        i += 1
-    return out
+            pattern += re.escape(character)
+        position += 1
+    return pattern
 
 
 def _is_hidden(path: str) -> bool:
