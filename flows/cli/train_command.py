@@ -10,8 +10,7 @@ import typer
 from flows.cli.options import OK, Set, Verbose, handle_errors
 
 if TYPE_CHECKING:
-    from musicgen.training.ablation import CheckpointMeasure
-    from musicgen.training.recipe import Recipe
+    from musicgen.training import CheckpointMeasure, Recipe
 
 _FLAGS = {"data": "data", "output": "output", "from": "start", "pattern": "training.pattern", "steps": "training.steps"}
 _FLAGS |= {"hours": "training.hours"}
@@ -44,7 +43,7 @@ def train(
 ) -> None:
     """Train a model, or go on with one. Run it again after any interruption, and it goes on."""
     with handle_errors(verbose):
-        from musicgen.training.recipe import Recipe, run_recipe, with_default_codec
+        from musicgen.training import Recipe, run_ablation, run_recipe, with_default_codec
 
         given = {"data": data, "output": output, "from": start, "pattern": pattern, "steps": steps, "hours": hours}
         flags: dict[str, tuple[str, Any]] = {
@@ -59,8 +58,6 @@ def train(
             loaded = with_default_codec(loaded)
         command = shlex.join(["musicgen", "train", *sys.argv[2:]]) if sys.argv[1:2] == ["train"] else "musicgen train"
         if loaded.ablation:
-            from musicgen.training.ablation import run_ablation
-
             typer.echo(run_ablation(loaded, command, on_message=_say, on_step=_show, measures=_judges(loaded)))
         else:
             typer.echo(
@@ -86,6 +83,6 @@ def _say(text: str) -> None:
 
 
 def _show(line: Mapping[str, Any]) -> None:
-    from musicgen.training.log import format_progress
+    from musicgen.training import format_progress
 
     _say(format_progress(line))

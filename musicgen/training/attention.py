@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BLOCK = 200  # queries: few products, little above the diagonal
+_BLOCK_QUERIES = 200  # queries: few products, little above the diagonal
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """softmax(q k / sqrt(dim)) v over what is not later: all [B, heads, N, dim]."""
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    length, dim = q.shape[2:]
-    q = q * dim**-0.5
+    if queries.device.type != "cpu":
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    length, head_dim = queries.shape[2:]
+    queries = queries * head_dim**-0.5
     blocks = []
-    for first in range(0, length, _BLOCK):
-        last = min(first + _BLOCK, length)
-        scores = q[:, :, first:last] @ k[:, :, :last].transpose(2, 3)  # [B, heads, block, last]
-        later = torch.full((last - first, last), -torch.inf, dtype=scores.dtype).triu(first + 1)
-        blocks.append(torch.softmax(scores + later, dim=-1) @ v[:, :, :last])
+    for first_query in range(0, length, _BLOCK_QUERIES):
+        last_query = min(first_query + _BLOCK_QUERIES, length)
+        scores = queries[:, :, first_query:last_query] @ keys[:, :, :last_query].transpose(
+            2, 3
+        )  # [B, heads, block, last]
+        mask = torch.full((last_query - first_query, last_query), -torch.inf, dtype=scores.dtype).triu(first_query + 1)
+        blocks.append(torch.softmax(scores + mask, dim=-1) @ values[:, :, :last_query])
     return torch.cat(blocks, dim=2)

@@ -12,30 +12,30 @@ class RunningClock:
 
     def __init__(self, seconds: float = 0.0):
         self._seconds = seconds
-        self._looked = 0.0
+        self._last_time_s = 0.0
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
 
     @property
     def seconds(self) -> float:
         """So far, those given at the beginning included."""
-        self._look()
+        self._update()
         return self._seconds
 
     def __enter__(self) -> "RunningClock":
-        self._looked = time.monotonic()
-        threading.Thread(target=self._tick, name="clock", daemon=True).start()
+        self._last_time_s = time.monotonic()
+        threading.Thread(target=self._run, name="clock", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._stopped.set()
 
-    def _tick(self) -> None:
-        while not self._stop.wait(_TICK_S):
-            self._look()
+    def _run(self) -> None:
+        while not self._stopped.wait(_TICK_S):
+            self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         with self._lock:
-            now = time.monotonic()
-            self._seconds += min(now - self._looked, _LONGEST_S)
-            self._looked = now
+            time_s = time.monotonic()
+            self._seconds += min(time_s - self._last_time_s, _LONGEST_S)
+            self._last_time_s = time_s

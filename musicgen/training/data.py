@@ -19,7 +19,7 @@ from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
 
 SPLITS = ("train", "valid", "test")
-_VALID_OF = 50  # where nothing says otherwise, one row in fifty is for validation
+_VALIDATION_EVERY = 50  # where nothing says otherwise, one row in fifty is for validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ def read_rows(store: Store) -> list[DataRow]:
     Raises `UserError`: none, or a column is missing.
     """
     store.check()
-    found = list(_read_dataset_rows(store) if store.exists(paths.INFO) else _read_folder_rows(store))
-    if not found:
+    rows = list(_read_dataset_rows(store) if store.exists(paths.INFO) else _read_folder_rows(store))
+    if not rows:
         raise UserError(f"{store.uri}: nothing to train on: its Parquet files have no rows")
-    return found
+    return rows
 
 
 def open_data(uri: str) -> Store:
@@ -79,10 +79,10 @@ def _read_folder_rows(store: Store) -> Iterator[DataRow]:
                     f"{store.join(path)}: lacks the column {sorted(missing)[0]!r}; it has "
                     f"{', '.join(parquet.schema_arrow.names)}"
                 )
-            wanted = [
+            columns = [
                 name for name in ("audio", "prompt", "melody", "split", "beat_s") if name in parquet.schema_arrow.names
             ]
-            for row in parquet.read(columns=wanted).to_pylist():
+            for row in parquet.read(columns=columns).to_pylist():
                 yield _parse_folder_row(row, posixpath.dirname(path))
 
 
@@ -114,4 +114,8 @@ def _read_dataset_rows(store: Store) -> Iterator[DataRow]:
 
 
 def _hash_split(name: str) -> str:
-    return "valid" if int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _VALID_OF == 0 else "train"
+    return (
+        "valid"
+        if int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _VALIDATION_EVERY == 0
+        else "train"
+    )

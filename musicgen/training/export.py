@@ -28,8 +28,8 @@ def export_checkpoint(
 
     from musicgen.model.checkpoint.tensors import Tensors
 
-    partial, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
-    for path in (partial, old):
+    partial, previous = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    for path in (partial, previous):
         shutil.rmtree(path, ignore_errors=True)
     partial.mkdir(parents=True)
     stored = Tensors.open(start.folder)
@@ -43,8 +43,10 @@ def export_checkpoint(
         )
         tensors[name] = tensor.to(tensors[name].dtype) if name in tensors else tensor
     if dtype is not None:
-        kind = getattr(torch, DTYPES[dtype])
-        tensors = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        torch_dtype = getattr(torch, DTYPES[dtype])
+        tensors = {
+            name: tensor.to(torch_dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+        }
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "model.safetensors", {"format": "pt"}
     )
@@ -57,19 +59,19 @@ def export_checkpoint(
     copy_small_files(start.folder, partial)
     (partial / "README.md").write_text(card, encoding="utf-8")
     if folder.exists():
-        os.replace(folder, old)
+        os.replace(folder, previous)
     os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def format_model_card(
-    *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, bad: int,
-    lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any], about: str = ""
+    *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, unusable_rows: int,
+    log_lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any], about: str = ""
 ) -> str:  # fmt: skip
     """The model card of a training: what it is, what it was made of and by which command, and its losses."""
     spec = start.spec
-    last = lines[-1] if lines else {}
-    valid: dict[str, Any] = next((line for line in reversed(lines) if "valid" in line), {})
+    last_line = log_lines[-1] if log_lines else {}
+    validation: dict[str, Any] = next((line for line in reversed(log_lines) if "valid" in line), {})
     rows = [
         (
             "decoder",
@@ -78,21 +80,29 @@ def format_model_card(
         ),
         ("parameters trained", f"{parameters:,}"),
         ("codec", f"{spec.sample_rate} Hz, {spec.frame_rate:g} frames a second"),
-        ("trained on", f"{clips:,} clips, {hours_of_music:.1f} hours of music ({data}); {bad} rows could not be used"),
-        ("steps", f"{last.get('step', 0):,}, {last.get('frames', 0):,} frames, {last.get('epochs', 0):.1f} epochs"),
-        ("hours of running", f"{last.get('seconds', 0) / 3600:.2f}"),
+        (
+            "trained on",
+            f"{clips:,} clips, {hours_of_music:.1f} hours of music ({data}); {unusable_rows} rows could not be used",
+        ),
+        (
+            "steps",
+            f"{last_line.get('step', 0):,}, {last_line.get('frames', 0):,} frames, {last_line.get('epochs', 0):.1f} epochs",
+        ),
+        ("hours of running", f"{last_line.get('seconds', 0) / 3600:.2f}"),
         ("seed", f"{schedule['seed']}"),
         (
             "training loss, nats a code",
-            f"{last['loss']:.3f} ({', '.join(f'{x:.3f}' for x in last['each'])} by codebook)" if last else "-",
+            f"{last_line['loss']:.3f} ({', '.join(f'{loss:.3f}' for loss in last_line['each'])} by codebook)"
+            if last_line
+            else "-",
         ),
     ]
-    if valid:
+    if validation:
         rows.append(
             (
                 "validation loss, nats a code",
-                f"{valid['valid']:.3f}; without melody {valid['valid_text']:.3f}; without melody and text "
-                f"{valid['valid_none']:.3f}",
+                f"{validation['valid']:.3f}; without melody {validation['valid_text']:.3f}; without melody and text "
+                f"{validation['valid_none']:.3f}",
             )
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)

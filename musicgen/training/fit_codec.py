@@ -21,7 +21,7 @@ POLISH = 2  # over all frames at once
 QUIETER = (0.05, 1.0)  # each clip is heard at a level drawn from here too: codes for what is soft
 SILENCE = 0.005  # the part of the frames that are digital silence: it has a code of its own
 
-Float = NDArray[np.float32]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class FittedCodec:
     """
 
     settings: SpectralSettings
-    tensors: dict[str, Float]  # see SpectralSettings.shapes
+    tensors: dict[str, FloatArray]  # see SpectralSettings.shapes
     residual_variance: tuple[float, ...]  # the part of the variance that is left after each codebook
     frames: int  # that it was fitted on
 
@@ -60,48 +60,50 @@ def fit_codec(
     scale = _round_to_half(
         np.full(settings.n_mels, max(float((frames - mean).std()), 1e-3), np.float32)
     )  # one for all: loud bands count more
-    rest = (frames - mean) / scale
-    variance = float(np.square(rest).sum(axis=1).mean())
-    codebooks, left = [], []
+    residual = (frames - mean) / scale
+    variance = float(np.square(residual).sum(axis=1).mean())
+    codebooks, variance_left = [], []
     with threadpool_limits(1):  # sums in one order, however many cores there are
         for _ in range(settings.num_quantizers):
-            centres = _round_to_half(_fit_centroids(rest, settings.codebook_size, rng))
-            rest = rest - centres[_nearest_centroids(rest, centres)]
-            codebooks.append(centres)
-            left.append(float(np.square(rest).sum(axis=1).mean()) / variance)
+            centroids = _round_to_half(_fit_centroids(residual, settings.codebook_size, rng))
+            residual = residual - centroids[_nearest_centroids(residual, centroids)]
+            codebooks.append(centroids)
+            variance_left.append(float(np.square(residual).sum(axis=1).mean()) / variance)
     return FittedCodec(
-        settings, {"codebooks": np.stack(codebooks), "mean": mean, "scale": scale}, tuple(left), len(frames)
+        settings, {"codebooks": np.stack(codebooks), "mean": mean, "scale": scale}, tuple(variance_left), len(frames)
     )
 
 
-def _mel_frames(clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.random.Generator) -> Iterator[Float]:
+def _mel_frames(
+    clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.random.Generator
+) -> Iterator[FloatArray]:
     """Compressed mel spectra [frames, mels] of each clip, every other one quieter; then some silence."""
-    total = 0
-    for number, clip in enumerate(clips):
-        level = rng.uniform(*QUIETER) if number % 2 else 1.0
-        found = bands.analyze(np.asarray(clip, np.float32) * np.float32(level))
-        total += len(found)
-        yield found
-    yield np.zeros((round(SILENCE * total), bands.settings.n_mels), np.float32)
+    frame_count = 0
+    for clip_index, clip in enumerate(clips):
+        level = rng.uniform(*QUIETER) if clip_index % 2 else 1.0
+        spectra = bands.analyze(np.asarray(clip, np.float32) * np.float32(level))
+        frame_count += len(spectra)
+        yield spectra
+    yield np.zeros((round(SILENCE * frame_count), bands.settings.n_mels), np.float32)
 
 
-def _sample_frames(pieces: Iterable[Float], most: int, rng: np.random.Generator) -> Float:
+def _sample_frames(pieces: Iterable[FloatArray], max_frames: int, rng: np.random.Generator) -> FloatArray:
     """At most `most` rows of all pieces: a reservoir, so that memory does not grow with the music."""
-    held: list[Float] = []
-    count = 0
-    keep = 1.0  # the part of the rows that is taken
+    kept_pieces: list[FloatArray] = []
+    frame_count = 0
+    kept_share = 1.0  # the part of the rows that is taken
     for piece in pieces:
-        taken = piece if keep == 1 else piece[rng.random(len(piece)) < keep]
-        held.append(taken)
-        count += len(taken)
-        if count > most:
-            rows = np.concatenate(held)
-            held = [rows[rng.random(len(rows)) < 0.5]]
-            keep, count = keep / 2, len(held[0])
-    return np.concatenate(held) if held else np.zeros((0, 1), np.float32)
+        kept_piece = piece if kept_share == 1 else piece[rng.random(len(piece)) < kept_share]
+        kept_pieces.append(kept_piece)
+        frame_count += len(kept_piece)
+        if frame_count > max_frames:
+            rows = np.concatenate(kept_pieces)
+            kept_pieces = [rows[rng.random(len(rows)) < 0.5]]
+            kept_share, frame_count = kept_share / 2, len(kept_pieces[0])
+    return np.concatenate(kept_pieces) if kept_pieces else np.zeros((0, 1), np.float32)
 
 
-def _fit_centroids(rows: Float, size: int, rng: np.random.Generator) -> Float:
+def _fit_centroids(frames: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
     """Centres [size, dims] of rows: k-means in batches, then over all; a centre that nothing is near begins anew in a
     far row.
     """
@@ -116,26 +118,31 @@ def _fit_centroids(rows: Float, size: int, rng: np.random.Generator) -> Float:
         max_no_improvement=None,
         random_state=int(rng.integers(1 << 31)),
     )
-    centres: Float = kmeans.fit(rows).cluster_centers_.astype(np.float32)
+    centroids: FloatArray = kmeans.fit(frames).cluster_centers_.astype(np.float32)
     for _ in range(POLISH):
-        ids = _nearest_centroids(rows, centres)
-        counts = np.bincount(ids, minlength=size)
-        live, dead = np.flatnonzero(counts), np.flatnonzero(counts == 0)
-        far = np.argsort(np.square(rows - centres[ids]).sum(axis=1), kind="stable")[len(rows) - len(dead) :]
-        starts = np.concatenate([[0], np.cumsum(counts[live])[:-1]])
-        sums = np.add.reduceat(rows[np.argsort(ids, kind="stable")], starts, axis=0)
-        centres[live] = sums / counts[live, None]
-        centres[dead] = rows[far]
-    return centres
+        nearest = _nearest_centroids(frames, centroids)
+        counts = np.bincount(nearest, minlength=size)
+        used, unused = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+        farthest = np.argsort(np.square(frames - centroids[nearest]).sum(axis=1), kind="stable")[
+            len(frames) - len(unused) :
+        ]
+        starts = np.concatenate([[0], np.cumsum(counts[used])[:-1]])
+        sums = np.add.reduceat(frames[np.argsort(nearest, kind="stable")], starts, axis=0)
+        centroids[used] = sums / counts[used, None]
+        centroids[unused] = frames[farthest]
+    return centroids
 
 
-def _nearest_centroids(rows: Float, centres: Float) -> NDArray[np.intp]:
-    half_norms = np.square(centres).sum(axis=1) / 2
+def _nearest_centroids(frames: FloatArray, centroids: FloatArray) -> NDArray[np.intp]:
+    half_norms = np.square(centroids).sum(axis=1) / 2
     return np.concatenate(
-        [(half_norms - rows[i : i + BATCH] @ centres.T).argmin(axis=1) for i in range(0, len(rows), BATCH)]
+        [
+            (half_norms - frames[start : start + BATCH] @ centroids.T).argmin(axis=1)
+            for start in range(0, len(frames), BATCH)
+        ]
     )
 
 
-def _round_to_half(values: NDArray[np.floating]) -> Float:
+def _round_to_half(values: NDArray[np.floating]) -> FloatArray:
     """The nearest values that float16 holds."""
     return values.astype(np.float16).astype(np.float32)

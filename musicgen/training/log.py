@@ -12,9 +12,9 @@ class TrainingLog:
 
     def __init__(self, path: Path, step: int):
         self.path = path
-        kept = [line for line in read_log(path) if line["step"] <= step]
+        kept_lines = [line for line in read_log(path) if line["step"] <= step]
         temporary = path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept_lines), encoding="utf-8")
         os.replace(temporary, path)
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -38,17 +38,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def format_progress(line: Mapping[str, Any]) -> str:
     """One line for a person."""
-    each = " ".join(f"{loss:.2f}" for loss in line["each"])
-    valid = ""
+    codebook_losses = " ".join(f"{loss:.2f}" for loss in line["each"])
+    validation = ""
     if "valid" in line:
-        valid = f"  valid {line['valid']:.3f} (melody off {line['valid_text']:.3f}, all off {line['valid_none']:.3f})"
+        validation = (
+            f"  valid {line['valid']:.3f} (melody off {line['valid_text']:.3f}, all off {line['valid_none']:.3f})"
+        )
     return (
-        f"step {line['step']:>6}  {100 * line['progress']:5.1f} %  loss {line['loss']:.3f} ({each})  "
-        f"{line['frames_per_s']:,.0f} frames/s  {line['left_s'] / 60:.0f} min left{valid}"
+        f"step {line['step']:>6}  {100 * line['progress']:5.1f} %  loss {line['loss']:.3f} ({codebook_losses})  "
+        f"{line['frames_per_s']:,.0f} frames/s  {line['left_s'] / 60:.0f} min left{validation}"
     )
 
 
-def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
+def plot_losses(log_lines: list[dict[str, Any]], path: Path) -> None:
     """The losses over the steps, as a PNG. Without matplotlib (the extra `train`) there is none."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,24 +60,24 @@ def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    steps = [line["step"] for line in lines]
-    for codebook in range(len(lines[0]["each"]) if lines else 0):
+    steps = [line["step"] for line in log_lines]
+    for codebook in range(len(log_lines[0]["each"]) if log_lines else 0):
         axes.plot(
             steps,
-            [line["each"][codebook] for line in lines],
+            [line["each"][codebook] for line in log_lines],
             linewidth=0.6,
             alpha=0.6,
             label=f"codebook {codebook + 1}",
         )
-    axes.plot(steps, [line["loss"] for line in lines], color="black", linewidth=1, label="training, all")
+    axes.plot(steps, [line["loss"] for line in log_lines], color="black", linewidth=1, label="training, all")
     for name, label in (
         ("valid", "validation"),
         ("valid_text", "validation, without melody"),
         ("valid_none", "validation, without both"),
     ):
-        marks = [(line["step"], line[name]) for line in lines if name in line]
-        if marks:
-            axes.plot(*zip(*marks, strict=True), marker=".", linewidth=1.2, label=label)
+        points = [(line["step"], line[name]) for line in log_lines if name in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", linewidth=1.2, label=label)
     axes.set(xlabel="step", ylabel="cross-entropy, nats a code")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

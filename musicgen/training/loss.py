@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # a target that is no code
-_BLOCK = 128  # positions: 2 MB of logits
+_BLOCK_POSITIONS = 128  # positions: 2 MB of logits
 
 
 def cross_entropy(
@@ -31,33 +31,42 @@ def cross_entropy(
         states, heads = states.to(dtype), heads.to(dtype)
     codebooks = targets.shape[1]
     shares = torch.full((codebooks,), 1 / codebooks, device=states.device) if shares is None else shares
-    loss, each = _CrossEntropy.apply(states, heads, targets, shares)
-    return loss, each
+    loss, codebook_losses = _CrossEntropy.apply(states, heads, targets, shares)
+    return loss, codebook_losses
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         codebooks = targets.shape[1]
-        weight = 1 / (targets != IGNORED).sum(0).clamp(min=1)  # [codebooks]
-        needed = any(ctx.needs_input_grad[:2])
+        code_weight = 1 / (targets != IGNORED).sum(0).clamp(min=1)  # [codebooks]
+        needs_grad = any(ctx.needs_input_grad[:2])
         losses = torch.zeros(codebooks, dtype=torch.float32, device=states.device)
         states_grad, heads_grad = (
             torch.empty_like(states),
             torch.zeros(heads.shape, dtype=torch.float32, device=heads.device),
         )
         with torch.autocast(states.device.type, enabled=False):
-            for x, y, grad in zip(states.split(_BLOCK), targets.split(_BLOCK), states_grad.split(_BLOCK), strict=True):
-                kept = (y != IGNORED) * weight  # [block, codebooks]
-                at = y.clamp(min=0)[..., None]
-                logs = (x @ heads.T).view(len(x), codebooks, -1).float().log_softmax(-1)
-                losses -= (logs.gather(-1, at)[..., 0] * kept).sum(0)
-                if needed:
-                    slope = logs.exp_().scatter_add_(-1, at, torch.full_like(at, -1.0, dtype=logs.dtype))
-                    slope = slope.mul_((kept * shares)[..., None]).flatten(1).to(x.dtype)
-                    torch.mm(slope, heads, out=grad)
-                    heads_grad += slope.T @ x
-        if needed:
+            for block_states, block_targets, block_grad in zip(
+                states.split(_BLOCK_POSITIONS),
+                targets.split(_BLOCK_POSITIONS),
+                states_grad.split(_BLOCK_POSITIONS),
+                strict=True,
+            ):
+                weights = (block_targets != IGNORED) * code_weight  # [block, codebooks]
+                target_indices = block_targets.clamp(min=0)[..., None]
+                log_probabilities = (
+                    (block_states @ heads.T).view(len(block_states), codebooks, -1).float().log_softmax(-1)
+                )
+                losses -= (log_probabilities.gather(-1, target_indices)[..., 0] * weights).sum(0)
+                if needs_grad:
+                    logit_grad = log_probabilities.exp_().scatter_add_(
+                        -1, target_indices, torch.full_like(target_indices, -1.0, dtype=log_probabilities.dtype)
+                    )
+                    logit_grad = logit_grad.mul_((weights * shares)[..., None]).flatten(1).to(block_states.dtype)
+                    torch.mm(logit_grad, heads, out=block_grad)
+                    heads_grad += logit_grad.T @ block_states
+        if needs_grad:
             ctx.save_for_backward(states_grad, heads_grad.to(heads.dtype))
         ctx.mark_non_differentiable(losses)
         return (losses * shares).sum(), losses  # autocast would round a product

@@ -20,8 +20,8 @@ from musicgen.training.batch import Batch
 from musicgen.training.loss import cross_entropy
 
 _TABLE, _TWIN = "text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight"  # one tensor
-_INIT = 0.02
-_EMBEDDING = 0.3  # four of them weigh as much as the sinusoids that they are added to
+_INITIAL_DEVIATION = 0.02
+_EMBEDDING_DEVIATION = 0.3  # four of them weigh as much as the sinusoids that they are added to
 
 
 class Attention(nn.Module):
@@ -32,21 +32,23 @@ class Attention(nn.Module):
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(hidden, hidden, bias=False) for _ in range(4))
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, N, hidden]
+    def forward(self, states: Tensor) -> Tensor:  # [B, N, hidden]
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product instead of three
-        q, k, v = (
-            F.linear(x, weight).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        queries, keys, values = (
+            F.linear(states, weight).view(*states.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         )  # [B, heads, N, head dim] each
-        return self.out_proj(causal_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out_proj(causal_attention(queries, keys, values).transpose(1, 2).flatten(2))
 
-    def cross(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    def cross(self, states: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """Attend from x [B, N, hidden] to text [B, S, hidden] where mask [B, S] is true."""
-        q, k, v = (
-            project(states).view(*states.shape[:2], self.heads, -1).transpose(1, 2)
-            for project, states in ((self.q_proj, x), (self.k_proj, text), (self.v_proj, text))
+        queries, keys, values = (
+            project(inputs).view(*inputs.shape[:2], self.heads, -1).transpose(1, 2)
+            for project, inputs in ((self.q_proj, states), (self.k_proj, text), (self.v_proj, text))
         )
         return self.out_proj(
-            F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None]).transpose(1, 2).flatten(2)
+            F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None])
+            .transpose(1, 2)
+            .flatten(2)
         )
 
 
@@ -64,11 +66,11 @@ class DecoderLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(spec.hidden, spec.ffn, bias=False), nn.Linear(spec.ffn, spec.hidden, bias=False)
         self.final_layer_norm = nn.LayerNorm(spec.hidden)
 
-    def forward(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:  # [B, N, hidden]
-        x = x + self.self_attn(self.self_attn_layer_norm(x))
+    def forward(self, states: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:  # [B, N, hidden]
+        states = states + self.self_attn(self.self_attn_layer_norm(states))
         if text is not None and mask is not None:
-            x = x + self.encoder_attn.cross(self.encoder_attn_layer_norm(x), text, mask)
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+            states = states + self.encoder_attn.cross(self.encoder_attn_layer_norm(states), text, mask)
+        return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
 
 
 class Transformer(nn.Module):
@@ -151,17 +153,19 @@ class Network(nn.Module):
     def states(self, batch: Batch) -> Tensor:
         """The normed states at the clips' steps: [B, steps - 1, hidden]."""
         transformer = self.decoder.model.decoder
-        x, text, start = self.embed(batch)
+        states, text, code_starts = self.embed(batch)
         mask = None
         if self.spec.kind == "text":
             # A dropped text is zeros to attend to, which adds exactly nothing.
-            mask = torch.arange(text.shape[1], device=x.device) < batch.text_lengths[:, None]
+            mask = torch.arange(text.shape[1], device=states.device) < batch.text_lengths[:, None]
         for layer in transformer.layers:
-            x = layer(x, None if mask is None else text, mask)
-        if start is not None:
-            at = start[:, None] + torch.arange(batch.inputs.shape[2], device=x.device)
-            x = x.flatten(0, 1)[at + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]]
-        return transformer.layer_norm(x)
+            states = layer(states, None if mask is None else text, mask)
+        if code_starts is not None:
+            code_positions = code_starts[:, None] + torch.arange(batch.inputs.shape[2], device=states.device)
+            states = states.flatten(0, 1)[
+                code_positions + torch.arange(len(states), device=states.device)[:, None] * states.shape[1]
+            ]
+        return transformer.layer_norm(states)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the first layer sees [B, N, hidden], projected text states [B, S, hidden] and, in melody models, where
@@ -169,17 +173,19 @@ class Network(nn.Module):
         """
         spec = self.spec
         tables = self.decoder.model.decoder.embed_tokens
-        x = torch.stack([table(batch.inputs[:, k]) for k, table in enumerate(tables)]).sum(0)  # [B, L, hidden]
-        x = x if spec.embed_scale == 1.0 else x * spec.embed_scale
+        states = torch.stack([table(batch.inputs[:, codebook]) for codebook, table in enumerate(tables)]).sum(
+            0
+        )  # [B, L, hidden]
+        states = states if spec.embed_scale == 1.0 else states * spec.embed_scale
         text = self._text_states(batch)  # [B, S, hidden]
-        start: Tensor | None = None
+        code_starts: Tensor | None = None
         if spec.kind == "melody":
-            sound = F.embedding(
-                batch.bins, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
+            melody = F.embedding(
+                batch.pitch_classes, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
             )  # [B, P, hidden]
-            start = sound.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
-            x = _close_gap(torch.cat([sound, text, x], dim=1), start, sound.shape[1] + text.shape[1])
-        return x + self._positions(x.shape[1]), text, start
+            code_starts = melody.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
+            states = _close_gap(torch.cat([melody, text, states], dim=1), code_starts, melody.shape[1] + text.shape[1])
+        return states + self._positions(states.shape[1]), text, code_starts
 
     def published_tensors(self) -> dict[str, Tensor]:
         """The tensors as a checkpoint holds them; T5's table once, under one of its names."""
@@ -187,14 +193,14 @@ class Network(nn.Module):
 
     def load(self, tensors: Tensors) -> None:
         """Take the weights of a checkpoint. Raises `ModelError`: one is missing, or of another shape."""
-        wanted = ("text_encoder.", "decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
-        found = {
-            name: tensors.view("", "cpu", torch.float32)[name] for name in tensors.names() if name.startswith(wanted)
+        prefixes = ("text_encoder.", "decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
+        weights = {
+            name: tensors.view("", "cpu", torch.float32)[name] for name in tensors.names() if name.startswith(prefixes)
         }
-        table = found.get(_TABLE, found.get(_TWIN))
+        table = weights.get(_TABLE, weights.get(_TWIN))
         if table is not None:
-            found |= {_TABLE: table, _TWIN: table}
-        load_parameters(self, found, str(tensors.folder))
+            weights |= {_TABLE: table, _TWIN: table}
+        load_parameters(self, weights, str(tensors.folder))
 
     def _text_states(self, batch: Batch) -> Tensor:
         """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
@@ -216,22 +222,26 @@ class Network(nn.Module):
             if name.startswith("text_encoder."):
                 continue
             if "embed_tokens" in name:
-                nn.init.normal_(weight, 0.0, _EMBEDDING)
+                nn.init.normal_(weight, 0.0, _EMBEDDING_DEVIATION)
             elif name.startswith("audio_enc_to_dec_proj"):
-                nn.init.normal_(weight, 0.0, 2 * _EMBEDDING)
+                nn.init.normal_(weight, 0.0, 2 * _EMBEDDING_DEVIATION)
             elif name.endswith(("out_proj.weight", "fc2.weight")):
-                nn.init.normal_(weight, 0.0, _INIT / (2 * self.spec.layers) ** 0.5)
+                nn.init.normal_(weight, 0.0, _INITIAL_DEVIATION / (2 * self.spec.layers) ** 0.5)
             elif weight.ndim == 2 and name.startswith("decoder."):
-                nn.init.normal_(weight, 0.0, _INIT)
+                nn.init.normal_(weight, 0.0, _INITIAL_DEVIATION)
 
 
-def _close_gap(parts: Tensor, start: Tensor, after: int) -> Tensor:
+def _close_gap(sequences: Tensor, code_starts: Tensor, code_offset: int) -> Tensor:
     """Close the gap between a row's text and its codes: parts [B, N, hidden], whose codes begin at `after`, to `start`
     [B].
 
     What is left over, at the end, repeats the last position; nothing looks at it.
     """
-    batch, length = parts.shape[:2]
-    place = torch.arange(length, device=parts.device).expand(batch, -1)
-    source = torch.where(place < start[:, None], place, (place + after - start[:, None]).clamp(max=length - 1))
-    return parts.flatten(0, 1)[source + torch.arange(batch, device=parts.device)[:, None] * length]
+    batch_size, length = sequences.shape[:2]
+    positions = torch.arange(length, device=sequences.device).expand(batch_size, -1)
+    source = torch.where(
+        positions < code_starts[:, None],
+        positions,
+        (positions + code_offset - code_starts[:, None]).clamp(max=length - 1),
+    )
+    return sequences.flatten(0, 1)[source + torch.arange(batch_size, device=sequences.device)[:, None] * length]

@@ -54,13 +54,13 @@ class Schedule(BaseModel):
         """How much of the training is done, 0 .. 1, after `step` steps and `seconds` of running."""
         return min(1.0, step / self.steps if self.steps is not None else seconds / (3600 * (self.hours or 1)))
 
-    def rate(self, step: int, seconds: float) -> float:
+    def learning_rate_at(self, step: int, seconds: float) -> float:
         """The learning rate of the step after `step`: a linear warm-up, then a cosine."""
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress(step, seconds)))
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.learning_rate * warm * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.learning_rate * warmup * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
-    def averaging(self, step: int) -> float:
+    def averaging_factor(self, step: int) -> float:
         """How much of the weights' average stays at this step; at the beginning less, so that it forgets where it
         began.
         """

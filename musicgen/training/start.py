@@ -22,7 +22,7 @@ from musicgen.model.spec import parse_spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FILES = [
+_SMALL_FILES = [
     *(
         "preprocessor_config.json",
         "generation_config.json",
@@ -111,7 +111,7 @@ def write_initial_checkpoint(
     if teach is not None:
         teach(network.text_encoder, load_tokenizer(folder, network.text_encoder.config))
     save_file(
-        {**network.published_tensors(), **{n: t.contiguous() for n, t in codec.tensors.items()}},
+        {**network.published_tensors(), **{name: tensor.contiguous() for name, tensor in codec.tensors.items()}},
         folder / "model.safetensors",
         {"format": "pt"},
     )
@@ -120,7 +120,7 @@ def write_initial_checkpoint(
 
 def copy_small_files(source: Path, target: Path) -> None:
     """Copy tokenizer and settings of a checkpoint, not its weights."""
-    for name in _FILES:
+    for name in _SMALL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
@@ -138,10 +138,10 @@ def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> 
         num_heads=sizes.text_heads,
         dropout_rate=0.0,
     )
-    size = codec["codebook_size"]
-    filled = {"text_length": sizes.text_length} if sizes.text_length else {}
+    codebook_size = codec["codebook_size"]
+    padding_settings = {"text_length": sizes.text_length} if sizes.text_length else {}
     decoder = (MusicgenMelodyDecoderConfig if melody else MusicgenDecoderConfig)(
-        vocab_size=size,
+        vocab_size=codebook_size,
         max_position_embeddings=sizes.positions,
         num_hidden_layers=sizes.layers,
         ffn_dim=4 * sizes.hidden,
@@ -150,8 +150,8 @@ def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> 
         num_codebooks=codec.get("num_quantizers", 4),
         audio_channels=1,
         dropout=0.0,
-        pad_token_id=size,
-        bos_token_id=size,
+        pad_token_id=codebook_size,
+        bos_token_id=codebook_size,
     )
     config = {
         "architectures": ["MusicgenMelodyForConditionalGeneration" if melody else "MusicgenForConditionalGeneration"],
@@ -161,19 +161,21 @@ def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> 
         "audio_encoder": dict(codec),
         "decoder": decoder.to_dict() | ({} if pattern == "delay" else {"codebook_pattern": pattern}),
     }
-    return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} | filled if melody else {})
+    return config | ({"num_chroma": 12, "chroma_length": sizes.chroma_length} | padding_settings if melody else {})
 
 
-def _write_tokenizer(folder: Path, size: int, prompts: Iterable[str], ticks: int) -> None:
+def _write_tokenizer(folder: Path, vocabulary_size: int, prompts: Iterable[str], ticks: int) -> None:
     """A T5 (Unigram) tokenizer: the prompts' commonest words and numbers whole, everything else by letters; ticks
     before every prompt.
     """
     from transformers import PreTrainedTokenizerFast, T5Tokenizer
 
     counts = Counter(word for prompt in prompts for word in re.findall(r"[A-Za-z]+(?:[#'-][A-Za-z]+)*|[0-9]+", prompt))
-    special, extra = ["<pad>", "</s>", "<unk>"], [f"<extra_id_{i}>" for i in reversed(range(EXTRA_IDS))]
+    special, extra = ["<pad>", "</s>", "<unk>"], [f"<extra_id_{index}>" for index in reversed(range(EXTRA_IDS))]
     letters = ["\u2581", *LETTERS]
-    words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(special) - len(extra) - len(letters)]
+    words = sorted(counts, key=lambda word: (-counts[word], word))[
+        : vocabulary_size - len(special) - len(extra) - len(letters)
+    ]
     vocabulary = [(piece, 0.0) for piece in special]
     vocabulary += [(f"\u2581{word}", round(-math.log(rank + 2), 4)) for rank, word in enumerate(words)]
     vocabulary += [(letter, -12.0) for letter in letters]

@@ -45,8 +45,8 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, 
     _sync_files(partial)
     shutil.rmtree(folder / name, ignore_errors=True)
     os.replace(partial, folder / name)
-    for old in _state_folders(folder)[:-_KEPT]:
-        shutil.rmtree(old)
+    for obsolete in _state_folders(folder)[:-_KEPT]:
+        shutil.rmtree(obsolete)
 
 
 def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counters] | None:
@@ -56,15 +56,15 @@ def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor
     states = _state_folders(folder)
     if not states:
         return None
-    note = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
+    document = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
     for key, value in about.items():
-        if note["about"].get(key) != value:
-            held = note["about"].get(key)
+        if document["about"].get(key) != value:
+            saved_value = document["about"].get(key)
             raise UserError(
-                f"{folder}: holds a training whose {key} is {held!r}, not {value!r}; go on with that, or give "
+                f"{folder}: holds a training whose {key} is {saved_value!r}, not {value!r}; go on with that, or give "
                 "another --output"
             )
-    return load_file(states[-1] / "state.safetensors"), Counters(**note["counters"])
+    return load_file(states[-1] / "state.safetensors"), Counters(**document["counters"])
 
 
 def _state_folders(folder: Path) -> list[Path]:

@@ -19,62 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.corpus.arrange import FASTEST_BPM, MOODS, SLOWEST_BPM, draw_arrangement
 from musicgen.corpus.caption import draw_caption
-from musicgen.corpus.score import INSTRUMENTS, SCALES, Score
+from musicgen.training.caption_facts import CaptionFacts, draw_score
 from musicgen.training.ticks import LEVELS, PHASES, init_tick_embeddings, tick_ids, tick_phases
 
 _HELD_OUT = 1_000
-_ROWS, _ROWS_OF_TICKS = 64, 16  # captions a step
-_RATE, _RATE_OF_TICKS = 3e-3, 2e-3
-_STEPS, _STEPS_OF_TICKS = 1_000, 1_600
-_WARM = 100  # steps of the drill
-_DRILLED, _DRILL_STEPS = (
-    0.05,
-    2_000,
-)  # the error of phases, of which 0.4 is to know nothing, that ends the drill, or so many steps
-_BEAT = 30.0  # what that error counts beside the facts
-_TEMPI = 32  # bins, evenly in the logarithm: 3.5 % each
-_WIDTH = 1.2  # bins: how far a tempo spreads over its neighbours
-_MODES = tuple(SCALES)
-_SOURCES = ("composed", "composed", "essen/", "bach/")
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionFacts:
-    """The facts of captions, a row each, float32: distributions, but `scale` holds the pitch classes of the key."""
-
-    instrument: Tensor  # [N, 6]
-    tempo: Tensor  # [N, 32]
-    key: Tensor  # [N, 24]
-    scale: Tensor  # [N, 12], each 0 or 1
-    drums: Tensor  # [N, 2]
-    mood: Tensor  # [N, moods]
-
-    @classmethod
-    def from_scores(cls, scores: list[Score]) -> "CaptionFacts":
-        """The facts of some scores, whose notes do not matter."""
-        at = (
-            np.log([score.tempo_bpm / SLOWEST_BPM for score in scores])
-            / np.log(FASTEST_BPM / SLOWEST_BPM)
-            * (_TEMPI - 1)
-        )
-        tempo = np.exp(-0.5 * ((np.arange(_TEMPI) - at[:, None]) / _WIDTH) ** 2)
-        scale = np.array(
-            [[(pitch - score.tonic) % 12 in SCALES[score.mode] for pitch in range(12)] for score in scores]
-        )
-        return cls(
-            instrument=_one_hot([INSTRUMENTS.index(score.instrument) for score in scores], len(INSTRUMENTS)),
-            tempo=torch.from_numpy(tempo / tempo.sum(1, keepdims=True)).float(),
-            key=_one_hot([score.tonic + 12 * _MODES.index(score.mode) for score in scores], 24),
-            scale=torch.from_numpy(scale).float(),
-            drums=_one_hot([int(score.drums) for score in scores], 2),
-            mood=_one_hot([MOODS.index(score.mood) for score in scores], len(MOODS)),
-        )
-
-    def items(self) -> list[tuple[str, Tensor]]:
-        """The facts by name."""
-        return [(name, getattr(self, name)) for name in ("instrument", "tempo", "key", "scale", "drums", "mood")]
+_CAPTIONS_PER_STEP, _TICK_CAPTIONS_PER_STEP = 64, 16
+_LEARNING_RATE, _LEARNING_RATE_WITH_TICKS = 3e-3, 2e-3
+_STEPS, _STEPS_WITH_TICKS = 1_000, 1_600
+_WARMUP_STEPS = 100  # of the training of ticks alone
+# The ticks are trained alone until the error of their phases is this small (0.4 is that of no knowledge), at most so long.
+_TICK_ERROR, _MAX_TICK_STEPS = 0.05, 2_000
+_BEAT_WEIGHT = 30.0  # of that error, next to the losses of the facts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,159 +50,175 @@ def train_text_encoder(
     on_message: Callable[[str], None] = lambda text: None,
     captions: int = 24_000,
     steps: int | None = None,
-    drill: int = _DRILL_STEPS,
+    max_tick_steps: int = _MAX_TICK_STEPS,
 ) -> PretrainingResult:
-    """Train a T5 encoder on captions drawn from `seed`: at most `drill` steps of ticks alone, if its tokenizer has
-    them, then `steps`.
+    """Train a T5 encoder on captions drawn from `seed`.
+
+    If its tokenizer has ticks, they are trained alone first, for at most `max_tick_steps`; then `steps` of both.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums depend on how they are shared out
+    torch.set_num_threads(1)  # the order of sums depends on the number of threads
     try:
-        return _teach(encoder, tokenizer, seed, on_message, captions, steps, drill)
+        training = _TextPretraining(encoder, tokenizer, seed, captions)
+        training.train_ticks(max_tick_steps, on_message)
+        training.train_facts(steps, on_message)
+        return training.measure(on_message)
     finally:
         torch.set_num_threads(threads)
 
 
-def _teach(
-    encoder: Any,
-    tokenizer: Any,
-    seed: int,
-    on_message: Callable[[str], None],
-    captions: int,
-    steps: int | None,
-    drill: int,
-) -> PretrainingResult:
-    rng = np.random.default_rng([seed, 2])
-    scores = [_draw_score(rng) for _ in range(captions + _HELD_OUT)]
-    texts = [draw_caption(score, rng) for score in scores]
-    tokens = tokenizer(texts)["input_ids"]
-    facts, tempi = CaptionFacts.from_scores(scores), np.array([score.tempo_bpm for score in scores])
-    ticks = len(tick_ids(tokenizer))
-    bare = [ids[ticks:] for ids in tokens]
-    steps = steps or (_STEPS_OF_TICKS if ticks else _STEPS)
-    width = encoder.config.d_model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        heads = nn.ModuleDict({name: nn.Linear(width, wanted.shape[1]) for name, wanted in facts.items()})
-        if ticks:
-            heads["beat"] = nn.Linear(width, PHASES)
-            init_tick_embeddings(encoder.shared.weight, tick_ids(tokenizer))
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, fused=True)
+class _TextPretraining:
+    """The captions of one pretraining with their facts, and the linear heads that read the facts."""
 
-    def learn(loss: Tensor, rate: float) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (_RATE_OF_TICKS if ticks else _RATE)
-        optimizer.step()
+    def __init__(self, encoder: Any, tokenizer: Any, seed: int, captions: int):
+        self.encoder, self.captions = encoder, captions
+        self.rng = np.random.default_rng([seed, 2])
+        scores = [draw_score(self.rng) for _ in range(captions + _HELD_OUT)]
+        self.texts = [draw_caption(score, self.rng) for score in scores]
+        self.tokens: list[list[int]] = tokenizer(self.texts)["input_ids"]
+        self.facts, self.tempi = CaptionFacts.from_scores(scores), np.array([score.tempo_bpm for score in scores])
+        self.ticks = len(tick_ids(tokenizer))
+        width = encoder.config.d_model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.heads = nn.ModuleDict(
+                {name: nn.Linear(width, targets.shape[1]) for name, targets in self.facts.items()}
+            )
+            if self.ticks:
+                self.heads["beat"] = nn.Linear(width, PHASES)
+                init_tick_embeddings(encoder.shared.weight, tick_ids(tokenizer))
+        self.parameters = [*encoder.parameters(), *self.heads.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.01, fused=True)
 
-    on_message(f"text encoder: learning what {captions} captions say" + (", first where beats fall" if ticks else ""))
-    if ticks:  # alone: beside the facts they do not get off the ground
-        numbered = np.array([row for row in range(captions) if f"{tempi[row]:.0f}" in texts[row]])
+    def train_ticks(self, max_steps: int, on_message: Callable[[str], None]) -> None:
+        """Train the ticks alone until they tell where beats fall; together with the facts they learn nothing at first.
+
+        Does nothing for a tokenizer without ticks, except for a message.
+        """
+        on_message(
+            f"text encoder: learning what {self.captions} captions say"
+            + (", first where beats fall" if self.ticks else "")
+        )
+        if not self.ticks:
+            return
+        with_number = np.array([row for row in range(self.captions) if self._names_tempo(row)])
         errors: deque[float] = deque(maxlen=50)
-        for step in range(drill):
-            rows = rng.choice(numbered, _ROWS_OF_TICKS)
-            states, where, column = _encode_captions(encoder, tokens, rows)
-            loss = F.mse_loss(heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column))
-            learn(loss, min(1, (step + 1) / _WARM))
+        for step in range(max_steps):
+            rows = self.rng.choice(with_number, _TICK_CAPTIONS_PER_STEP)
+            states, caption_index, column = _encode_captions(self.encoder, self.tokens, rows)
+            loss = self._tick_loss(states, rows, caption_index, column)
+            self._update(loss, min(1, (step + 1) / _WARMUP_STEPS))
             errors.append(loss.item())
             if step % 100 == 99:
                 on_message(f"text encoder: {step + 1} steps, error of phases {np.mean(errors):.4f}")
-            if len(errors) == errors.maxlen and np.mean(errors) < _DRILLED:
+            if len(errors) == errors.maxlen and np.mean(errors) < _TICK_ERROR:
                 break
-    for step in range(steps):
-        # Every second step reads captions without their ticks, which are most of a caption: four times as many.
-        ticking = bool(ticks) and step % 2 == 1
-        rows = rng.integers(captions, size=_ROWS_OF_TICKS if ticking else _ROWS)
-        states, where, column = _encode_captions(encoder, tokens if ticking else bare, rows)
-        word = column >= ticks if ticking else torch.ones_like(column, dtype=torch.bool)
-        loss = torch.zeros(())
-        for name, wanted in facts.items():
-            right = wanted[torch.from_numpy(rows)][where[word]]
-            loss = loss + (F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy)(
-                heads[name](states[word]), right
-            )
-        if ticking:
-            loss = loss + _BEAT * F.mse_loss(heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column))
-        learn(loss, min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        if step % 400 == 399:
-            on_message(f"text encoder: {step + 1} steps, loss {loss.item():.3f}")
-    found = _measure_accuracies(encoder, tokens, heads, facts, ticks)
-    if ticks:
-        found["beat"] = _measure_tick_accuracy(encoder, tokens, heads, tempi, texts, ticks)
-    on_message("text encoder: told right " + ", ".join(f"{name} {share:.0%}" for name, share in found.items()))
-    return PretrainingResult(found, {name: head for name, head in heads.items() if isinstance(head, nn.Linear)})
+
+    def train_facts(self, steps: int | None, on_message: Callable[[str], None]) -> None:
+        """Train all facts for `steps` (None: as many as are usual)."""
+        steps = steps or (_STEPS_WITH_TICKS if self.ticks else _STEPS)
+        tokens_without_ticks = [ids[self.ticks :] for ids in self.tokens]
+        for step in range(steps):
+            # Every second step reads captions without their ticks, which are most of a caption: four times as many.
+            with_ticks = bool(self.ticks) and step % 2 == 1
+            count = _TICK_CAPTIONS_PER_STEP if with_ticks else _CAPTIONS_PER_STEP
+            rows = self.rng.integers(self.captions, size=count)
+            tokens = self.tokens if with_ticks else tokens_without_ticks
+            states, caption_index, column = _encode_captions(self.encoder, tokens, rows)
+            is_word = column >= self.ticks if with_ticks else torch.ones_like(column, dtype=torch.bool)
+            loss = torch.zeros(())
+            for name, targets in self.facts.items():
+                word_targets = targets[torch.from_numpy(rows)][caption_index[is_word]]
+                entropy = F.binary_cross_entropy_with_logits if name == "scale" else F.cross_entropy
+                loss = loss + entropy(self.heads[name](states[is_word]), word_targets)
+            if with_ticks:
+                loss = loss + _BEAT_WEIGHT * self._tick_loss(states, rows, caption_index, column)
+            self._update(loss, min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            if step % 400 == 399:
+                on_message(f"text encoder: {step + 1} steps, loss {loss.item():.3f}")
+
+    def measure(self, on_message: Callable[[str], None]) -> PretrainingResult:
+        """Measure how often the heads are right on captions that were held out."""
+        accuracies = self._measure_accuracies()
+        if self.ticks:
+            accuracies["beat"] = self._measure_tick_accuracy()
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in accuracies.items())
+        on_message(f"text encoder: told right {shares}")
+        return PretrainingResult(
+            accuracies, {name: head for name, head in self.heads.items() if isinstance(head, nn.Linear)}
+        )
+
+    def _names_tempo(self, row: int) -> bool:
+        """Return whether a caption gives its tempo as a number."""
+        return f"{self.tempi[row]:.0f}" in self.texts[row]
+
+    def _tick_loss(self, states: Tensor, rows: NDArray[np.int64], caption_index: Tensor, column: Tensor) -> Tensor:
+        targets = _tick_targets(self.tempi[rows], self.ticks, caption_index, column)
+        return F.mse_loss(self.heads["beat"](states), targets)
+
+    def _update(self, loss: Tensor, rate: float) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * (_LEARNING_RATE_WITH_TICKS if self.ticks else _LEARNING_RATE)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _measure_accuracies(self) -> dict[str, float]:
+        """Measure the held-out captions by the mean of their words' states; a tempo is right within two bins.
+
+        Facts that a caption leaves out count too.
+        """
+        rows = np.arange(len(self.tokens) - _HELD_OUT, len(self.tokens))
+        states, caption_index, column = _encode_captions(self.encoder, self.tokens, rows)
+        is_word = column >= self.ticks
+        states, caption_index = states[is_word], caption_index[is_word]
+        sums = torch.zeros(len(rows), states.shape[1]).index_add_(0, caption_index, states)
+        means = sums / caption_index.bincount()[:, None]
+        accuracies = {}
+        for name, all_targets in self.facts.items():
+            predictions, targets = self.heads[name](means), all_targets[torch.from_numpy(rows)]
+            if name == "scale":
+                right = (predictions > 0) == (targets > 0)
+            else:
+                right = (predictions.argmax(1) - targets.argmax(1)).abs() <= (2 if name == "tempo" else 0)
+            accuracies[name] = float(right.float().mean())
+        return accuracies
+
+    @torch.no_grad()
+    def _measure_tick_accuracy(self) -> float:
+        """Measure the share of the ticks whose place in the beat is predicted within 20 ms.
+
+        Of the held-out captions only those count that give their tempo as a number.
+        """
+        held_out = range(len(self.tokens) - _HELD_OUT, len(self.tokens))
+        rows = np.array([row for row in held_out if self._names_tempo(row)])
+        states, caption_index, column = _encode_captions(self.encoder, self.tokens, rows)
+        predictions = self.heads["beat"](states)
+        targets = _tick_targets(self.tempi[rows], self.ticks, caption_index, column)
+        cosine, sine = 0, len(LEVELS)
+        error = torch.atan2(predictions[:, sine], predictions[:, cosine])
+        error = error - torch.atan2(targets[:, sine], targets[:, cosine])
+        error = torch.remainder(error + math.pi, 2 * math.pi) - math.pi
+        error_s = error.abs() / (2 * math.pi) * 60 / torch.from_numpy(self.tempi[rows]).float()[caption_index]
+        return float((error_s[column < self.ticks] < 0.02).float().mean())
 
 
-def _tick_targets(tempi: NDArray[np.float64], ticks: int, where: Tensor, column: Tensor) -> Tensor:
-    """What each position is to tell: a tick its phases, a word zeros. [positions, PHASES]."""
-    told = F.pad(tick_phases(list(tempi), ticks), (0, 0, 0, 1))  # [rows, ticks + 1, PHASES], the last for words
-    return told[where, column.clamp(max=ticks)]
-
-
-def _draw_score(rng: np.random.Generator) -> Score:
-    plan = draw_arrangement(rng, INSTRUMENTS[rng.integers(len(INSTRUMENTS))], _MODES[rng.integers(2)])
-    source = _SOURCES[rng.integers(len(_SOURCES))]
-    return Score((), plan.tempo_bpm, int(rng.integers(12)), plan.mode, plan.instrument, plan.drums, plan.mood, source)
+def _tick_targets(tempi: NDArray[np.float64], ticks: int, caption_index: Tensor, column: Tensor) -> Tensor:
+    """Return each position's target, [positions, PHASES]: the phases of a tick, zeros for a word."""
+    # [captions, ticks + 1, PHASES], the last for words
+    phases = F.pad(tick_phases(list(tempi), ticks), (0, 0, 0, 1))
+    return phases[caption_index, column.clamp(max=ticks)]
 
 
 def _encode_captions(encoder: Any, tokens: list[list[int]], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-    """The states of these captions' tokens, [positions, hidden], the row that each is of and its place there,
-    [positions] each.
+    """Encode captions: the states of all their tokens, [positions, hidden].
+
+    Also returns, [positions] each, the index in `rows` of each position's caption and its column there.
     """
     padded = nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
     mask = padded != 0
     states = encoder(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-    where, column = mask.nonzero(as_tuple=True)
-    return states[mask], where, column
-
-
-@torch.no_grad()
-def _measure_accuracies(
-    encoder: Any, tokens: list[list[int]], heads: nn.ModuleDict, facts: CaptionFacts, ticks: int
-) -> dict[str, float]:
-    """Of the last captions, by the mean of their words; a tempo is right within two bins.
-
-    What a caption leaves out counts too.
-    """
-    rows = np.arange(len(tokens) - _HELD_OUT, len(tokens))
-    states, where, column = _encode_captions(encoder, tokens, rows)
-    states, where = states[column >= ticks], where[column >= ticks]
-    mean = torch.zeros(len(rows), states.shape[1]).index_add_(0, where, states) / where.bincount()[:, None]
-    found = {}
-    for name, wanted in facts.items():
-        told, right = heads[name](mean), wanted[torch.from_numpy(rows)]
-        if name == "scale":
-            found[name] = float(((told > 0) == (right > 0)).float().mean())
-        else:
-            near = (told.argmax(1) - right.argmax(1)).abs() <= (2 if name == "tempo" else 0)
-            found[name] = float(near.float().mean())
-    return found
-
-
-@torch.no_grad()
-def _measure_tick_accuracy(
-    encoder: Any,
-    tokens: list[list[int]],
-    heads: nn.ModuleDict,
-    tempi: NDArray[np.float64],
-    texts: list[str],
-    ticks: int,
-) -> float:
-    """Of the last captions' ticks, where a tempo is said by its number: the part whose place in the beat is told within
-    20 ms.
-    """
-    rows = np.array([row for row in range(len(tokens) - _HELD_OUT, len(tokens)) if f"{tempi[row]:.0f}" in texts[row]])
-    states, where, column = _encode_captions(encoder, tokens, rows)
-    told, right = heads["beat"](states), _tick_targets(tempi[rows], ticks, where, column)
-    cosine, sine = 0, len(LEVELS)
-    off = torch.atan2(told[:, sine], told[:, cosine]) - torch.atan2(right[:, sine], right[:, cosine])
-    off = torch.remainder(off + math.pi, 2 * math.pi) - math.pi
-    late_s = off.abs() / (2 * math.pi) * 60 / torch.from_numpy(tempi[rows]).float()[where]
-    return float((late_s[column < ticks] < 0.02).float().mean())
-
-
-def _one_hot(values: list[int], size: int) -> Tensor:
-    return F.one_hot(torch.tensor(values), size).float()
+    caption_index, column = mask.nonzero(as_tuple=True)
+    return states[mask], caption_index, column

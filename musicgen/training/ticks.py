@@ -30,10 +30,10 @@ def tick_tokens(ticks: int) -> list[str]:
 
 def tick_ids(tokenizer: Any) -> list[int]:
     """The ids of a tokenizer's ticks, in order; none for a tokenizer without."""
-    known: dict[str, int] = tokenizer.get_vocab()
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
     ids: list[int] = []
-    while (token := f"<tick_{len(ids)}>") in known:
-        ids.append(known[token])
+    while (token := f"<tick_{len(ids)}>") in vocabulary:
+        ids.append(vocabulary[token])
     return ids
 
 
@@ -44,19 +44,21 @@ def tick_phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
     beats = (
         torch.tensor(list(tempi_bpm), dtype=torch.float64)[:, None] / 60 * TICK_S * torch.arange(ticks)
     )  # [tempi, ticks]
-    turns = torch.stack([beats / level for level in LEVELS], dim=-1) * 2 * math.pi
-    return torch.cat([turns.cos(), turns.sin()], dim=-1).float()
+    angles = torch.stack([beats / level for level in LEVELS], dim=-1) * 2 * math.pi
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
 @torch.no_grad()
-def init_tick_embeddings(table: Tensor, ids: Sequence[int]) -> None:
+def init_tick_embeddings(embeddings: Tensor, ids: Sequence[int]) -> None:
     """Begin the embeddings of ticks, rows `ids` of `table` [vocabulary, width], with waves of every tempo: half their
     width.
 
     What is left to learn is which of them a tempo picks.
     """
-    waves = table.shape[1] // 4
+    waves = embeddings.shape[1] // 4
     slowest, fastest = SLOWEST_BPM / 60 / LEVELS[-1], FASTEST_BPM / 60
-    rates = torch.logspace(math.log10(slowest), math.log10(fastest), waves) * 2 * math.pi  # radians a second
-    turns = torch.arange(len(ids))[:, None] * TICK_S * rates
-    table[torch.tensor(ids), : 2 * waves] = math.sqrt(2) * torch.cat([turns.cos(), turns.sin()], dim=1).to(table)
+    frequencies = torch.logspace(math.log10(slowest), math.log10(fastest), waves) * 2 * math.pi  # radians a second
+    angles = torch.arange(len(ids))[:, None] * TICK_S * frequencies
+    embeddings[torch.tensor(ids), : 2 * waves] = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1).to(
+        embeddings
+    )

@@ -45,7 +45,7 @@ class TokenizedData:
     """The tokens of a folder, mapped."""
 
     codes: NDArray[np.int16]
-    bins: NDArray[np.int8]
+    pitch_classes: NDArray[np.int8]
     clips: list[dict[str, Any]]
     bad_rows: list[tuple[str, str]]  # row, reason
 
@@ -76,22 +76,22 @@ def make_tokens(
     Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores.
     Raises `UserError` if no row is left.
     """
-    found = read_rows(store)
-    made_of = {"version": _VERSION, "codec": _codec_identity(checkpoint), "data": _data_identity(store, found)}
-    note = folder / "tokens.json"
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_of:
+    rows = read_rows(store)
+    made_of = {"version": _VERSION, "codec": _codec_identity(checkpoint), "data": _data_identity(store, rows)}
+    settings_path = folder / "tokens.json"
+    if settings_path.is_file() and json.loads(settings_path.read_text(encoding="utf-8")) == made_of:
         return TokenizedData.open(folder)
     partial_folder = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
-    _write_tokens(partial_folder, found, _tokenize_rows(store, checkpoint, found, processes), progress)
+    _write_tokens(partial_folder, rows, _tokenize_rows(store, checkpoint, rows, processes), progress)
     (partial_folder / "tokens.json").write_text(json.dumps(made_of) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial_folder, folder)
     return TokenizedData.open(folder)
 
 
-def tokenize_row(row: DataRow, store: Store, codec: Any, hears_melody: bool) -> TokenizedRow:
+def tokenize_row(row: DataRow, store: Store, codec: Any, uses_melody: bool) -> TokenizedRow:
     """Codes [codebooks, frames] and pitch classes of a row.
 
     Raises RowError, OSError, StoreError: the row cannot be used.
@@ -101,7 +101,7 @@ def tokenize_row(row: DataRow, store: Store, codec: Any, hears_melody: bool) -> 
             file, sample_rate=codec.sample_rate, seconds=_MAX_S, channels=codec.channels, subject="audio", name=row.name
         )
         codes = np.asarray(codec.encode(audio), np.int16)
-        if not hears_melody:
+        if not uses_melody:
             return codes, np.zeros(0, np.int8)
         if row.melody is None:
             file.seek(0)
@@ -120,7 +120,7 @@ def _read_pitch_classes(file: Any, subject: str, name: str) -> NDArray[np.int8]:
 class _Worker:
     """A process's codec and store."""
 
-    here: "_Worker"
+    current: "_Worker"
 
     def __init__(self, store: Store, checkpoint: Checkpoint):
         import torch
@@ -129,70 +129,74 @@ class _Worker:
 
         torch.set_num_threads(1)
         self.store, self.codec = store, load_codec(checkpoint, "cpu")
-        self.hears_melody = checkpoint.spec.kind == "melody"
+        self.uses_melody = checkpoint.spec.kind == "melody"
 
     def __call__(self, row: DataRow) -> TokenizedRow | str:
         try:
-            return tokenize_row(row, self.store, self.codec, self.hears_melody)
+            return tokenize_row(row, self.store, self.codec, self.uses_melody)
         except (MusicGenError, OSError, ValueError) as error:
             return f"there is no {error.args[-1]}" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _start_worker(store: Store, checkpoint: Checkpoint) -> None:
-    _Worker.here = _Worker(store, checkpoint)
+    _Worker.current = _Worker(store, checkpoint)
 
 
 def _tokenize_chunk(chunk: list[DataRow]) -> list[TokenizedRow | str]:
-    return [_Worker.here(row) for row in chunk]
+    return [_Worker.current(row) for row in chunk]
 
 
 def _tokenize_rows(
-    store: Store, checkpoint: Checkpoint, found: list[DataRow], processes: int
+    store: Store, checkpoint: Checkpoint, rows: list[DataRow], processes: int
 ) -> Iterator[TokenizedRow | str]:
-    if len(found) < _ALONE or processes == 1:
-        yield from map(_Worker(store, checkpoint), found)
+    if len(rows) < _ALONE or processes == 1:
+        yield from map(_Worker(store, checkpoint), rows)
         return
     # Spawned: torch's threads do not survive a fork.
-    initialise = partial(_start_worker, store, checkpoint)
-    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), initialise) as pool:
-        for results in pool.map(_tokenize_chunk, _chunk_rows(found)):
+    initialize = partial(_start_worker, store, checkpoint)
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), initialize) as pool:
+        for results in pool.map(_tokenize_chunk, _chunk_rows(rows)):
             yield from results
 
 
-def _chunk_rows(found: Iterable[DataRow]) -> Iterator[list[DataRow]]:
-    remaining = iter(found)
+def _chunk_rows(rows: Iterable[DataRow]) -> Iterator[list[DataRow]]:
+    remaining = iter(rows)
     while chunk := list(islice(remaining, _CHUNK)):
         yield chunk
 
 
 def _write_tokens(
-    folder: Path, found: list[DataRow], results: Iterable[TokenizedRow | str], progress: Callable[[str], None]
+    folder: Path, rows: list[DataRow], results: Iterable[TokenizedRow | str], progress: Callable[[str], None]
 ) -> None:
     clips: list[dict[str, Any]] = []
-    bad: list[tuple[str, str]] = []
+    unusable_rows: list[tuple[str, str]] = []
     codes: list[NDArray[np.int16]] = []
-    bins: list[NDArray[np.int8]] = []
-    frames = pitches = 0
-    for number, (row, result) in enumerate(zip(found, results, strict=True), 1):
+    pitch_classes: list[NDArray[np.int8]] = []
+    frame_count = class_count = 0
+    for row_count, (row, result) in enumerate(zip(rows, results, strict=True), 1):
         if isinstance(result, str):
-            bad.append((row.name, result))
+            unusable_rows.append((row.name, result))
         else:
             codes.append(result[0])
-            bins.append(result[1])
-            ends = frames + result[0].shape[1], pitches + len(result[1])
+            pitch_classes.append(result[1])
+            ends = frame_count + result[0].shape[1], class_count + len(result[1])
             clips.append(
                 {"audio": row.name, "prompt": row.prompt, "split": row.split, "beat_s": row.beat_s}
-                | {"frames_begin": frames, "frames_end": ends[0], "bins_begin": pitches, "bins_end": ends[1]}
+                | {"frames_begin": frame_count, "frames_end": ends[0], "bins_begin": class_count, "bins_end": ends[1]}
             )
-            frames, pitches = ends
-        if number % 200 == 0 or number == len(found):
-            progress(f"tokens: {number} of {len(found)} clips" + (f", {len(bad)} bad" if bad else ""))
+            frame_count, class_count = ends
+        if row_count % 200 == 0 or row_count == len(rows):
+            progress(
+                f"tokens: {row_count} of {len(rows)} clips" + (f", {len(unusable_rows)} bad" if unusable_rows else "")
+            )
     if not clips:
-        raise UserError(f"nothing to train on: no row of {len(found)} can be used; the first, {bad[0][0]}: {bad[0][1]}")
+        raise UserError(
+            f"nothing to train on: no row of {len(rows)} can be used; the first, {unusable_rows[0][0]}: {unusable_rows[0][1]}"
+        )
     np.save(folder / "codes.npy", np.concatenate(codes, axis=1), allow_pickle=False)
-    np.save(folder / "bins.npy", np.concatenate(bins), allow_pickle=False)
+    np.save(folder / "bins.npy", np.concatenate(pitch_classes), allow_pickle=False)
     pq.write_table(pa.Table.from_pylist(clips), folder / "clips.parquet")
-    (folder / "bad.json").write_text(json.dumps(bad, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "bad.json").write_text(json.dumps(unusable_rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _codec_identity(checkpoint: Checkpoint) -> str:
@@ -208,12 +212,12 @@ def _codec_identity(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _data_identity(store: Store, found: list[DataRow]) -> str:
+def _data_identity(store: Store, rows: list[DataRow]) -> str:
     """A hash of the rows and of the files' ETags."""
     digest = hashlib.sha256()
-    for row in found:
-        place = row.location if isinstance(row.location, str) else row.name
-        digest.update(json.dumps([row.name, row.prompt, row.split, place, row.melody, row.beat_s]).encode())
-    for info in store.list():
-        digest.update(f"{info.path} {info.size}\n".encode())
+    for row in rows:
+        location = row.location if isinstance(row.location, str) else row.name
+        digest.update(json.dumps([row.name, row.prompt, row.split, location, row.melody, row.beat_s]).encode())
+    for file_info in store.list():
+        digest.update(f"{file_info.path} {file_info.size}\n".encode())
     return digest.hexdigest()

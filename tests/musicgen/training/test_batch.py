@@ -19,7 +19,7 @@ def _starts(clip: TrainingClip, frames: int, count: int = 200) -> tuple[list[int
     """Of many cuts, the first frame and the first pitch class."""
     draw = np.random.default_rng(0)
     batch = assemble_batch([clip] * count, MELODY, "delay", frames, draw)
-    return batch.targets[:, 0, 0].tolist(), batch.bins[:, 0].tolist()
+    return batch.targets[:, 0, 0].tolist(), batch.pitch_classes[:, 0].tolist()
 
 
 def test_cuts_begin_anywhere_at_a_pitch_class() -> None:

@@ -61,7 +61,7 @@ def test_logits_equal_transformers(trained: tuple[Network, Path]) -> None:
             ids, mask = (torch.nn.functional.pad(x, (0, max(0, FILLED - x.shape[1]))) for x in (ids, mask))
         with torch.inference_mode():
             if melody:
-                chroma = torch.nn.functional.one_hot(batch.bins, 12).float()
+                chroma = torch.nn.functional.one_hot(batch.pitch_classes, 12).float()
                 theirs = model(
                     input_ids=ids, attention_mask=mask, input_features=chroma, decoder_input_ids=codes
                 ).logits
@@ -100,7 +100,7 @@ def test_greedy_generation_is_the_networks_argmax(
             logits = network.logits(batch)[0]  # [steps, codebooks, size]
             if request.guidance_scale != 1 and (len(text) or len(bins)):
                 null = network.logits(
-                    replace(batch, text_kept=torch.tensor([False]), bins=torch.zeros_like(batch.bins))
+                    replace(batch, text_kept=torch.tensor([False]), pitch_classes=torch.zeros_like(batch.pitch_classes))
                 )[0]
                 logits = null + request.guidance_scale * (logits - null)
         real = batch.targets[0] >= 0  # [codebooks, steps]
@@ -117,7 +117,7 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
         clips, network.spec, "delay", 20, np.random.default_rng(0), Dropout(all=1, text=0, melody=0, past=0)
     )
     kept = assemble_batch(clips, network.spec, "delay", 20)
-    null = replace(kept, text_kept=torch.zeros(2, dtype=torch.bool), bins=torch.zeros_like(kept.bins))
+    null = replace(kept, text_kept=torch.zeros(2, dtype=torch.bool), pitch_classes=torch.zeros_like(kept.pitch_classes))
     with torch.inference_mode():
         assert torch.equal(network.logits(dropped), network.logits(null))
         assert not torch.allclose(network.logits(dropped), network.logits(kept), atol=1e-3)
@@ -127,7 +127,7 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
             alone,
             text_kept=torch.tensor([False]),
             text_lengths=torch.tensor([max(1, network.spec.text_length)]),
-            bins=torch.zeros_like(alone.bins),
+            pitch_classes=torch.zeros_like(alone.pitch_classes),
         )
         assert torch.allclose(
             short, network.logits(one), atol=1e-5
@@ -182,7 +182,7 @@ def _clips(network: Network, folder: Path, frames: int) -> list[TrainingClip]:
 
 
 def _without(clip: TrainingClip) -> TrainingClip:
-    return TrainingClip(clip.codes, clip.bins[:0], clip.text[:0])
+    return TrainingClip(clip.codes, clip.pitch_classes[:0], clip.text[:0])
 
 
 def _bins(model: Any, request: Request) -> np.ndarray:

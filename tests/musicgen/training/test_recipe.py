@@ -10,7 +10,8 @@ import configs
 from musicgen import MusicGen, Request
 from musicgen.errors import JobError, UserError
 from musicgen.training.ablation import run_ablation
-from musicgen.training.recipe import Recipe, run_recipe
+from musicgen.training.recipe import Recipe
+from musicgen.training.recipe_stages import run_recipe
 from tests.fixtures.random_checkpoint import Sizes as Random
 from tests.fixtures.random_checkpoint import write_checkpoint
 

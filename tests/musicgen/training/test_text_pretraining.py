@@ -8,7 +8,8 @@ from transformers import T5Config, T5EncoderModel
 
 from musicgen.corpus.score import Score
 from musicgen.model.text.tokenizer import load_tokenizer
-from musicgen.training.text_pretraining import CaptionFacts, train_text_encoder
+from musicgen.training.caption_facts import CaptionFacts
+from musicgen.training.text_pretraining import train_text_encoder
 from tests.fixtures.random_checkpoint import write_tokenizer
 
 SIZES = {"vocab_size": 400, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}

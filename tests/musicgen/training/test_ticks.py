@@ -100,7 +100,7 @@ def _encoder(tokenizer: Any) -> T5EncoderModel:
 def test_an_encoder_learns_where_beats_fall(ticking: Checkpoint) -> None:
     tokenizer = load_tokenizer(ticking.folder, T5Config())
     encoder = _encoder(tokenizer)
-    taught = text_pretraining.train_text_encoder(encoder, tokenizer, 0, captions=1_000, steps=20, drill=600)
+    taught = text_pretraining.train_text_encoder(encoder, tokenizer, 0, captions=1_000, steps=20, max_tick_steps=600)
     # By chance one in twelve, the first tick, and of the others 40 ms of a beat of 0.33 to 1 s.
     assert taught.accuracies["beat"] > 0.3, taught.accuracies
 

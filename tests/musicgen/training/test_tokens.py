@@ -38,7 +38,7 @@ def test_tokens_are_what_is_heard_at_generation(music: Path, checkpoint: Checkpo
         ours = tokens.codes[:, clip["frames_begin"] : clip["frames_end"]]
         assert ours.shape == heard.shape
         assert (ours == heard).mean() > 0.99  # resampled in blocks there
-        bins = tokens.bins[clip["bins_begin"] : clip["bins_end"]]
+        bins = tokens.pitch_classes[clip["bins_begin"] : clip["bins_end"]]
         assert np.array_equal(
             np.resize(bins, 235), melodies.pitch_classes(Request(prompt="x", melody=str(music / melody)))[0]
         )
@@ -78,5 +78,5 @@ def test_processes_change_nothing(
     monkeypatch.setattr(module, "_ALONE", 1)
     two = _make(music, checkpoint, tmp_path / "two", processes=2)
     assert np.array_equal(one.codes, two.codes)
-    assert np.array_equal(one.bins, two.bins)
+    assert np.array_equal(one.pitch_classes, two.pitch_classes)
     assert one.bad_rows == two.bad_rows

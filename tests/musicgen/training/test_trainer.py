@@ -63,7 +63,7 @@ def test_the_loss_falls(ground: tuple[Path, TokenizedData], tmp_path: Path, patt
 def test_the_loss_counts_every_code_once(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     """The blocked cross-entropy and its gradients are torch's own, over real codes alone."""
     trainer = _trainer(ground, tmp_path, pattern="partial_delay", dtype="float32")
-    batch = trainer.feed.batches(0, 0, 1)[0][0]
+    batch = trainer.train_loader.batches(0, 0, 1)[0][0]
     loss, each = trainer.network(batch)
     loss.backward()
     found = {name: p.grad.clone() for name, p in trainer.network.named_parameters() if p.grad is not None}
@@ -126,9 +126,9 @@ def test_a_killed_training_goes_on_from_its_last_state(ground: tuple[Path, Token
 
 def test_hours_are_hours_of_running_and_end_the_cosine() -> None:
     schedule = Schedule(hours=2, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.1)
-    assert schedule.rate(0, 0) == pytest.approx(0.1)
-    assert schedule.rate(100, 3600) == pytest.approx(0.55)
-    assert schedule.rate(10_000, 7200) == pytest.approx(0.1)
+    assert schedule.learning_rate_at(0, 0) == pytest.approx(0.1)
+    assert schedule.learning_rate_at(100, 3600) == pytest.approx(0.55)
+    assert schedule.learning_rate_at(10_000, 7200) == pytest.approx(0.1)
     assert schedule.progress(10_000, 7200) == 1
     with pytest.raises(ValueError, match="either steps or hours"):
         Schedule()
@@ -138,9 +138,9 @@ def test_hours_are_hours_of_running_and_end_the_cosine() -> None:
 
 def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     trainer = _trainer(ground, tmp_path, dropout=Dropout(all=0.2, text=0.3, melody=0.1), batch_frames=30_000)
-    batches = [batch for step in range(4) for batch in trainer.feed.batches(step, 0, 2)[0]]
+    batches = [batch for step in range(4) for batch in trainer.train_loader.batches(step, 0, 2)[0]]
     text = np.concatenate([batch.text_kept.numpy() for batch in batches])
-    melody = np.concatenate([batch.bins.numpy().any(axis=1) for batch in batches])
+    melody = np.concatenate([batch.pitch_classes.numpy().any(axis=1) for batch in batches])
     assert len(text) > 1000
     assert np.mean(~text & ~melody) == pytest.approx(0.2, abs=0.06)
     assert np.mean(~text & melody) == pytest.approx(0.3, abs=0.06)
@@ -150,7 +150,7 @@ def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, Tokeniz
 def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     for chance, least, most in ((0.0, 0.0, 0.0), (1.0, 0.35, 0.65)):
         trainer = _trainer(ground, tmp_path, dropout=Dropout(past=chance), crop_s=(1, 1), batch_frames=5000)
-        batch = trainer.feed.batches(0, 0, 1)[0][0]
+        batch = trainer.train_loader.batches(0, 0, 1)[0][0]
         shown = batch.inputs[:, :, 1:] == batch.targets[:, :, :-1]  # an input is the target of the step before it
         there = batch.targets[:, :, :-1] >= 0
         assert int((batch.targets >= 0).sum()) == 4 * 50 * len(batch.inputs)
@@ -160,17 +160,17 @@ def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, Tokenized
 
 def test_cuts_keep_codes_and_melody_in_step(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     trainer = _trainer(ground, tmp_path, crop_s=(0.5, 0.5))
-    clip = trainer.feed.clip(0)
+    clip = trainer.train_loader.clip(0)
     whole = {tuple(clip.codes[:, start : start + 25].ravel()): start for start in range(clip.codes.shape[1] - 24)}
     seen = set()
     for step in range(40):
-        batch = trainer.feed.batches(step, 0, 1)[0][0]
+        batch = trainer.train_loader.batches(step, 0, 1)[0][0]
         for row in range(len(batch.inputs)):
             codes = patterns.revert_steps("delay", np.pad(batch.targets[row].numpy(), ((0, 0), (1, 0))), 25)
             start = whole.get(tuple(codes.ravel()))
-            if start is not None and batch.bins[row].any():
+            if start is not None and batch.pitch_classes[row].any():
                 first = round(start / 6.4)
-                assert np.array_equal(batch.bins[row].numpy(), np.resize(clip.bins[first:], 235))
+                assert np.array_equal(batch.pitch_classes[row].numpy(), np.resize(clip.pitch_classes[first:], 235))
                 seen.add(start)
     assert len(seen) > 1
 
