@@ -136,7 +136,7 @@ def _read_blocks(
         else np.zeros((0, channels), dtype=np.float32)
     )
     if len(audio) == 0:
-        raise refuse("holds no samples, or too few to be heard")
+        raise refuse("holds no samples, or too few to decode")
     return np.ascontiguousarray(audio.T)
 
 

@@ -41,7 +41,7 @@ class ClapSoundEncoder:
         ModelError if the checkpoint has no audio tower.
         """
         if request.prompt.strip():
-            raise RowError("invalid", "this model hears a prompt or a sound, not both: leave one of them out")
+            raise RowError("invalid", "this model takes a prompt or a sound, not both: leave one of them out")
         uri = request.melody or ""
         return self._memo.get(uri, request.melody_sha256, lambda file: self._encode_file(file, uri))
 

@@ -77,18 +77,21 @@ class _Spool:
         self._spans: dict[int, tuple[int, int]] = {}
 
     def add(self, position: int, content: bytes) -> None:
+        """Write bytes for a position."""
         with self._lock:
             offset = self._file.seek(0, os.SEEK_END)
             self._file.write(content)
             self._spans[position] = (offset, len(content))
 
     def get(self, position: int) -> bytes:
+        """Read the bytes of a position."""
         with self._lock:
             offset, size = self._spans[position]
             self._file.seek(offset)
             return self._file.read(size)
 
     def close(self) -> None:
+        """Delete the file."""
         self._file.close()
 
 

@@ -93,7 +93,7 @@ def _format_unbounded(measures: Mapping[str, float]) -> list[str]:
     if "melody.ratio" in measures:
         lines.append(
             f"melody agreement: {measures['melody.ratio']:.2f} times that with others' melodies; "
-            f"clips of the same prompts that heard no melody agree in {_format_percent(measures['melody.text'])}"
+            f"clips of the same prompts without a melody agree in {_format_percent(measures['melody.text'])}"
         )
     for kind, label in (("text", "by prompt"), ("melody", "by prompt and melody")):
         if f"frechet.{kind}" in measures:

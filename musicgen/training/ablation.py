@@ -1,9 +1,7 @@
-"""The paper's ablation of codebook patterns (Copet et al. 2023, table 5): the same data, sizes and budget, one training
-each.
+"""Runs the paper's ablation of codebook patterns (Copet et al. 2023, table 5): one training per pattern.
 
-Corpus, codec, first weights and tokens are those of the recipe and shared; each pattern trains in
-`<output>/ablation/<pattern>` and exports there. What a checkpoint sounds like is measured by whoever calls: `measures`
-maps its folder to columns.
+All trainings share the recipe's corpus, codec, initial weights and tokens, and have the same sizes and budget. Each
+pattern is trained and exported in `<output>/ablation/<pattern>`.
 """
 
 import json
@@ -24,7 +22,9 @@ from musicgen.training.trainer import StepCallback
 
 CheckpointMeasure = Callable[[Path], Mapping[str, float]]
 
-_TIMED_CLIPS = 4  # generated to time it
+"""Measures the checkpoint in a folder: the values of further columns of the table."""
+
+_TIMED_CLIPS = 4  # generated at the same time, to measure the speed
 
 
 def run_ablation(
@@ -34,9 +34,9 @@ def run_ablation(
     on_step: StepCallback | None = None,
     measures: CheckpointMeasure | None = None,
 ) -> Path:
-    """Train and measure what is left to, and write `table.md` and `table.json`.
+    """Train and measure the patterns that are not measured yet, and write `table.md` and `table.json`.
 
-    Returns the table's path. Raises `UserError`.
+    `measures` adds columns on the quality of each checkpoint. Returns the path of `table.md`. Raises `UserError`.
     """
     start, tokens = prepare_training(recipe, on_message)
     folder = recipe.folder / "ablation"
@@ -68,7 +68,7 @@ def run_ablation(
 
 
 def _read_measured_rows(path: Path) -> dict[str, dict[str, object]]:
-    """The rows that an earlier run measured, by pattern."""
+    """Read the rows that an earlier run measured, by pattern."""
     return {row["pattern"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
 
 
@@ -99,10 +99,12 @@ def _make_row(
 
 
 def _measure_speed(export: Path, spec: ModelSpec) -> float:
-    """Seconds of music that the engine's steps make in a second, with `_CLIPS` clips at once, sound included."""
+    """Measure the speed with `_TIMED_CLIPS` clips at once, codec included, in seconds of music per second."""
     seconds = spec.max_frames / spec.frame_rate
     with MusicGen.from_pretrained(str(export), slots=_TIMED_CLIPS) as model:
-        model.generate([Request(prompt="piano", duration_s=min(0.5, seconds))])  # compiles, and allocates
+        model.generate(
+            [Request(prompt="piano", duration_s=min(0.5, seconds))]
+        )  # so that compilation and allocation are not timed
         started_at = time.perf_counter()
         model.generate([Request(prompt="piano", duration_s=seconds, seed=seed) for seed in range(_TIMED_CLIPS)])
         return round(_TIMED_CLIPS * seconds / (time.perf_counter() - started_at), 2)

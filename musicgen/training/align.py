@@ -1,10 +1,10 @@
-"""Heads that begin by looking at their own time in the prefix.
+"""Initializes two attention heads so that they attend to their own time in the prefix.
 
-A melody's pitch classes and a prompt's ticks (`musicgen.training.ticks`) stand in the prefix, 6.4 codes each. To find
-its own, a code's position must be multiplied: a small decoder learns that only after thousands of steps, and follows
-neither until then. Yet it is linear: positions are sinusoids, so are times, and a product of two sinusoids tells how
-far apart they are. So the first layer's queries and keys are fitted, by least squares on what it sees of random codes
-and real prompts, to the cosines and sines of their times.
+A melody's pitch classes and a prompt's ticks (`musicgen.training.ticks`) are in the prefix, one for each 6.4 codes. To
+find its own, a code must scale its position. A small decoder learns that only after thousands of steps, and until then
+it follows neither melody nor ticks. But the relation can be set from the start: positions and times are both encoded as
+sinusoids, and the product of two sinusoids depends on the distance between them. So the first layer's queries and keys
+are fitted to the cosines and sines of their times, by least squares on its inputs for random codes and real prompts.
 """
 
 import math
@@ -20,30 +20,27 @@ from musicgen.conditioning import chroma
 from musicgen.training.batch import TrainingClip, assemble_batch
 from musicgen.training.network import DecoderLayer, Network
 
-_FIT_CLIPS = 16  # that it is fitted on
-# the logarithm of how much more a head attends to its own time than to any other, about twice that of a window's
-# positions
+_FIT_CLIPS = 16  # that the heads are fitted on
+# The logarithm of how much more a head attends to its own time than to any other; about twice the logarithm of the
+# number of a window's positions.
 _PEAK_LOGIT = 14.0
 _RIDGE_STRENGTH = 0.1
-_OUTSIDE_WEIGHT = 0.2  # what a position counts where a head is not to look
-_VALUE_DEVIATION, _OUTPUT_DEVIATION = (
-    1.0,
-    0.02,
-)  # deviations of what a head says at first: all of what it sees, very softly
+_OUTSIDE_WEIGHT = 0.2  # of the positions that a head is not to attend to
+# Standard deviations of a head's random value and output weights: it passes on all of its input, with a small effect.
+_VALUE_DEVIATION, _OUTPUT_DEVIATION = 1.0, 0.02
 
 
 @torch.no_grad()
 def align_heads(
     network: Network, prompts: Sequence[NDArray[np.int32]], ticks: int, pattern: str, seed: int
 ) -> list[float]:
-    """Set the first two heads of a melody model's first layer to look at the pitch class, and at the tick, of their own
-    time.
+    """Set the first two heads of a melody model's first layer to attend to the pitch class and the tick of their time.
 
-    `texts` are token ids of prompts, with their `ticks`; without ticks one head is set. Returns how much of each head's
-    attention falls within two positions of where it is to look. The same arguments, the same bits.
+    `prompts` are token ids of prompts with `ticks` ticks; without ticks only the first head is set. Returns each head's
+    share of attention within two positions of its own time. The same arguments give the same bits.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums depend on how they are shared out
+    torch.set_num_threads(1)  # the order of sums depends on the number of threads
     try:
         inputs, times, code_starts = _first_layer_inputs(network, prompts, pattern, seed)
         return [
@@ -60,8 +57,9 @@ def align_heads(
 def _first_layer_inputs(
     network: Network, prompts: Sequence[NDArray[np.int32]], pattern: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the first layer's attention sees of random codes [clips, N, hidden]; each step's time, in codes; where steps
-    begin [clips].
+    """Compute the inputs of the first layer's attention for random codes: [clips, N, hidden].
+
+    Also returns each step's time in codes, [steps], and where the codes of each clip begin, [clips].
     """
     spec = network.spec
     rng = np.random.default_rng([seed, 3])
@@ -77,7 +75,7 @@ def _first_layer_inputs(
         assemble_batch(clips, spec, pattern, spec.max_frames).to(network.sinusoids.device)
     )
     assert code_starts is not None
-    # A step predicts its successor: its time is that of the newest code there.
+    # A step predicts the next one, so its time is that of the newest code there.
     steps = patterns.layout(pattern, spec.codebooks, spec.max_frames)[1:]
     times = torch.tensor([max((frame for frame, _ in step), default=0) for step in steps], device=states.device)
     return _first_layer(network).self_attn_layer_norm(states), times.float(), code_starts
@@ -99,13 +97,16 @@ def _align_head(
     position_count: int,
     seed: int,
 ) -> float:
-    """Let a head look at its own time among `count` positions from `first` on. Returns how far it does."""
+    """Set a head to attend to its own time among `position_count` positions from `first_position` on.
+
+    Returns its share of attention within two positions of its own time.
+    """
     spec, attention = network.spec, _first_layer(network).self_attn
-    codes_per_position = chroma.HOP / chroma.RATE_HZ * spec.frame_rate  # codes a position of the prefix
+    codes_per_position = chroma.HOP / chroma.RATE_HZ * spec.frame_rate
     frequencies = torch.logspace(
         math.log10(2 * math.pi / spec.max_frames), math.log10(1 / codes_per_position), spec.head_dim // 2
     )  # radians a code
-    amplitudes = frequencies**0.5  # the fast ones tell neighbours apart
+    amplitudes = frequencies**0.5  # larger for high frequencies, which distinguish neighbors
 
     def encode_times(code_times: Tensor) -> Tensor:  # times [n] to [n, head dim]
         angles = code_times.cpu()[:, None] * frequencies
@@ -127,9 +128,8 @@ def _align_head(
         max=first_position + position_count - 1
     )  # [steps]: the position of a step's time
     scores = (code_inputs @ query.T) @ (inputs @ key.T).transpose(1, 2) / spec.head_dim**0.5  # [clips, steps, N]
-    gain = _PEAK_LOGIT / scores[:, torch.arange(len(own_positions)), own_positions].mean().clamp(
-        min=1e-3
-    )  # a tiny model's fit may tell nothing
+    own_score = scores[:, torch.arange(len(own_positions)), own_positions].mean()
+    gain = _PEAK_LOGIT / own_score.clamp(min=1e-3)  # because the fit of a tiny model may fail
     head_rows = slice(head * spec.head_dim, (head + 1) * spec.head_dim)
     attention.q_proj.weight[head_rows], attention.k_proj.weight[head_rows] = query * gain**0.5, key * gain**0.5
     generator = torch.Generator().manual_seed(seed + head)
@@ -146,8 +146,9 @@ def _align_head(
 
 
 def _fit_ridge(inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The matrix [told, hidden] that tells best, by ridge regression, `told` [n, told] of `seen` [clips, n, hidden]; n
-    counts `counts`.
+    """Fit the matrix [width, hidden] that maps inputs [clips, n, hidden] to targets [n, width] by ridge regression.
+
+    `weights` [n] are the weights of the positions.
     """
     device, clips = inputs.device, len(inputs)
     inputs, targets, weights = inputs.flatten(0, 1).cpu(), targets.cpu().repeat(clips, 1), weights.cpu().repeat(clips)

@@ -1,4 +1,4 @@
-"""What the network sees at once: clips cut to one length, laid out in a pattern, some of their conditions dropped."""
+"""Assembles batches: cuts clips to one length, lays them out in a pattern, and drops some of their conditions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,52 +15,53 @@ from musicgen.model.spec import ModelSpec
 from musicgen.training.loss import IGNORED
 
 _BAR_BEATS = 4  # beats
-# of the cuts begin anywhere though their beat is known, as continuations and the later windows of a long clip do
+# This share of the cuts begins at any frame although their beat is known, as continuations and the later windows of a
+# long clip do.
 _UNALIGNED_SHARE = 0.125
-_PIECE_FRAMES = (10, 25, 50, 100, 250)  # frames of a hidden piece of the past
+_PIECE_FRAMES = (10, 25, 50, 100, 250)  # lengths of the pieces of the past that are hidden
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingClip:
-    """A clip of the training data, analysed."""
+    """A clip of the training data as codes, pitch classes and token ids."""
 
     codes: NDArray[np.int16]  # [codebooks, frames]
-    pitch_classes: NDArray[np.int8]  # pitch classes, one each `chroma.HOP` samples at `chroma.RATE_HZ`; empty: none
+    pitch_classes: NDArray[np.int8]  # one for each `chroma.HOP` samples at `chroma.RATE_HZ`; empty: no melody
     text: NDArray[np.int32]  # token ids with the end token; empty: no prompt
-    beat: float = 0.0  # frames, from the first on; 0: not known
+    beat: float = 0.0  # length in frames, where the first beat is at frame 0; 0: not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Tensors of B clips.
+    """The tensors of B clips.
 
-    The pattern's step s predicts step s + 1, so inputs lack the last step and targets the first.
+    Step s of the pattern predicts step s + 1, so the inputs lack the last step and the targets the first one.
     """
 
     inputs: Tensor  # int64 [B, codebooks, steps - 1]
     targets: Tensor  # int64 [B, codebooks, steps - 1], IGNORED where a step has no code
     text: Tensor  # int64 [B, S], padded with 0
-    # int64 [B], at least 1 and the checkpoint's `text_length`: positions, of which those beyond the tokens are zeros
+    # int64 [B], at least 1 and the checkpoint's `text_length`: positions of the text, with zeros after the tokens
     text_lengths: Tensor
-    text_kept: Tensor  # bool [B]; False: zeros in its place
+    text_kept: Tensor  # bool [B]; False: the text's states are replaced by zeros
     pitch_classes: Tensor  # int64 [B, chroma length], all 0 where the melody is dropped; [B, 0] in text models
 
     @property
     def frames(self) -> int:
-        """Real codes of the first codebook."""
+        """Return the number of codes of the first codebook, without gaps."""
         return int((self.targets[:, 0] != IGNORED).sum())
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Return the batch on a device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Dropout(BaseModel):
-    """How often conditions are dropped. What is dropped is what guidance and rows without it see at generation.
+    """The probabilities with which conditions are dropped.
 
-    A row's own past says nearly all there is to say about its next codes, so that a small model learns for hours
-    without a look at melody and prompt. Where pieces of the past are hidden (the special token in their place) they are
-    all it has.
+    A dropped condition is replaced by the null condition, which guidance and rows without that condition use at
+    generation. The past codes of a row nearly determine the next ones, so a small model learns for hours without using
+    melody and prompt. Where pieces of the past are hidden (replaced by the special token), it has to use them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +69,7 @@ class Dropout(BaseModel):
     all: float = Field(default=0.1, ge=0, le=1)  # text and melody together: the null branch of guidance
     text: float = Field(default=0.1, ge=0, le=1)  # text alone
     melody: float = Field(default=0.4, ge=0, le=1)  # melody alone: rows with only a prompt
-    past: float = Field(default=0.5, ge=0, le=1)  # rows that see their past in pieces only
+    past: float = Field(default=0.5, ge=0, le=1)  # rows with pieces of their past hidden
 
 
 def assemble_batch(
@@ -79,10 +80,10 @@ def assemble_batch(
     rng: np.random.Generator | None = None,
     dropout: Dropout | None = None,
 ) -> Batch:
-    """A batch of clips, each cut to `frames` (or its own length, if shorter).
+    """Assemble a batch of clips, each cut to `frames` (or its own length, if shorter).
 
-    With `draw` the cuts begin anywhere (where the beat is known: seven of eight four beats apart) and conditions are
-    dropped; without, the cuts begin at 0 and all is kept.
+    With `rng` the cuts begin at drawn frames (if the beat is known, seven of eight at a multiple of four beats), and
+    with `dropout` too conditions are dropped. Without `rng` the cuts begin at 0 and all conditions are kept.
     """
     rows = [_cut_clip(clip, spec, frames, rng) for clip in clips]
     layouts = [patterns.build_steps(pattern, codes, spec.special_token) for codes, _ in rows]
@@ -115,8 +116,8 @@ def assemble_batch(
         )
         text_kept &= ~no_text
         pitch_classes[no_melody] = 0
-        # Guidance's null branch is as long as the text it stands for; a row without a prompt has a single position (or
-        # `text_length`).
+        # The null branch of guidance is as long as the text that it replaces, but a row without a prompt has a single
+        # position (or `text_length`). Training has both.
         text_lengths = np.where(
             no_text & (rng.random(len(rows)) < 0.5) & (chances >= dropout.all), shortest_text, text_lengths
         )
@@ -133,20 +134,21 @@ def assemble_batch(
 def _cut_clip(
     clip: TrainingClip, spec: ModelSpec, frames: int, rng: np.random.Generator | None
 ) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
-    """`frames` of a clip's codes, and the pitch classes from there on, repeated to the prefix's length as a melody's
-    are.
+    """Cut `frames` of a clip's codes, and the pitch classes from there on.
+
+    The latter are repeated to the prefix's length, as a melody's are at generation.
     """
-    classes_per_frame = chroma.RATE_HZ / chroma.HOP / spec.frame_rate  # pitch classes a frame
+    classes_per_frame = chroma.RATE_HZ / chroma.HOP / spec.frame_rate
     spare_frames = clip.codes.shape[1] - frames
     first_class = first_frame = 0
     if rng is not None and spare_frames > 0 and clip.beat and rng.random() >= _UNALIGNED_SHARE:
-        # As a clip begins that is generated: only then can a small model tell from the tempo where the next beat falls.
+        # Begin at a bar, as generated clips do: only then can a small model infer from the tempo where beats fall.
         bar_frames = _BAR_BEATS * clip.beat
         first_frame = round(int(rng.integers(0, int(spare_frames / bar_frames) + 1)) * bar_frames)
         first_class = round(first_frame * classes_per_frame)
     elif rng is not None and spare_frames > 0:
         first_class = int(rng.integers(0, int(spare_frames * classes_per_frame) + 1))
-        first_frame = round(first_class / classes_per_frame)  # at a pitch class, so that both keep step
+        first_frame = round(first_class / classes_per_frame)  # at the start of a pitch class, so that both are aligned
     pitch_classes = clip.pitch_classes[first_class:] if len(clip.pitch_classes) > first_class else np.zeros(1, np.int8)
     return clip.codes[:, first_frame : first_frame + frames], np.resize(pitch_classes, spec.chroma_length)
 
@@ -154,7 +156,7 @@ def _cut_clip(
 def _hide_past(
     codes: NDArray[np.int16], special_token: int, probability: float, rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """The codes with pieces of some length hidden: a part between none and all of them."""
+    """Hide a drawn share of the codes, in pieces of a drawn length, with probability `probability`."""
     if rng.random() >= probability:
         return codes
     frames = codes.shape[1]

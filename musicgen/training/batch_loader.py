@@ -1,4 +1,4 @@
-"""Which clips a step trains on: a new order each epoch, cuts and dropped conditions each step, all from the seed."""
+"""Draws the batches of each training step from the seed: order of the clips, cuts and dropped conditions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,14 +14,14 @@ from musicgen.training.batch import Batch, TrainingClip, assemble_batch
 from musicgen.training.schedule import Schedule
 from musicgen.training.tokens import TokenizedData
 
-_FULL_LENGTH_SHARE = 0.3  # of the steps take the longest cuts, so that the last positions are seen often enough
+_FULL_LENGTH_SHARE = 0.3  # of the steps use the longest cuts, so that the last positions are trained often enough
 _VALIDATION_ROWS = 8
 
 
 class BatchLoader:
-    """Batches of the clips `numbers` of `tokens`.
+    """Makes batches of the clips `clip_numbers` of `tokens`.
 
-    A step's batch is a function of the seed, the step and the clips seen.
+    The batch of a step is a function of the seed, the step and the number of clips seen before.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class BatchLoader:
 
     @property
     def prompts(self) -> list[NDArray[np.int32]]:
-        """Each clip's prompt, as token ids."""
+        """Return the token ids of each clip's prompt."""
         return self._prompt_ids
 
     def batches(self, step: int, clips_seen: int, part_count: int) -> tuple[list[Batch], int]:
-        """The batches of a step, `parts` of equal size, and how many clips they hold together."""
+        """Return the batches of a step, `part_count` of equal size, and the number of clips in them."""
         rng = np.random.default_rng([self.schedule.seed, 1, step])
         shortest, longest = np.log(self.shortest), np.log(self.window)
         frames = (
@@ -74,7 +74,7 @@ class BatchLoader:
         return [assemble_batch(clips[part::part_count], *arguments) for part in range(part_count)], len(clips)
 
     def validation_batches(self, clips: int, with_text: bool = True, with_melody: bool = True) -> list[Batch]:
-        """The first `clips` clips in whole windows, with or without their conditions: for validation."""
+        """Return batches of the first `clips` clips in whole windows, with or without their conditions."""
         whole_clips = [self.clip(start) for start in range(min(clips, len(self)))]
         conditioned_clips = [
             replace(
@@ -90,7 +90,7 @@ class BatchLoader:
         ]
 
     def clip(self, index: int) -> TrainingClip:
-        """The clip at a place among `numbers`."""
+        """Return the clip at an index of `clip_numbers`."""
         row = self.tokens.clips[self.clip_numbers[index]]
         return TrainingClip(
             self.tokens.codes[:, row["frames_begin"] : row["frames_end"]],

@@ -18,7 +18,7 @@ _SOURCES = ("composed", "composed", "essen/", "bach/")
 
 @dataclass(frozen=True, slots=True)
 class CaptionFacts:
-    """The facts of captions, a row each, float32: distributions, but `scale` holds the pitch classes of the key."""
+    """The facts of N captions as float32 distributions; `scale` holds the pitch classes of the key instead."""
 
     instrument: Tensor  # [N, 6]
     tempo: Tensor  # [N, 32]
@@ -29,7 +29,7 @@ class CaptionFacts:
 
     @classmethod
     def from_scores(cls, scores: list[Score]) -> "CaptionFacts":
-        """The facts of some scores, whose notes do not matter."""
+        """Encode the facts of scores; their notes are not used."""
         at = (
             np.log([score.tempo_bpm / SLOWEST_BPM for score in scores])
             / np.log(FASTEST_BPM / SLOWEST_BPM)
@@ -49,11 +49,12 @@ class CaptionFacts:
         )
 
     def items(self) -> list[tuple[str, Tensor]]:
-        """The facts by name."""
+        """Return the facts by name."""
         return [(name, getattr(self, name)) for name in ("instrument", "tempo", "key", "scale", "drums", "mood")]
 
 
 def draw_score(rng: np.random.Generator) -> Score:
+    """Draw the facts of a score, without notes."""
     plan = draw_arrangement(rng, INSTRUMENTS[rng.integers(len(INSTRUMENTS))], _MODES[rng.integers(2)])
     source = _SOURCES[rng.integers(len(_SOURCES))]
     return Score((), plan.tempo_bpm, int(rng.integers(12)), plan.mode, plan.instrument, plan.drums, plan.mood, source)

@@ -1,14 +1,14 @@
-"""Seconds of running: what a stopped process (SIGSTOP, a closed lid) sleeps through does not count."""
+"""Counts the seconds that a process runs, without the time that it is stopped (SIGSTOP, a closed laptop)."""
 
 import threading
 import time
 
 _TICK_S = 0.25
-_LONGEST_S = 2.0  # between two ticks of a process that runs, on however busy a machine
+_LONGEST_S = 2.0  # between two updates of a running process, even on a busy machine; a longer gap is a pause
 
 
 class RunningClock:
-    """Counts while it is entered; a thread looks at the time, and a gap between two looks is a pause."""
+    """Counts seconds within a `with` block. A thread reads the time often, so that a long gap shows a pause."""
 
     def __init__(self, seconds: float = 0.0):
         self._seconds = seconds
@@ -18,7 +18,7 @@ class RunningClock:
 
     @property
     def seconds(self) -> float:
-        """So far, those given at the beginning included."""
+        """Return the seconds so far, including those given at the beginning."""
         self._update()
         return self._seconds
 

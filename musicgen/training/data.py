@@ -1,9 +1,9 @@
-"""What there is to train on: the rows of a folder of audio and Parquet captions, or of a dataset that our flow made.
+"""Reads the rows to train on, from a folder of audio and Parquet captions or from a dataset of `musicgen run`.
 
-A folder holds audio files and one Parquet file or several beside them, with the columns `audio` (a path relative to the
-Parquet's folder) and `prompt`; optional are `melody` (the path of a sound to take the melody from; null: the audio
-itself), `split` (train, valid or test) and `beat_s` (seconds a beat; the first begins at 0 s). Rows without a split are
-divided by a hash of their audio's name.
+A folder holds audio files and Parquet files with the columns `audio` (a path relative to the Parquet file's folder) and
+`prompt`. Optional columns are `melody` (the path of a sound to take the melody from; null: the audio itself), `split`
+(train, valid or test) and `beat_s` (seconds per beat; the first beat is at 0 s). Rows without a split get one by a hash
+of their audio's name.
 """
 
 import hashlib
@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from musicgen.dataset import paths
+from musicgen.dataset.reader import open_dataset, read_audio
 from musicgen.errors import UserError
-from musicgen.storage import Store, open_store
+from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
 
 SPLITS = ("train", "valid", "test")
-_VALIDATION_EVERY = 50  # where nothing says otherwise, one row in fifty is for validation
+_VALIDATION_EVERY = 50  # one of so many rows without a split is for validation
 
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
     """A row of the data.
 
-    `place` is its audio's path, or in a dataset where its audio lies (`musicgen.dataset.reader`).
+    `location` is the path of its audio, or for a dataset the row of the index (`musicgen.dataset.reader.read_audio`).
     """
 
     name: str
@@ -37,18 +38,16 @@ class DataRow:
     beat_s: float | None = None
 
     def open_audio(self, store: Store) -> IO[bytes]:
-        """The audio file. Raises FileNotFoundError, StoreError."""
+        """Open the audio file. Raises FileNotFoundError, StoreError."""
         if isinstance(self.location, str):
             return store.open(self.location)
-        from musicgen.dataset.reader import read_audio
-
         return io.BytesIO(read_audio(store, self.location))
 
 
 def read_rows(store: Store) -> list[DataRow]:
-    """Every row of the data in `store`, in the order of its Parquet files.
+    """Read every row of the data in `store`, in the order of its Parquet files.
 
-    Raises `UserError`: none, or a column is missing.
+    Raises `UserError` if there are no rows or a column is missing.
     """
     store.check()
     rows = list(_read_dataset_rows(store) if store.exists(paths.INFO) else _read_folder_rows(store))
@@ -57,18 +56,12 @@ def read_rows(store: Store) -> list[DataRow]:
     return rows
 
 
-def open_data(uri: str) -> Store:
-    """The store that `uri` names. Raises `UserError` if it is not there."""
-    return open_store(uri)
-
-
 def _read_folder_rows(store: Store) -> Iterator[DataRow]:
     files = [info.path for info in store.list() if info.path.endswith(".parquet")]
     if not files:
         raise UserError(
             f"{store.uri}: nothing to train on; give a folder of audio files with a Parquet file of the columns "
-            "audio and prompt, "
-            "or a dataset that `musicgen run` made"
+            "audio and prompt, or a dataset that `musicgen run` made"
         )
     for path in files:
         with store.open(path) as file:
@@ -104,11 +97,7 @@ def _positive_or_none(value: Any) -> float | None:
 
 
 def _read_dataset_rows(store: Store) -> Iterator[DataRow]:
-    import musicgen.dataset
-
-    for batch in musicgen.dataset.open_dataset(store.uri).batches(
-        ["key", "prompt", "audio", "audio_offset", "audio_bytes"]
-    ):
+    for batch in open_dataset(store.uri).batches(["key", "prompt", "audio", "audio_offset", "audio_bytes"]):
         for row in batch.to_pylist():
             yield DataRow(row["key"], (row["prompt"] or "").strip(), _hash_split(row["key"]), row)
 

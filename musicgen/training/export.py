@@ -1,33 +1,30 @@
-"""A trained network as a checkpoint in the published format, for `musicgen run --model FOLDER` and transformers."""
+"""Writes a trained network as a checkpoint in the published format, for `musicgen run --model` and transformers."""
 
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 from musicgen.model.checkpoint.resolve import Checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
+from musicgen.training.network import Network
 from musicgen.training.start import copy_small_files
-
-if TYPE_CHECKING:
-    from musicgen.training.network import Network
 
 DTYPES = {"float16": "float16", "float32": "float32"}
 
 
 def export_checkpoint(
-    network: "Network", start: Checkpoint, folder: Path, pattern: str, dtype: str | None = None, card: str = ""
+    network: Network, start: Checkpoint, folder: Path, pattern: str, dtype: str | None = None, card: str = ""
 ) -> None:
-    """Write `network` with the codec, tokenizer and config of `start` into `folder`, whole or not at all.
+    """Write `network` with the codec, tokenizer and config of `start` into `folder`, completely or not at all.
 
     `dtype` is the stored one, "float16" or "float32"; None: each tensor's own in `start`. `card` becomes README.md.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    from musicgen.model.checkpoint.tensors import Tensors
-
     partial, previous = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
     for path in (partial, previous):
         shutil.rmtree(path, ignore_errors=True)
@@ -50,7 +47,7 @@ def export_checkpoint(
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "model.safetensors", {"format": "pt"}
     )
-    (partial / "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
+    (partial / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
     config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
     if pattern != start.spec.pattern:
         config["decoder"]["codebook_pattern"] = pattern
@@ -68,7 +65,7 @@ def format_model_card(
     *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, unusable_rows: int,
     log_lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any], about: str = ""
 ) -> str:  # fmt: skip
-    """The model card of a training: what it is, what it was made of and by which command, and its losses."""
+    """Format the model card of a training: the model, its data, the command that trained it, and its losses."""
     spec = start.spec
     last_line = log_lines[-1] if log_lines else {}
     validation: dict[str, Any] = next((line for line in reversed(log_lines) if "valid" in line), {})
@@ -86,7 +83,8 @@ def format_model_card(
         ),
         (
             "steps",
-            f"{last_line.get('step', 0):,}, {last_line.get('frames', 0):,} frames, {last_line.get('epochs', 0):.1f} epochs",
+            f"{last_line.get('step', 0):,}, {last_line.get('frames', 0):,} frames, "
+            f"{last_line.get('epochs', 0):.1f} epochs",
         ),
         ("hours of running", f"{last_line.get('seconds', 0) / 3600:.2f}"),
         ("seed", f"{schedule['seed']}"),

@@ -1,4 +1,4 @@
-"""Fits the spectral codec: one k-means after the other, each on what the codebooks before it left over.
+"""Fits the codebooks of the spectral codec: a k-means for each, on the residual of the codebooks before it.
 
 fitted = fit_codec(clips, SpectralSettings(), seed=0)
 codec = SpectralCodec.from_state(fitted.settings, fitted.tensors)
@@ -14,36 +14,36 @@ from musicgen.errors import UserError
 from musicgen.model.codec.mel_bands import MelBands
 from musicgen.model.codec.spectral_settings import SpectralSettings
 
-MAX_FRAMES = 180_000  # an hour; of more, frames are drawn evenly: many clips say more than many frames of a few
+MAX_FRAMES = 180_000  # an hour; of more music, frames are drawn evenly over all clips
 BATCH = 4096  # frames of a k-means step
-ROUNDS = 10  # over all frames, in batches, and then
-POLISH = 2  # over all frames at once
-QUIETER = (0.05, 1.0)  # each clip is heard at a level drawn from here too: codes for what is soft
-SILENCE = 0.005  # the part of the frames that are digital silence: it has a code of its own
+ROUNDS = 10  # passes over all frames in batches
+POLISH = 2  # passes over all frames at once after that
+QUIETER = (0.05, 1.0)  # every other clip is scaled by a factor drawn from this range, to get codes for quiet sounds
+SILENCE = 0.005  # the share of added frames of digital silence, which so gets a code of its own
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedCodec:
-    """A codec's settings, its tensors (float32, each value one of float16's, so that storing halves changes nothing),
-    and how it went.
+    """A fitted codec: settings, tensors and statistics.
+
+    The tensors are float32, but each value can be represented in float16, so that storing them in float16 is exact.
     """
 
     settings: SpectralSettings
     tensors: dict[str, FloatArray]  # see SpectralSettings.shapes
-    residual_variance: tuple[float, ...]  # the part of the variance that is left after each codebook
+    residual_variance: tuple[float, ...]  # the share of the variance that is left after each codebook
     frames: int  # that it was fitted on
 
 
 def fit_codec(
     clips: Iterable[NDArray[np.float32]], settings: SpectralSettings | None = None, seed: int = 0
 ) -> FittedCodec:
-    """Fit codebooks to `clips`, each sound float32 [samples] at `settings.sampling_rate`; the same seed gives the same
-    codebooks.
+    """Fit codebooks to `clips`, each float32 [samples] at `settings.sampling_rate`.
 
-    Clips are read once, and only their mel spectra held: 120 MB at most. Raises `UserError`: too little sound to fit
-    on.
+    The same seed gives the same codebooks. Clips are read once, and only their mel spectra are kept: 120 MB at most.
+    Raises `UserError` for too little audio.
     """
     from threadpoolctl import threadpool_limits
 
@@ -52,18 +52,17 @@ def fit_codec(
     frames = _sample_frames(_mel_frames(clips, MelBands(settings), rng), MAX_FRAMES, rng)
     if len(frames) < 2 * settings.codebook_size:
         raise UserError(
-            f"a codec of {settings.codebook_size} centres wants at least {2 * settings.codebook_size} frames of sound "
+            f"a codec of {settings.codebook_size} codes needs at least {2 * settings.codebook_size} frames of sound "
             f"({2 * settings.codebook_size * settings.hop_length / settings.sampling_rate:.0f} s), not "
             f"{len(frames)}; give it more music"
         )
     mean = _round_to_half(frames.mean(axis=0))
-    scale = _round_to_half(
-        np.full(settings.n_mels, max(float((frames - mean).std()), 1e-3), np.float32)
-    )  # one for all: loud bands count more
+    # All bands are scaled alike, so that loud bands count more.
+    scale = _round_to_half(np.full(settings.n_mels, max(float((frames - mean).std()), 1e-3), np.float32))
     residual = (frames - mean) / scale
     variance = float(np.square(residual).sum(axis=1).mean())
     codebooks, variance_left = [], []
-    with threadpool_limits(1):  # sums in one order, however many cores there are
+    with threadpool_limits(1):  # so that the order of sums does not depend on the number of cores
         for _ in range(settings.num_quantizers):
             centroids = _round_to_half(_fit_centroids(residual, settings.codebook_size, rng))
             residual = residual - centroids[_nearest_centroids(residual, centroids)]
@@ -77,7 +76,7 @@ def fit_codec(
 def _mel_frames(
     clips: Iterable[NDArray[np.float32]], bands: MelBands, rng: np.random.Generator
 ) -> Iterator[FloatArray]:
-    """Compressed mel spectra [frames, mels] of each clip, every other one quieter; then some silence."""
+    """Yield the compressed mel spectra [frames, mels] of each clip, every other one quieter, and then some silence."""
     frame_count = 0
     for clip_index, clip in enumerate(clips):
         level = rng.uniform(*QUIETER) if clip_index % 2 else 1.0
@@ -88,10 +87,10 @@ def _mel_frames(
 
 
 def _sample_frames(pieces: Iterable[FloatArray], max_frames: int, rng: np.random.Generator) -> FloatArray:
-    """At most `most` rows of all pieces: a reservoir, so that memory does not grow with the music."""
+    """Draw at most `max_frames` of all pieces' frames, in memory that does not grow with the music."""
     kept_pieces: list[FloatArray] = []
     frame_count = 0
-    kept_share = 1.0  # the part of the rows that is taken
+    kept_share = 1.0
     for piece in pieces:
         kept_piece = piece if kept_share == 1 else piece[rng.random(len(piece)) < kept_share]
         kept_pieces.append(kept_piece)
@@ -104,8 +103,9 @@ def _sample_frames(pieces: Iterable[FloatArray], max_frames: int, rng: np.random
 
 
 def _fit_centroids(frames: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
-    """Centres [size, dims] of rows: k-means in batches, then over all; a centre that nothing is near begins anew in a
-    far row.
+    """Fit centroids [size, dims] to frames [n, dims]: k-means in batches, then over all frames.
+
+    A centroid that is nearest to no frame is moved to a frame that is far from its own centroid.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -144,5 +144,5 @@ def _nearest_centroids(frames: FloatArray, centroids: FloatArray) -> NDArray[np.
 
 
 def _round_to_half(values: NDArray[np.floating]) -> FloatArray:
-    """The nearest values that float16 holds."""
+    """Round to the nearest values of float16."""
     return values.astype(np.float16).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a training says: a JSON line now and then, a line of progress, and a picture of the losses."""
+"""Writes and reads a training's log in JSON lines, and shows it as a line of progress and as a plot of the losses."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class TrainingLog:
-    """`log.jsonl` of a training. Lines after the step that it goes on from are dropped: they will be made again."""
+    """Writes `log.jsonl` of a training. Lines after the step at which it resumes are dropped and made again."""
 
     def __init__(self, path: Path, step: int):
         self.path = path
@@ -24,7 +24,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, whole ones; none if there is no log."""
+    """Read the complete lines of a log; none if there is no log."""
     if not path.is_file():
         return []
     lines = []
@@ -37,7 +37,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def format_progress(line: Mapping[str, Any]) -> str:
-    """One line for a person."""
+    """Format a line of the log as a line of progress."""
     codebook_losses = " ".join(f"{loss:.2f}" for loss in line["each"])
     validation = ""
     if "valid" in line:
@@ -51,7 +51,7 @@ def format_progress(line: Mapping[str, Any]) -> str:
 
 
 def plot_losses(log_lines: list[dict[str, Any]], path: Path) -> None:
-    """The losses over the steps, as a PNG. Without matplotlib (the extra `train`) there is none."""
+    """Plot the losses over the steps as a PNG; does nothing without matplotlib (the extra `train`)."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -1,8 +1,8 @@
-"""Cross-entropy of all codebooks without the logits of all positions at once.
+"""Computes the cross-entropy of all codebooks without holding the logits of all positions at once.
 
 A small decoder's heads are a third of its work, and their logits (4,000 positions x 4 codebooks x 1,024 in float32: 64
-MB) fall out of every cache. Here a block of positions is multiplied, its loss and its gradient are taken while it is in
-the cache, and only the gradients of states and heads are kept.
+MB) do not fit into a processor's cache. Here logits, loss and gradient are computed for a block of positions while they
+are in the cache, and only the gradients of states and heads are kept.
 """
 
 from typing import Any
@@ -10,21 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100  # a target that is no code
+IGNORED = -100  # the target of a position without a code
 _BLOCK_POSITIONS = 128  # positions: 2 MB of logits
 
 
 def cross_entropy(
     states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The codebooks' mean cross-entropies: their mean, which can be differentiated, and each, float32 [codebooks],
-    which cannot.
+    """Compute the mean cross-entropy, and that of each codebook, float32 [codebooks], which has no gradient.
 
-    `shares` float32 [codebooks], 1 together, are what each counts in the mean; None: the same.
-
-    states [N, hidden]; heads [codebooks * size, hidden], one codebook's rows after the other's; targets int64 [N,
-    codebooks], `IGNORED` where there is no code (a codebook without any has the loss 0). Under autocast the products
-    are in its dtype.
+    `states` are [N, hidden]; `heads` [codebooks * size, hidden], codebook by codebook; `targets` int64 [N, codebooks],
+    `IGNORED` where there is no code (a codebook without codes has the loss 0). `shares` float32 [codebooks] are the
+    codebooks' weights in the mean, whose sum is 1; None: equal weights. Under autocast the products are in its dtype.
     """
     if torch.is_autocast_enabled(states.device.type):
         dtype = torch.get_autocast_dtype(states.device.type)
@@ -38,6 +35,7 @@ def cross_entropy(
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, heads: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the losses, and already the gradients of states and heads for a gradient of 1."""
         codebooks = targets.shape[1]
         code_weight = 1 / (targets != IGNORED).sum(0).clamp(min=1)  # [codebooks]
         needs_grad = any(ctx.needs_input_grad[:2])
@@ -69,9 +67,10 @@ class _CrossEntropy(torch.autograd.Function):
         if needs_grad:
             ctx.save_for_backward(states_grad, heads_grad.to(heads.dtype))
         ctx.mark_non_differentiable(losses)
-        return (losses * shares).sum(), losses  # autocast would round a product
+        return (losses * shares).sum(), losses  # a product, because autocast would round a matrix product
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Scale the gradients that `forward` computed."""
         states_grad, heads_grad = ctx.saved_tensors
         return states_grad * scale, heads_grad * scale, None, None

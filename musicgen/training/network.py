@@ -1,11 +1,10 @@
-"""The decoder as a network to train: every step of a clip at once, causal, with the tensor names of the published
-format.
+"""Defines the network to train: text encoder and decoder, with the tensor names of the published format.
 
-What `musicgen.model.decoder.decoder` runs step by step is here one teacher-forced pass (Copet et al. 2023, section
-3.1). Rows are laid out as the engine lays them out: in a melody model [chroma, text, codes] without a gap, positions
-counted from the first chroma position, so a row's padding stands at its end, where a causal row never looks. In a text
-model the codes attend to the text by cross-attention. A dropped text is zeros, a dropped melody is pitch class 0:
-exactly the null conditions of `musicgen.conditioning.conditioner`.
+The steps that `musicgen.model.decoder.decoder` computes one after the other are here one causal, teacher-forced pass
+(Copet et al. 2023, section 3.1). Rows have the layout of the engine: in a melody model [chroma, text, codes] without a
+gap, with positions counted from the first chroma position. So the padding of a row is at its end, where causal
+attention does not reach it. In a text model the codes attend to the text by cross-attention. A dropped text becomes
+zeros and a dropped melody pitch class 0, which are the null conditions of `musicgen.conditioning.conditioner`.
 """
 
 import torch
@@ -19,20 +18,22 @@ from musicgen.training.attention import causal_attention
 from musicgen.training.batch import Batch
 from musicgen.training.loss import cross_entropy
 
-_TABLE, _TWIN = "text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight"  # one tensor
+# T5's table of embeddings has two names, of which checkpoints hold one.
+_TABLE, _TABLE_ALIAS = "text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight"
 _INITIAL_DEVIATION = 0.02
-_EMBEDDING_DEVIATION = 0.3  # four of them weigh as much as the sinusoids that they are added to
+_EMBEDDING_DEVIATION = 0.3  # so that the sum of four is about as large as the sinusoids that are added to it
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases; over itself, causal, or over text states."""
+    """Multi-head attention without biases: causal self-attention, or cross-attention to text states."""
 
     def __init__(self, hidden: int, heads: int):
         super().__init__()
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(hidden, hidden, bias=False) for _ in range(4))
 
-    def forward(self, states: Tensor) -> Tensor:  # [B, N, hidden]
+    def forward(self, states: Tensor) -> Tensor:
+        """Attend from states [B, N, hidden] to themselves, causally."""
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product instead of three
         queries, keys, values = (
             F.linear(states, weight).view(*states.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -40,7 +41,7 @@ class Attention(nn.Module):
         return self.out_proj(causal_attention(queries, keys, values).transpose(1, 2).flatten(2))
 
     def cross(self, states: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """Attend from x [B, N, hidden] to text [B, S, hidden] where mask [B, S] is true."""
+        """Attend from states [B, N, hidden] to text [B, S, hidden] where mask [B, S] is true."""
         queries, keys, values = (
             project(inputs).view(*inputs.shape[:2], self.heads, -1).transpose(1, 2)
             for project, inputs in ((self.q_proj, states), (self.k_proj, text), (self.v_proj, text))
@@ -53,7 +54,7 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm: causal self-attention, in text models cross-attention, feed-forward."""
+    """A pre-norm decoder layer: causal self-attention, in text models cross-attention, feed-forward."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -66,7 +67,8 @@ class DecoderLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(spec.hidden, spec.ffn, bias=False), nn.Linear(spec.ffn, spec.hidden, bias=False)
         self.final_layer_norm = nn.LayerNorm(spec.hidden)
 
-    def forward(self, states: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:  # [B, N, hidden]
+    def forward(self, states: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Apply the layer to states [B, N, hidden], with text [B, S, hidden] and its mask [B, S] in text models."""
         states = states + self.self_attn(self.self_attn_layer_norm(states))
         if text is not None and mask is not None:
             states = states + self.encoder_attn.cross(self.encoder_attn_layer_norm(states), text, mask)
@@ -74,7 +76,7 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Codebook embeddings, layers, final norm."""
+    """The embeddings of the codebooks, the layers and the final norm."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -86,7 +88,7 @@ class Transformer(nn.Module):
 
 
 class DecoderModel(nn.Module):
-    """`decoder.model`: a level that the published names have."""
+    """The level `decoder.model` of the published tensor names."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -94,7 +96,7 @@ class DecoderModel(nn.Module):
 
 
 class DecoderWithHeads(nn.Module):
-    """`decoder`: the transformer and a head for each codebook."""
+    """The level `decoder` of the published tensor names: the transformer and a head for each codebook."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -105,10 +107,10 @@ class DecoderWithHeads(nn.Module):
 
 
 class Network(nn.Module):
-    """Text encoder, projections and decoder; parameter names are the published checkpoint's, without its codec.
+    """Text encoder, projections and decoder, with the parameter names of a published checkpoint without its codec.
 
-    `text` is the config of a T5 encoder (`text_encoder` of config.json). Raises ValueError for what cannot be trained
-    here: style and CLAP checkpoints.
+    `text` is the config of a T5 encoder (`text_encoder` of config.json). Raises ValueError for style and CLAP
+    checkpoints, which cannot be trained here.
     """
 
     sinusoids: Tensor
@@ -133,10 +135,9 @@ class Network(nn.Module):
         self._initialize()
 
     def forward(self, batch: Batch, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of the batch's codes: its mean over codebooks, and each codebook's, float32 [codebooks],
-        detached.
+        """Compute the mean cross-entropy of the batch's codes, and each codebook's, float32 [codebooks], detached.
 
-        `shares` [codebooks] are what codebooks count in the mean; None: the same.
+        `shares` [codebooks] are the codebooks' weights in the mean; None: equal weights.
         """
         heads = torch.cat(
             [head.get_parameter("weight") for head in self.decoder.lm_heads]
@@ -146,17 +147,17 @@ class Network(nn.Module):
         )
 
     def logits(self, batch: Batch) -> Tensor:
-        """What each step predicts of its successor: [B, steps - 1, codebooks, codebook_size]."""
+        """Compute each step's logits of the next one: [B, steps - 1, codebooks, codebook_size]."""
         states = self.states(batch)
         return torch.stack([head(states) for head in self.decoder.lm_heads], dim=2)
 
     def states(self, batch: Batch) -> Tensor:
-        """The normed states at the clips' steps: [B, steps - 1, hidden]."""
+        """Compute the normalized states at the clips' steps: [B, steps - 1, hidden]."""
         transformer = self.decoder.model.decoder
         states, text, code_starts = self.embed(batch)
         mask = None
         if self.spec.kind == "text":
-            # A dropped text is zeros to attend to, which adds exactly nothing.
+            # A dropped text is zeros, and attention to zeros adds exactly zero.
             mask = torch.arange(text.shape[1], device=states.device) < batch.text_lengths[:, None]
         for layer in transformer.layers:
             states = layer(states, None if mask is None else text, mask)
@@ -168,8 +169,9 @@ class Network(nn.Module):
         return transformer.layer_norm(states)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the first layer sees [B, N, hidden], projected text states [B, S, hidden] and, in melody models, where
-        codes begin [B].
+        """Compute the first layer's inputs [B, N, hidden] and the projected text states [B, S, hidden].
+
+        For melody models also returns the positions at which the codes begin, [B], else None.
         """
         spec = self.spec
         tables = self.decoder.model.decoder.embed_tokens
@@ -180,44 +182,45 @@ class Network(nn.Module):
         text = self._text_states(batch)  # [B, S, hidden]
         code_starts: Tensor | None = None
         if spec.kind == "melody":
-            melody = F.embedding(
-                batch.pitch_classes, self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
-            )  # [B, P, hidden]
-            code_starts = melody.shape[1] + batch.text_lengths  # [B]: where a row's codes begin
+            table = self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
+            melody = F.embedding(batch.pitch_classes, table)  # [B, P, hidden]
+            code_starts = melody.shape[1] + batch.text_lengths
             states = _close_gap(torch.cat([melody, text, states], dim=1), code_starts, melody.shape[1] + text.shape[1])
         return states + self._positions(states.shape[1]), text, code_starts
 
     def published_tensors(self) -> dict[str, Tensor]:
-        """The tensors as a checkpoint holds them; T5's table once, under one of its names."""
-        return {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items() if name != _TWIN}
+        """Return the tensors that a checkpoint holds; T5's table is there under one of its names."""
+        return {
+            name: tensor.detach().contiguous() for name, tensor in self.state_dict().items() if name != _TABLE_ALIAS
+        }
 
     def load(self, tensors: Tensors) -> None:
-        """Take the weights of a checkpoint. Raises `ModelError`: one is missing, or of another shape."""
+        """Load the weights of a checkpoint. Raises `ModelError` if one is missing or has another shape."""
         prefixes = ("text_encoder.", "decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
         weights = {
             name: tensors.view("", "cpu", torch.float32)[name] for name in tensors.names() if name.startswith(prefixes)
         }
-        table = weights.get(_TABLE, weights.get(_TWIN))
+        table = weights.get(_TABLE, weights.get(_TABLE_ALIAS))
         if table is not None:
-            weights |= {_TABLE: table, _TWIN: table}
+            weights |= {_TABLE: table, _TABLE_ALIAS: table}
         load_parameters(self, weights, str(tensors.folder))
 
     def _text_states(self, batch: Batch) -> Tensor:
-        """Projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
+        """Compute the projected text states [B, S, hidden]; zeros where the text is dropped, and beyond its length."""
         mask = batch.text != 0  # [B, S]; 0 pads
-        mask[:, 0] = True  # where there is no prompt at all: a softmax over nothing is not a number
-        with torch.autocast(batch.text.device.type, enabled=False):  # small, and T5 wants its range
+        mask[:, 0] = True  # because the softmax of a row without any token would be NaN
+        with torch.autocast(batch.text.device.type, enabled=False):  # T5 is small, and needs the range of float32
             states = self.text_encoder(input_ids=batch.text, attention_mask=mask.long()).last_hidden_state
             states = self.enc_to_dec_proj(states) if self.spec.text_projection else states
         return states * (mask & batch.text_kept[:, None])[..., None]
 
     def _positions(self, length: int) -> Tensor:
-        if length > len(self.sinusoids):  # computed alike beyond the table, as the engine does
+        if length > len(self.sinusoids):  # computed in the same way beyond the table, as in the engine
             self.sinusoids = sinusoidal_positions(length, self.spec.hidden).to(self.sinusoids.device)
         return self.sinusoids[:length]
 
     def _initialize(self) -> None:
-        """As GPT-2: small weights, those that write to the residual stream smaller with depth."""
+        """Initialize as GPT-2: small weights, and smaller ones with depth where they add to the residual stream."""
         for name, weight in self.named_parameters():
             if name.startswith("text_encoder."):
                 continue
@@ -232,10 +235,9 @@ class Network(nn.Module):
 
 
 def _close_gap(sequences: Tensor, code_starts: Tensor, code_offset: int) -> Tensor:
-    """Close the gap between a row's text and its codes: parts [B, N, hidden], whose codes begin at `after`, to `start`
-    [B].
+    """Move the codes in sequences [B, N, hidden] from `code_offset` to `code_starts` [B], directly after the text.
 
-    What is left over, at the end, repeats the last position; nothing looks at it.
+    The positions that are left over at the end repeat the last one; they are not used.
     """
     batch_size, length = sequences.shape[:2]
     positions = torch.arange(length, device=sequences.device).expand(batch_size, -1)

@@ -1,9 +1,4 @@
-"""A recipe: what is trained, on what, for how long; one YAML file, one command, stages that are not done twice.
-
-    corpus (or your own data) -> codec -> start (a checkpoint of random weights) -> tokens -> training -> export
-
-Each stage leaves its product in a folder of `output`, whole or not at all; a product that is there is taken as it is.
-"""
+"""Reads and checks a recipe: a YAML file with the settings of a training, its model and its data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from musicgen.errors import JobError
 from musicgen.job_errors import describe_errors
-from musicgen.job_keys import known_keys
 from musicgen.job_file import JobDocument
+from musicgen.job_keys import known_keys
 from musicgen.model.checkpoint.resolve import EMBEDDED
 from musicgen.training.schedule import Schedule
 from musicgen.training.start import ModelSizes
@@ -30,27 +25,27 @@ class CorpusSettings(BaseModel):
 
 
 class CodecSettings(BaseModel):
-    """Where the codec comes from: fitted on the data, or taken from a checkpoint."""
+    """The codec: fitted on the data, or that of a checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    of: str | None = None  # a checkpoint whose codec is taken; None: fit a spectral codec
+    of: str | None = None  # a checkpoint whose codec is used; None: fit a spectral codec
     fit_clips: int = Field(default=600, ge=1)
     codebook_size: int = Field(default=1024, ge=2)
 
 
 class ExportSettings(BaseModel):
-    """The checkpoint that comes out."""
+    """The exported checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: Literal["float16", "float32"] | None = None  # None: as stored where it began
+    dtype: Literal["float16", "float32"] | None = None  # None: as in the checkpoint that the training starts from
     title: str = "A MusicGen model trained with musicgen-batch"
-    about: str = ""  # what its model card says besides, Markdown
+    about: str = ""  # Markdown that is added to the model card
 
 
 class Recipe(BaseModel):
-    """A recipe, as its file says it."""
+    """The settings of a recipe's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +57,7 @@ class Recipe(BaseModel):
     model: ModelSizes = Field(default_factory=ModelSizes)
     training: Schedule
     export: ExportSettings = Field(default_factory=ExportSettings)
-    ablation: tuple[str, ...] = ()  # patterns, each trained alike: `musicgen.training.ablation`
+    ablation: tuple[str, ...] = ()  # patterns that are each trained in the same way: `musicgen.training.ablation`
 
     @classmethod
     def load(
@@ -71,7 +66,7 @@ class Recipe(BaseModel):
         overrides: Sequence[str] = (),
         flags: Mapping[str, tuple[str, object]] | None = None,
     ) -> "Recipe":
-        """The recipe of a YAML file (or of flags alone). `flags`: flag -> (key, value). Raises `JobError`, one line."""
+        """Load the recipe of a YAML file, or of flags alone. `flags` maps a flag to (key, value). Raises `JobError`."""
         document = JobDocument.read(path) if path is not None else JobDocument()
         for flag, (key, value) in (flags or {}).items():
             document.set(key, value, origin=flag)
@@ -94,25 +89,24 @@ class Recipe(BaseModel):
         if recipe.training.text_encoder == "freeze" and recipe.data is not None and recipe.start is None:
             raise JobError(
                 f"{document.origin(('training', 'text_encoder'))}`training.text_encoder: freeze` would keep a text "
-                "encoder of random "
-                "weights, which only the composed corpus teaches: write train, or give a checkpoint (--from)"
+                "encoder of random weights, which only the composed corpus teaches: write train, or give a checkpoint "
+                "(--from)"
             )
         if recipe.data is not None and recipe.start is None and recipe.model.ticks:
             raise JobError(
                 f"{document.origin(('model', 'ticks'))}`model.ticks` wants a text encoder that was taught, which "
-                "only the composed corpus "
-                "does: leave it out, or give a checkpoint (--from)"
+                "only the composed corpus does: leave it out, or give a checkpoint (--from)"
             )
         return recipe
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """Return the folder for all products."""
         return Path(self.output).expanduser()
 
 
 def with_default_codec(recipe: Recipe) -> Recipe:
-    """A recipe of flags alone takes the codec of the embedded model, unless it says otherwise."""
+    """Use the codec of the embedded model in a recipe of flags alone that trains a new model on own data."""
     if recipe.start is None and recipe.codec.of is None and recipe.data is not None:
         return recipe.model_copy(update={"codec": recipe.codec.model_copy(update={"of": EMBEDDED})})
     return recipe

@@ -40,7 +40,7 @@ _STAGES_FILE = "made_of.json"  # holds the settings that codec and start were ma
 def run_recipe(
     recipe: Recipe, command: str = "", on_message: MessageCallback = print, on_step: StepCallback | None = None
 ) -> Path:
-    """Do what is left to do of a recipe. Returns the folder of the exported checkpoint. Raises `UserError`."""
+    """Run the unfinished stages of a recipe. Returns the folder of the exported checkpoint. Raises `UserError`."""
     start, tokens = prepare_training(recipe, on_message)
     trainer = make_trainer(recipe, start, tokens, recipe.folder, command, on_step)
     if trainer.done:
@@ -52,7 +52,7 @@ def run_recipe(
 
 
 def prepare_training(recipe: Recipe, on_message: MessageCallback = print) -> tuple[Checkpoint, TokenizedData]:
-    """Everything before the training: the checkpoint to start from, and the tokens."""
+    """Run all stages before the training. Returns the checkpoint to start from, and the tokens."""
     folder = recipe.folder
     folder.mkdir(parents=True, exist_ok=True)
     data = open_store(recipe.data if recipe.data is not None else str(_make_corpus(recipe, on_message)))
@@ -73,7 +73,7 @@ def make_trainer(
     command: str = "",
     on_step: StepCallback | None = None,
 ) -> Trainer:
-    """The trainer of a recipe, its state and export in `folder`."""
+    """Make the trainer of a recipe, with its state and export in `folder`."""
 
     def save(trainer: Trainer) -> None:
         text = format_model_card(
@@ -115,16 +115,16 @@ def _codec_settings(recipe: Recipe) -> dict[str, object]:
 
 
 def _stage_done(recipe: Recipe, stage: str, settings: dict[str, object]) -> bool:
-    """Whether a stage's product is there. Raises `UserError` if it is, and was made with other settings."""
+    """Return whether a stage's product exists. Raises `UserError` if it was made with other settings."""
     if not (recipe.folder / stage / "model.safetensors").is_file():
         return False
     stages_path = recipe.folder / _STAGES_FILE
     settings_by_stage = json.loads(stages_path.read_text(encoding="utf-8")) if stages_path.is_file() else {}
     if settings_by_stage.get(stage) != settings:
         raise UserError(
-            f"{recipe.folder / stage} was made with other settings ({json.dumps(settings_by_stage.get(stage))}) than the recipe "
-            "has "
-            f"({json.dumps(settings)}); give another --output, or delete the folder and what was trained from it"
+            f"{recipe.folder / stage} was made with other settings ({json.dumps(settings_by_stage.get(stage))}) than "
+            f"the recipe has ({json.dumps(settings)}); give another --output, or delete the folder and what was "
+            "trained from it"
         )
     return True
 
@@ -158,7 +158,7 @@ def _make_start(recipe: Recipe, data: Store, on_message: MessageCallback) -> Che
 
 
 def _make_codec(recipe: Recipe, data: Store, on_message: MessageCallback) -> StoredCodec:
-    """The spectral codec, fitted on training clips drawn evenly, or as an earlier run left it."""
+    """Fit the spectral codec on drawn training clips, or read the one that an earlier run fitted."""
 
     folder = recipe.folder / "codec"
     settings = SpectralSettings(codebook_size=recipe.codec.codebook_size)
@@ -197,4 +197,4 @@ def _read_sound(row: DataRow, data: Store, sample_rate: int) -> NDArray[np.float
         with row.open_audio(data) as file:
             return decode_excerpt(file, sample_rate=sample_rate, seconds=60.0, subject="audio", name=row.name)[0]
     except (MusicGenError, OSError):
-        return None  # named when the tokens are made
+        return None  # reported when the tokens are made

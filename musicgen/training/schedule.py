@@ -1,4 +1,4 @@
-"""How a training goes: its settings, and what they come to at a step."""
+"""Defines the settings of a training, and computes learning rate and averaging at each step."""
 
 import math
 from typing import Annotated, Literal
@@ -18,19 +18,17 @@ class Schedule(BaseModel):
     hours: float | None = Field(default=None, gt=0)
     pattern: str | None = None  # None: the checkpoint's
     batch_frames: int = Field(default=4000, ge=1)  # of codec frames a step, divided into clips
-    # Three batches in ten hold clips of the upper length, the others something between, evenly in the logarithm: where
-    # a clip
-    # begins, nothing but its conditions says how it goes on.
+    # Three batches in ten hold clips of the upper length, the others of lengths between, drawn evenly in the logarithm.
+    # Short clips make beginnings frequent, where only the conditions determine how a clip continues.
     crop_s: tuple[float, float] = (2.0, 10.0)
-    codebook_weights: tuple[
-        Annotated[float, Field(gt=0, allow_inf_nan=False)], ...
-    ] = ()  # what each codebook's loss counts; none given: the same
+    # The weights of the codebooks' losses; empty: equal weights.
+    codebook_weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     learning_rate: float = Field(default=1.2e-3, gt=0)
-    final_learning_rate: float = Field(default=0.02, ge=0, le=1)  # where the cosine ends, as a part of the peak
+    final_learning_rate: float = Field(default=0.02, ge=0, le=1)  # at the end of the cosine, as a share of the peak
     warmup_steps: int = Field(default=200, ge=0)
     weight_decay: float = Field(default=0.1, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
-    ema: float = Field(default=0.999, ge=0, lt=1)  # how much of the average stays at each step
+    ema: float = Field(default=0.999, ge=0, lt=1)  # the share of the average that is kept at each step
     dropout: Dropout = Field(default_factory=Dropout)
     text_encoder: Literal["train", "freeze"] = "train"
     dtype: str = "auto"  # of the products; weights are float32
@@ -51,17 +49,18 @@ class Schedule(BaseModel):
         return self
 
     def progress(self, step: int, seconds: float) -> float:
-        """How much of the training is done, 0 .. 1, after `step` steps and `seconds` of running."""
+        """Return the finished share of the training, 0 .. 1, after `step` steps and `seconds` of running."""
         return min(1.0, step / self.steps if self.steps is not None else seconds / (3600 * (self.hours or 1)))
 
     def learning_rate_at(self, step: int, seconds: float) -> float:
-        """The learning rate of the step after `step`: a linear warm-up, then a cosine."""
+        """Return the learning rate of the step after `step`: a linear warm-up, then a cosine."""
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress(step, seconds)))
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return self.learning_rate * warmup * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
     def averaging_factor(self, step: int) -> float:
-        """How much of the weights' average stays at this step; at the beginning less, so that it forgets where it
-        began.
+        """Return the share of the weights' average that is kept at this step.
+
+        It is smaller at the beginning, so that the initial weights have no lasting effect.
         """
         return min(self.ema, (1 + step) / (10 + step))

@@ -1,7 +1,7 @@
-"""The checkpoint that a training starts from: a published one as it is, or a new one of random weights around a codec.
+"""Writes the checkpoint that a training starts from, with random weights and a given codec.
 
-Training is always "from a checkpoint": its config, tokenizer and codec stay, its decoder, projections and text encoder
-are trained, and what comes out has the same files.
+A training always starts from a checkpoint, a published one or one that is written here. It keeps the config, tokenizer
+and codec, trains the decoder, projections and text encoder, and exports the same files.
 """
 
 import json
@@ -12,34 +12,39 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import Tensor
 
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec import parse_spec
+from musicgen.model.text.tokenizer import load_tokenizer
+from musicgen.training.network import Network
+from musicgen.training.ticks import tick_tokens
 
-if TYPE_CHECKING:
-    from torch import Tensor
+_SMALL_FILES = (
+    "preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+)
 
-_SMALL_FILES = [
-    *(
-        "preprocessor_config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-    ),
-    *("added_tokens.json", "spiece.model", "vocab.json", "merges.txt"),
-]
-
-# what a tokenizer spells other words with
+# A tokenizer spells words that are not in its vocabulary with these.
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"
 EXTRA_IDS = 10  # sentinels of T5, which MusicGen does not use
 
 
 class ModelSizes(BaseModel):
-    """What a new model is made of."""
+    """The sizes of a new model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,31 +56,26 @@ class ModelSizes(BaseModel):
     text_layers: int = Field(default=3, ge=1)
     text_heads: int = Field(default=4, ge=1)
     text_ffn: int = Field(default=256, ge=8)
-    vocabulary: int = Field(
-        default=600, ge=120
-    )  # of the tokenizer: the captions' commonest words and numbers, letters and digits
+    # Of the tokenizer: the most frequent words and numbers of the captions, letters and digits.
+    vocabulary: int = Field(default=600, ge=120)
     positions: int = Field(default=504, ge=8)  # steps of a window: its frames and the pattern's delays
     chroma_length: int = Field(default=79, ge=1)  # pitch classes of a window, 7.8 a second
-    # Melody models: prompts are filled up to this many positions, so that codes always begin at the same one. 0: they
-    # are not.
+    # In melody models prompts are padded to this many positions, so that codes always begin at the same one. 0: not.
     text_length: int = Field(default=0, ge=0)
-    ticks: int = Field(
-        default=0, ge=0, le=400
-    )  # positions before the prompt's words that tell where beats fall, `musicgen.training.ticks`
+    # Positions before the prompt's words that encode where beats fall: `musicgen.training.ticks`.
+    ticks: int = Field(default=0, ge=0, le=400)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredCodec:
-    """A codec as a checkpoint holds it: the section `audio_encoder` of config.json, and the tensors under that name."""
+    """The codec of a checkpoint: the section `audio_encoder` of config.json, and the tensors under that name."""
 
     section: dict[str, Any]
-    tensors: Mapping[str, "Tensor"]
+    tensors: Mapping[str, Tensor]
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "StoredCodec":
-        """The codec of a checkpoint."""
-        from musicgen.model.checkpoint.tensors import Tensors
-
+        """Read the codec of a checkpoint."""
         section = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))["audio_encoder"]
         tensors = Tensors.open(checkpoint.folder).read("audio_encoder.")
         return cls(section, {f"audio_encoder.{name}": tensor for name, tensor in tensors.items()})
@@ -90,17 +90,11 @@ def write_initial_checkpoint(
     pattern: str = "delay",
     teach: Callable[[Any, Any], object] | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words. The same arguments,
+    """Write a checkpoint with random weights into `folder`, with a tokenizer of the prompts' words.
+
+    `teach`, if given, is called with the text encoder and the tokenizer, to train the encoder. The same arguments give
     the same bytes.
-
-    `teach` may train the text encoder, given it and its tokenizer.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    from musicgen.model.text.tokenizer import load_tokenizer
-    from musicgen.training.network import Network
-
     folder.mkdir(parents=True, exist_ok=True)
     config = _model_config(sizes, codec.section, pattern)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -119,7 +113,7 @@ def write_initial_checkpoint(
 
 
 def copy_small_files(source: Path, target: Path) -> None:
-    """Copy tokenizer and settings of a checkpoint, not its weights."""
+    """Copy the tokenizer and the settings of a checkpoint, without its weights and config."""
     for name in _SMALL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -165,8 +159,9 @@ def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> 
 
 
 def _write_tokenizer(folder: Path, vocabulary_size: int, prompts: Iterable[str], ticks: int) -> None:
-    """A T5 (Unigram) tokenizer: the prompts' commonest words and numbers whole, everything else by letters; ticks
-    before every prompt.
+    """Write a T5 (Unigram) tokenizer with the most frequent words and numbers of the prompts, and ticks.
+
+    Other words are spelled by letters. The ticks come before every prompt.
     """
     from transformers import PreTrainedTokenizerFast, T5Tokenizer
 
@@ -186,9 +181,7 @@ def _write_tokenizer(folder: Path, vocabulary_size: int, prompts: Iterable[str],
         return
     from tokenizers.processors import TemplateProcessing
 
-    from musicgen.training.ticks import tick_tokens
-
-    # T5Tokenizer puts its own template back when it is loaded; the plain class keeps what the file says.
+    # T5Tokenizer restores its own template when it is loaded; the plain class keeps the template of the file.
     backend, tokens = tokenizer.backend_tokenizer, tick_tokens(ticks)
     backend.add_special_tokens(tokens)
     names = [*tokens, "</s>"]

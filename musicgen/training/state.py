@@ -1,6 +1,7 @@
-"""A training's state on disk: weights, their average and the optimiser's moments in safetensors, the counters in JSON.
+"""Saves and loads a training's state: weights, their average, the optimizer's moments, and counters.
 
-A state is written beside its place and renamed to it, so that one that is there is whole; the last two are kept.
+The tensors are in safetensors, the counters in JSON. A state is written under a temporary name and then renamed, so
+that a state with its final name is complete; the last two are kept.
 """
 
 import json
@@ -22,7 +23,7 @@ _NAME = re.compile(r"step-(\d{8})")
 
 @dataclass(slots=True)
 class Counters:
-    """Where a training is. Everything random is a function of the seed and these."""
+    """The counters of a training. Everything that is drawn is a function of the seed and these."""
 
     step: int = 0
     seen: int = 0  # clips
@@ -31,7 +32,7 @@ class Counters:
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, about: Mapping[str, Any]) -> None:
-    """Write a state into `folder`; `about` says what it belongs to."""
+    """Write a state into `folder`; `about` are the properties of the training that it belongs to."""
     from safetensors.torch import save_file
 
     name = f"step-{counters.step:08d}"
@@ -50,7 +51,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, 
 
 
 def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counters] | None:
-    """The latest state in `folder`, or None. Raises `UserError` for one of another training."""
+    """Load the latest state in `folder`; None if there is none. Raises `UserError` if `about` differs."""
     from safetensors.torch import load_file
 
     states = _state_folders(folder)

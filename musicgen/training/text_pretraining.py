@@ -1,10 +1,10 @@
-"""The text encoder learns what captions on_message, before there is any music.
+"""Pretrains a small text encoder on captions alone, before the training on music.
 
-MusicGen's text encoder comes trained (T5, frozen: Copet et al. 2023, section 3.2). A small one of random weights has
-only the decoder's loss to learn from, where the instrument drowns all else: after a thousand steps tempo, key and drums
-were worth nothing. So it reads captions of random facts, and every word's state is to tell them all, linearly: then any
-attention to the text finds them. Ticks, where a checkpoint has them (`musicgen.training.ticks`), are to tell their
-place in the beat and nothing else.
+MusicGen's text encoder is a trained T5 (frozen: Copet et al. 2023, section 3.2). A small one with random weights would
+learn from the decoder's loss alone, in which the instrument outweighs everything else: after a thousand steps tempo,
+key and drums had no effect. So the encoder is trained on captions of drawn facts, such that linear heads can read all
+facts from the state of every word; then any attention to the text finds them. The states of ticks, if a checkpoint has
+them (`musicgen.training.ticks`), are trained to encode their place in the beat only.
 """
 
 import math
@@ -28,7 +28,8 @@ _CAPTIONS_PER_STEP, _TICK_CAPTIONS_PER_STEP = 64, 16
 _LEARNING_RATE, _LEARNING_RATE_WITH_TICKS = 3e-3, 2e-3
 _STEPS, _STEPS_WITH_TICKS = 1_000, 1_600
 _WARMUP_STEPS = 100  # of the training of ticks alone
-# The ticks are trained alone until the error of their phases is this small (0.4 is that of no knowledge), at most so long.
+# The ticks are trained alone until the error of their phases is below this (0.4 without any knowledge), or for so many
+# steps.
 _TICK_ERROR, _MAX_TICK_STEPS = 0.05, 2_000
 _BEAT_WEIGHT = 30.0  # of that error, next to the losses of the facts
 
@@ -37,10 +38,10 @@ _BEAT_WEIGHT = 30.0  # of that error, next to the losses of the facts
 class PretrainingResult:
     """The result of pretraining: accuracy per fact on unseen captions, and the linear heads that read the facts."""
 
-    accuracies: dict[
-        str, float
-    ]  # by fact; "beat": of ticks whose tempo is in the caption, the part whose beat is told within 20 ms
-    heads: Mapping[str, nn.Linear]  # by fact; "beat": phases
+    # By fact; "beat" is the share of the ticks whose place in the beat is predicted within 20 ms, of captions that give
+    # their tempo as a number.
+    accuracies: dict[str, float]
+    heads: Mapping[str, nn.Linear]  # by fact; "beat" gives the phases of ticks
 
 
 def train_text_encoder(
@@ -91,9 +92,9 @@ class _TextPretraining:
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.01, fused=True)
 
     def train_ticks(self, max_steps: int, on_message: Callable[[str], None]) -> None:
-        """Train the ticks alone until they tell where beats fall; together with the facts they learn nothing at first.
+        """Train the ticks alone until they encode where beats fall; with the facts at the same time they do not learn.
 
-        Does nothing for a tokenizer without ticks, except for a message.
+        For a tokenizer without ticks only the message is given.
         """
         on_message(
             f"text encoder: learning what {self.captions} captions say"
@@ -115,7 +116,7 @@ class _TextPretraining:
                 break
 
     def train_facts(self, steps: int | None, on_message: Callable[[str], None]) -> None:
-        """Train all facts for `steps` (None: as many as are usual)."""
+        """Train all facts for `steps` (None: the default number)."""
         steps = steps or (_STEPS_WITH_TICKS if self.ticks else _STEPS)
         tokens_without_ticks = [ids[self.ticks :] for ids in self.tokens]
         for step in range(steps):
@@ -143,7 +144,7 @@ class _TextPretraining:
         if self.ticks:
             accuracies["beat"] = self._measure_tick_accuracy()
         shares = ", ".join(f"{name} {share:.0%}" for name, share in accuracies.items())
-        on_message(f"text encoder: told right {shares}")
+        on_message(f"text encoder: accuracy {shares}")
         return PretrainingResult(
             accuracies, {name: head for name, head in self.heads.items() if isinstance(head, nn.Linear)}
         )

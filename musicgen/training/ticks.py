@@ -1,11 +1,10 @@
-"""Where beats fall, told by the text encoder: a prompt begins with ticks, positions that each say how far on in its
-beat the music is.
+"""Defines ticks: tokens at the start of a prompt whose text states encode where the beats of the music fall.
 
-A decoder of sinusoidal positions would have to multiply its position by the tempo to know that, which a small one did
-not learn in 90 minutes. Here the tokenizer puts a tick every 128 ms, as often as there are pitch classes, in front of
-the prompt's words; the text encoder is taught, before there is any music (`musicgen.training.text_pretraining`), to
-tell from the tempo in the words each tick's phases; and the decoder finds the tick of its own time as it finds the
-melody's pitch class. To a reader of the checkpoint ticks are words.
+To find the beat, a decoder with sinusoidal positions would have to multiply its position by the tempo, which a small
+one did not learn in 90 minutes. So the tokenizer puts a tick for every 128 ms, as often as there are pitch classes, in
+front of the prompt's words. The text encoder is pretrained (`musicgen.training.text_pretraining`) to compute each
+tick's phases from the tempo in the words, and the decoder finds the tick of its own time as it finds the melody's pitch
+class. For programs that read the checkpoint, ticks are ordinary tokens.
 """
 
 import math
@@ -19,17 +18,17 @@ from musicgen.conditioning import chroma
 from musicgen.corpus.arrange import FASTEST_BPM, SLOWEST_BPM
 
 TICK_S = chroma.HOP / chroma.RATE_HZ  # 0.128
-LEVELS = (1, 2, 4)  # beats that a phase goes round in; four are a bar of most music
-PHASES = 2 * len(LEVELS)  # numbers a tick: the cosine and sine of each level
+LEVELS = (1, 2, 4)  # the periods of the phases in beats; four are a bar of most music
+PHASES = 2 * len(LEVELS)  # numbers per tick: the cosine and sine of each level
 
 
 def tick_tokens(ticks: int) -> list[str]:
-    """The ticks' tokens, in order."""
+    """Return the ticks' tokens, in order."""
     return [f"<tick_{number}>" for number in range(ticks)]
 
 
 def tick_ids(tokenizer: Any) -> list[int]:
-    """The ids of a tokenizer's ticks, in order; none for a tokenizer without."""
+    """Return the ids of a tokenizer's ticks, in order; none if it has no ticks."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     ids: list[int] = []
     while (token := f"<tick_{len(ids)}>") in vocabulary:
@@ -38,8 +37,9 @@ def tick_ids(tokenizer: Any) -> list[int]:
 
 
 def tick_phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
-    """Where in its beat, in two beats and in four each tick is, the first at 0: float32 [tempi, ticks, PHASES], cosines
-    and sines.
+    """Compute each tick's phase in one beat, in two and in four: float32 [tempi, ticks, PHASES], cosines and sines.
+
+    The first tick is at 0 s.
     """
     beats = (
         torch.tensor(list(tempi_bpm), dtype=torch.float64)[:, None] / 60 * TICK_S * torch.arange(ticks)
@@ -50,10 +50,9 @@ def tick_phases(tempi_bpm: Sequence[float], ticks: int) -> Tensor:
 
 @torch.no_grad()
 def init_tick_embeddings(embeddings: Tensor, ids: Sequence[int]) -> None:
-    """Begin the embeddings of ticks, rows `ids` of `table` [vocabulary, width], with waves of every tempo: half their
-    width.
+    """Initialize half the width of the ticks' embeddings, rows `ids` of `embeddings`, with waves of all tempi.
 
-    What is left to learn is which of them a tempo picks.
+    `embeddings` are [vocabulary, width]. The encoder then only has to learn which wave belongs to a tempo.
     """
     waves = embeddings.shape[1] // 4
     slowest, fastest = SLOWEST_BPM / 60 / LEVELS[-1], FASTEST_BPM / 60

@@ -1,9 +1,8 @@
-"""Music to what the network learns from: the codec's codes, the melody's pitch classes, the prompt. Done once, and
-kept.
+"""Converts the training data to codes, pitch classes and prompts, once, and keeps them in a folder.
 
-A folder of tokens holds `codes.npy` int16 [codebooks, all frames], `bins.npy` int8 [all pitch classes], `clips.parquet`
-(one row a clip: where its codes and pitch classes begin and end, prompt, split, seconds a beat), `bad.json` (the rows
-that could not be used, and why) and `tokens.json` (what it was made of: equal data and codec are not analysed again).
+The folder holds `codes.npy` int16 [codebooks, all frames], `bins.npy` int8 [all pitch classes], `clips.parquet` (a row
+per clip: where its codes and pitch classes begin and end, prompt, split, seconds per beat), `bad.json` (the rows that
+cannot be used, with the reasons) and `tokens.json` (hashes of data and codec: if they are equal, the folder is reused).
 """
 
 import hashlib
@@ -17,24 +16,28 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from musicgen.audio.read import decode_excerpt
 from musicgen.conditioning import chroma
 from musicgen.errors import MusicGenError, UserError
 from musicgen.model.checkpoint.resolve import Checkpoint
+from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.checkpoint.weights import read_headers
+from musicgen.model.codec.codec import Codec
+from musicgen.model.load import load_codec
 from musicgen.storage import Store
 from musicgen.training.data import DataRow, read_rows
 
 _VERSION = 2
-_MAX_S = 600.0  # of a clip; what is beyond is not used
-_ALONE = 24  # fewer rows are not worth a process
+_MAX_S = 600.0  # of a clip; the rest is not used
+_ALONE = 24  # fewer rows are not worth starting processes
 _CHUNK = 8
 
 TokenizedRow = tuple[NDArray[np.int16], NDArray[np.int8]]
@@ -42,7 +45,7 @@ TokenizedRow = tuple[NDArray[np.int16], NDArray[np.int8]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenizedData:
-    """The tokens of a folder, mapped."""
+    """The tokens of a folder, with memory-mapped arrays."""
 
     codes: NDArray[np.int16]
     pitch_classes: NDArray[np.int8]
@@ -51,7 +54,7 @@ class TokenizedData:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenizedData":
-        """The tokens that `make_tokens` left in `folder`."""
+        """Open the tokens that `make_tokens` wrote into `folder`."""
         return cls(
             np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False),
             np.load(folder / "bins.npy", mmap_mode="r", allow_pickle=False),
@@ -60,21 +63,21 @@ class TokenizedData:
         )
 
     def split(self, *names: str) -> list[int]:
-        """The numbers of the clips of these splits."""
+        """Return the numbers of the clips of these splits."""
         return [number for number, clip in enumerate(self.clips) if clip["split"] in names]
 
     def frames_of(self, *names: str) -> int:
-        """How many frames the clips of these splits have together."""
+        """Return the total number of frames of the clips of these splits."""
         return sum(clip["frames_end"] - clip["frames_begin"] for clip in self.clips if clip["split"] in names)
 
 
 def make_tokens(
     store: Store, checkpoint: Checkpoint, folder: Path, processes: int = 0, progress: Callable[[str], None] = print
 ) -> TokenizedData:
-    """Analyse the data in `store` with the checkpoint's codec, or open what an earlier call left in `folder`.
+    """Tokenize the data in `store` with the checkpoint's codec, or open the result of an earlier call in `folder`.
 
-    Rows that cannot be used are counted in `bad`, and the others taken. `processes` 0: as many as there are cores.
-    Raises `UserError` if no row is left.
+    Rows that cannot be used are listed in `bad_rows`. `processes` 0: as many as there are cores. Raises `UserError` if
+    no row can be used.
     """
     rows = read_rows(store)
     made_of = {"version": _VERSION, "codec": _codec_identity(checkpoint), "data": _data_identity(store, rows)}
@@ -91,10 +94,10 @@ def make_tokens(
     return TokenizedData.open(folder)
 
 
-def tokenize_row(row: DataRow, store: Store, codec: Any, uses_melody: bool) -> TokenizedRow:
-    """Codes [codebooks, frames] and pitch classes of a row.
+def tokenize_row(row: DataRow, store: Store, codec: Codec, uses_melody: bool) -> TokenizedRow:
+    """Compute the codes [codebooks, frames] and the pitch classes of a row.
 
-    Raises RowError, OSError, StoreError: the row cannot be used.
+    Raises RowError, OSError or StoreError for a row that cannot be used.
     """
     with row.open_audio(store) as file:
         audio = decode_excerpt(
@@ -110,23 +113,19 @@ def tokenize_row(row: DataRow, store: Store, codec: Any, uses_melody: bool) -> T
         return codes, _read_pitch_classes(melody, "melody", row.melody)
 
 
-def _read_pitch_classes(file: Any, subject: str, name: str) -> NDArray[np.int8]:
-    """Pitch classes as `musicgen.conditioning.melody` takes them."""
+def _read_pitch_classes(file: IO[bytes], subject: str, name: str) -> NDArray[np.int8]:
+    """Compute the pitch classes of a file as `musicgen.conditioning.melody` does."""
     return chroma.strongest_pitch_classes(
         decode_excerpt(file, sample_rate=chroma.RATE_HZ, seconds=_MAX_S, subject=subject, name=name)[0]
     )
 
 
 class _Worker:
-    """A process's codec and store."""
+    """The codec and store of a process; calling it tokenizes a row, or returns why that is not possible."""
 
     current: "_Worker"
 
     def __init__(self, store: Store, checkpoint: Checkpoint):
-        import torch
-
-        from musicgen.model.load import load_codec
-
         torch.set_num_threads(1)
         self.store, self.codec = store, load_codec(checkpoint, "cpu")
         self.uses_melody = checkpoint.spec.kind == "melody"
@@ -152,7 +151,7 @@ def _tokenize_rows(
     if len(rows) < _ALONE or processes == 1:
         yield from map(_Worker(store, checkpoint), rows)
         return
-    # Spawned: torch's threads do not survive a fork.
+    # Processes are spawned, because torch's threads do not survive a fork.
     initialize = partial(_start_worker, store, checkpoint)
     with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), initialize) as pool:
         for results in pool.map(_tokenize_chunk, _chunk_rows(rows)):
@@ -190,9 +189,8 @@ def _write_tokens(
                 f"tokens: {row_count} of {len(rows)} clips" + (f", {len(unusable_rows)} bad" if unusable_rows else "")
             )
     if not clips:
-        raise UserError(
-            f"nothing to train on: no row of {len(rows)} can be used; the first, {unusable_rows[0][0]}: {unusable_rows[0][1]}"
-        )
+        name, reason = unusable_rows[0]
+        raise UserError(f"nothing to train on: no row of {len(rows)} can be used; the first, {name}: {reason}")
     np.save(folder / "codes.npy", np.concatenate(codes, axis=1), allow_pickle=False)
     np.save(folder / "bins.npy", np.concatenate(pitch_classes), allow_pickle=False)
     pq.write_table(pa.Table.from_pylist(clips), folder / "clips.parquet")
@@ -200,9 +198,7 @@ def _write_tokens(
 
 
 def _codec_identity(checkpoint: Checkpoint) -> str:
-    """A hash of the codec's config and weights, and of whether melodies are heard."""
-    from musicgen.model.checkpoint.tensors import Tensors
-
+    """Hash the codec's config and weights, and the kind of the model."""
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256(json.dumps([config["audio_encoder"], checkpoint.spec.kind], sort_keys=True).encode())
     tensors = Tensors(checkpoint.folder, read_headers(checkpoint.folder)).view("audio_encoder.")
@@ -213,7 +209,7 @@ def _codec_identity(checkpoint: Checkpoint) -> str:
 
 
 def _data_identity(store: Store, rows: list[DataRow]) -> str:
-    """A hash of the rows and of the files' ETags."""
+    """Hash the rows, and the names and sizes of the files."""
     digest = hashlib.sha256()
     for row in rows:
         location = row.location if isinstance(row.location, str) else row.name

@@ -1,10 +1,7 @@
-"""The training loop: AdamW, a warm-up and a cosine, clipped gradients, an average of the weights; it goes on where it
-was stopped.
+"""Trains a checkpoint: AdamW, warm-up and cosine, clipped gradients, an average of the weights, resumable state.
 
-A step's clips are divided into parts of equal size, worked on by one thread each with products on a single core: on a
-CPU that meets once a step and not at every product, which is faster, much more so on a busy machine. What a part
-computes does not depend on the threads there are, so a training that was interrupted ends with the weights of one that
-was not.
+Results do not depend on the number of threads (`musicgen.training.replicas`), so a training that was interrupted ends
+with the same weights as one that was not.
 """
 
 import copy
@@ -24,7 +21,6 @@ from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.load import pick_device, pick_dtype
 from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.align import align_heads
-from musicgen.training.batch import Batch
 from musicgen.training.batch_loader import BatchLoader
 from musicgen.training.clock import RunningClock
 from musicgen.training.log import TrainingLog, plot_losses, read_log
@@ -34,9 +30,10 @@ from musicgen.training.schedule import Schedule
 from musicgen.training.state import Counters, load_state, save_state
 from musicgen.training.ticks import tick_ids
 from musicgen.training.tokens import TokenizedData
+from musicgen.training.validation import measure_validation_losses
 
 REPLICAS = 2
-_LOGGED = 10  # steps a line of the log
+_STEPS_PER_LINE = 10  # of the log
 _BETAS = (0.9, 0.95)
 
 StepCallback = Callable[[Mapping[str, Any]], None]
@@ -44,13 +41,12 @@ ExportCallback = Callable[["Trainer"], None]
 
 
 class Trainer:
-    """A training of the checkpoint `start` on `tokens`, whose state is in `folder`; begins where an earlier one
-    stopped.
+    """Trains the checkpoint `start` on `tokens`, with its state in `folder`, from which it resumes.
 
-    `export` is called now and then with the trainer, whose `average` is the network to use. With `align`, for a
-    checkpoint of random weights, two heads of a melody model begin by looking at their own time
-    (`musicgen.training.align`). Raises `UserError`: nothing to train on, or `folder` holds another training; ValueError
-    for a checkpoint that cannot be trained here.
+    `export` is called at intervals with the trainer, whose `average` is the network to use. `align` is for checkpoints
+    of random weights: two heads of a melody model are set to attend to their own time (`musicgen.training.align`).
+    Raises `UserError` if there is nothing to train on or `folder` holds another training, and ValueError for a
+    checkpoint that cannot be trained here.
     """
 
     def __init__(
@@ -70,7 +66,7 @@ class Trainer:
         text = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))["text_encoder"]
         self.network = Network(start.spec, text)
         self.network.load(Tensors.open(start.folder))
-        self.network.to(self.device).eval()  # nothing here drops activations; T5 would, by its config
+        self.network.to(self.device).eval()  # because T5's config has a dropout, which is not wanted
         if schedule.text_encoder == "freeze":
             self.network.text_encoder.requires_grad_(False)
         tokenizer = load_tokenizer(start.folder, self.network.text_encoder.config)
@@ -95,27 +91,25 @@ class Trainer:
         codebook_weights = schedule.codebook_weights or (1.0,) * start.spec.codebooks
         if len(codebook_weights) != start.spec.codebooks:
             raise ValueError(
-                f"training.codebook_weights has {len(codebook_weights)} numbers for {start.spec.codebooks} codebooks; give "
-                "one for each, or none"
+                f"training.codebook_weights has {len(codebook_weights)} numbers for {start.spec.codebooks} codebooks; "
+                "give one for each, or none"
             )
         self.codebook_shares = torch.tensor(codebook_weights, device=self.device) / sum(codebook_weights)
         self.counters = Counters()
-        self.last: dict[str, Any] = {}  # the last line of the log that has a validation, for the card
         self._export, self._on_step = export, on_step
         self._about = {"start": start.identity, "pattern": self.pattern, "seed": schedule.seed}
         self._restore()
 
     @property
     def done(self) -> bool:
-        """Whether its steps or hours are over."""
+        """Return whether all steps or hours are finished."""
         return self.schedule.progress(self.counters.step, self.counters.seconds) >= 1
 
     def run(self, until: int | None = None) -> Counters:
-        """Train to the end, or to the step `until`. Keeps its state, exports, and returns where it is."""
+        """Train to the end, or to the step `until`, with saved states and exports. Returns the counters."""
         folder, counters = self.folder, self.counters
         folder.mkdir(parents=True, exist_ok=True)
         log = TrainingLog(folder / "log.jsonl", counters.step)
-        self.last = next((line for line in reversed(read_log(log.path)) if "valid" in line), {})
         threads = torch.get_num_threads()
         saved = exported = counters.seconds
         try:
@@ -130,11 +124,9 @@ class Trainer:
                     counters.seconds = clock.seconds
                     final = self.done or counters.step == until
                     validate = counters.step % self.schedule.valid_steps == 0 or final
-                    if counters.step % _LOGGED == 0 or validate:
+                    if counters.step % _STEPS_PER_LINE == 0 or validate:
                         line = self._log_line(losses, interval_start) | (self._validate(pool) if validate else {})
                         interval_start = time.monotonic(), counters.frames, counters.step
-                        if "valid" in line:
-                            self.last = line
                         log.append(line)
                         if self._on_step is not None:
                             self._on_step(line)
@@ -149,7 +141,7 @@ class Trainer:
         return counters
 
     def export(self) -> None:
-        """Draw the losses, and hand the average of the weights to `export`."""
+        """Plot the losses, and call `export`."""
         plot_losses(read_log(self.folder / "log.jsonl"), self.folder / "loss.png")
         if self._export is not None:
             self._export(self)
@@ -161,7 +153,7 @@ class Trainer:
         return BatchLoader(self.tokens, numbers, tokenizer, self.start.spec, self.pattern, self.schedule)
 
     def _step(self, pool: ThreadPoolExecutor) -> Tensor:
-        """One step. Returns each codebook's loss, float32 [codebooks]."""
+        """Train one step. Returns each codebook's loss, float32 [codebooks]."""
         assert self.train_loader is not None
         counters, schedule = self.counters, self.schedule
         batches, clips = self.train_loader.batches(counters.step, counters.seen, REPLICAS)
@@ -186,28 +178,12 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    @torch.no_grad()
     def _validate(self, pool: ThreadPoolExecutor) -> dict[str, float]:
-        """The average's loss on the validation clips: as they are, without their melody, without either condition."""
+        """Measure the validation losses of the average; none without validation clips."""
         if self.validation_loader is None:
             return {}
-        losses_by_name = {}
-        for name, conditions in (
-            ("valid", {}),
-            ("valid_text", {"melody": False}),
-            ("valid_none", {"melody": False, "text": False}),
-        ):
-            batches = self.validation_loader.validation_batches(self.schedule.valid_clips, **conditions)
-            losses = list((pool.map if self.device.type == "cpu" else map)(self._validation_loss, batches))
-            weights = [len(batch.inputs) for batch in batches]
-            losses_by_name[name] = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(
-                weights
-            )
-        return losses_by_name
-
-    def _validation_loss(self, batch: Batch) -> float:
-        with torch.no_grad(), self._autocast():  # of a thread's own
-            return float(self.average(batch.to(self.device))[0])
+        clips = self.schedule.valid_clips
+        return measure_validation_losses(self.average, self.validation_loader, clips, self.device, self._autocast, pool)
 
     def _log_line(self, losses: Tensor, interval_start: tuple[float, int, int]) -> dict[str, Any]:
         counters, schedule = self.counters, self.schedule
