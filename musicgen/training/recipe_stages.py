@@ -55,9 +55,9 @@ def prepare_training(recipe: Recipe, on_message: MessageCallback = print) -> tup
     """Run all stages before the training. Returns the checkpoint to start from, and the tokens."""
     folder = recipe.folder
     folder.mkdir(parents=True, exist_ok=True)
-    data = open_store(recipe.data if recipe.data is not None else str(_make_corpus(recipe, on_message)))
-    start = _make_start(recipe, data, on_message)
-    tokens = make_tokens(data, start, folder / "tokens", progress=on_message)
+    data_store = open_store(recipe.data if recipe.data is not None else str(_make_corpus(recipe, on_message)))
+    start = _make_start(recipe, data_store, on_message)
+    tokens = make_tokens(data_store, start, folder / "tokens", progress=on_message)
     for name, reason in tokens.bad_rows[:10]:
         on_message(f"{name}: {reason}")
     if len(tokens.bad_rows) > 10:
@@ -135,7 +135,7 @@ def _record_stage(recipe: Recipe, stage: str, settings: dict[str, object]) -> No
     stages_path.write_text(json.dumps(settings_by_stage | {stage: settings}, indent=1) + "\n", encoding="utf-8")
 
 
-def _make_start(recipe: Recipe, data: Store, on_message: MessageCallback) -> Checkpoint:
+def _make_start(recipe: Recipe, data_store: Store, on_message: MessageCallback) -> Checkpoint:
     if recipe.start is not None:
         return resolve_checkpoint(recipe.start)
 
@@ -146,9 +146,9 @@ def _make_start(recipe: Recipe, data: Store, on_message: MessageCallback) -> Che
         codec = (
             StoredCodec.from_checkpoint(resolve_checkpoint(recipe.codec.of))
             if recipe.codec.of
-            else _make_codec(recipe, data, on_message)
+            else _make_codec(recipe, data_store, on_message)
         )
-        prompts = [row.prompt for row in read_rows(data)]
+        prompts = [row.prompt for row in read_rows(data_store)]
         _record_stage(recipe, "start", settings)
         teach = None
         if recipe.data is None:
@@ -157,7 +157,7 @@ def _make_start(recipe: Recipe, data: Store, on_message: MessageCallback) -> Che
     return resolve_checkpoint(folder)
 
 
-def _make_codec(recipe: Recipe, data: Store, on_message: MessageCallback) -> StoredCodec:
+def _make_codec(recipe: Recipe, data_store: Store, on_message: MessageCallback) -> StoredCodec:
     """Fit the spectral codec on drawn training clips, or read the one that an earlier run fitted."""
 
     folder = recipe.folder / "codec"
@@ -165,7 +165,7 @@ def _make_codec(recipe: Recipe, data: Store, on_message: MessageCallback) -> Sto
     stage_settings = _codec_settings(recipe)
     if not _stage_done(recipe, "codec", stage_settings):
         _record_stage(recipe, "codec", stage_settings)
-        training_rows = [row for row in read_rows(data) if row.split == "train"]
+        training_rows = [row for row in read_rows(data_store) if row.split == "train"]
         clip_numbers = np.random.default_rng(recipe.training.seed).permutation(len(training_rows))[
             : recipe.codec.fit_clips
         ]
@@ -173,7 +173,7 @@ def _make_codec(recipe: Recipe, data: Store, on_message: MessageCallback) -> Sto
         waveforms = (
             waveform
             for clip_number in sorted(clip_numbers)
-            if (waveform := _read_sound(training_rows[clip_number], data, settings.sampling_rate)) is not None
+            if (waveform := _read_waveform(training_rows[clip_number], data_store, settings.sampling_rate)) is not None
         )
         fitted = fit_codec(waveforms, settings, recipe.training.seed)
         on_message(
@@ -192,9 +192,9 @@ def _make_codec(recipe: Recipe, data: Store, on_message: MessageCallback) -> Sto
     )
 
 
-def _read_sound(row: DataRow, data: Store, sample_rate: int) -> NDArray[np.float32] | None:
+def _read_waveform(row: DataRow, data_store: Store, sample_rate: int) -> NDArray[np.float32] | None:
     try:
-        with row.open_audio(data) as file:
+        with row.open_audio(data_store) as file:
             return decode_excerpt(file, sample_rate=sample_rate, seconds=60.0, subject="audio", name=row.name)[0]
     except (MusicGenError, OSError):
         return None  # reported when the tokens are made
