@@ -10,13 +10,13 @@ from musicgen.job import AudioSettings, Job
 SECRET = "hunter2-do-not-print"
 
 
-def job_file(tmp_path: Path, text: str) -> str:
+def write_job_file(tmp_path: Path, text: str) -> str:
     path = tmp_path / "job.yaml"
     path.write_text(text)
     return str(path)
 
 
-def fault(path: str | None, overrides: list[str] | None = None, **flags: object) -> str:
+def expect_error(path: str | None, overrides: list[str] | None = None, **flags: object) -> str:
     with pytest.raises(JobError) as caught:
         Job.load(path, overrides or [], **flags)
     text = str(caught.value)
@@ -25,12 +25,12 @@ def fault(path: str | None, overrides: list[str] | None = None, **flags: object)
     return text
 
 
-def small(*overrides: str) -> Job:
+def make_job(*overrides: str) -> Job:
     return Job.load(None, list(overrides), manifest="s3://b/m.csv", output="s3://b/out")
 
 
 def test_flag_beats_override_beats_file(tmp_path: Path) -> None:
-    path = job_file(
+    path = write_job_file(
         tmp_path, "manifest: {uri: s3://b/file.csv, limit: 1}\ncluster: {actors: 1}\noutput: {uri: s3://b/out}\n"
     )
     job = Job.load(path, ["manifest.limit=2", "cluster.actors=2"], actors=3, model=None)
@@ -42,7 +42,7 @@ def test_variables_come_from_the_environment(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("BUCKET", "music")
     monkeypatch.setenv("SECONDS", "8")
     text = "manifest: {uri: 's3://${BUCKET}/m$$.csv'}\ngeneration: {duration_s: '${SECONDS}'}\noutput: {uri: out}\n"
-    job = Job.load(job_file(tmp_path, text))
+    job = Job.load(write_job_file(tmp_path, text))
     assert job.manifest.uri == "s3://music/m$.csv"
     assert job.generation.duration_s == 8
 
@@ -61,18 +61,18 @@ def test_local_paths_are_relative_to_the_working_directory(tmp_path: Path, monke
 
 
 def test_actors_may_be_a_range() -> None:
-    assert (small("cluster.actors=3").cluster.min_actors, small("cluster.actors=3").cluster.max_actors) == (3, 3)
-    ranged = small("cluster.actors={min: 2, max: 5}").cluster
+    assert (make_job("cluster.actors=3").cluster.min_actors, make_job("cluster.actors=3").cluster.max_actors) == (3, 3)
+    ranged = make_job("cluster.actors={min: 2, max: 5}").cluster
     assert (ranged.min_actors, ranged.max_actors) == (2, 5)
 
 
 def test_a_job_goes_through_json_and_back() -> None:
-    job = small("cluster.actors={max: 5}", "cluster.slots=8", "audio.loudness_lufs=-14")
+    job = make_job("cluster.actors={max: 5}", "cluster.slots=8", "audio.loudness_lufs=-14")
     assert Job.model_validate(job.model_dump(mode="json")) == job
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "says"),
+    ("text", "line", "expected"),
     [
         (
             "manifest: {uri: a}\ngeneration:\n  durations_s: 3\n",
@@ -109,31 +109,33 @@ def test_a_job_goes_through_json_and_back() -> None:
         ("manifest: {uri: a}\noutput:\n  secret_key: hunter2-do-not-print\n", 3, "environment"),
     ],
 )
-def test_mistakes_in_the_file_are_named_with_their_line(tmp_path: Path, text: str, line: int, says: str) -> None:
-    path = job_file(tmp_path, text)
-    message = fault(path, [] if "output:" in text else ["output.uri=out"])
+def test_mistakes_in_the_file_are_named_with_their_line(tmp_path: Path, text: str, line: int, expected: str) -> None:
+    path = write_job_file(tmp_path, text)
+    message = expect_error(path, [] if "output:" in text else ["output.uri=out"])
     assert message.startswith(f"{path}:{line}: ")
-    assert says in message
+    assert expected in message
 
 
 def test_mistakes_elsewhere_are_named_with_their_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOBODY_SETS_THIS", raising=False)
-    assert fault(None, output="out").startswith("the job names no manifest: give --manifest URI")
-    assert "names no output: give --output URI" in fault(None, manifest="a")
-    assert fault(None, manifest="a", output="b", limit=0).startswith("--limit: `manifest.limit` must be at least 1")
-    assert "section.key=value" in fault(None, ["generation.duration_s"], manifest="a", output="b")
-    assert "NOBODY_SETS_THIS is not set" in fault(None, manifest="s3://${NOBODY_SETS_THIS}/a", output="b")
-    assert "no such job file" in fault(str(tmp_path / "none.yaml"))
-    assert "cannot be read" in fault(str(tmp_path))
-    assert "holds a list" in fault(job_file(tmp_path, "- a\n- b\n"))
-    assert "alias" in fault(job_file(tmp_path, "manifest: &a {uri: *a}\n"))
-    assert "alias" in fault(job_file(tmp_path, "manifest: {uri: &a [*a]}\noutput: {uri: b}\n"))
+    assert expect_error(None, output="out").startswith("the job names no manifest: give --manifest URI")
+    assert "names no output: give --output URI" in expect_error(None, manifest="a")
+    assert expect_error(None, manifest="a", output="b", limit=0).startswith(
+        "--limit: `manifest.limit` must be at least 1"
+    )
+    assert "section.key=value" in expect_error(None, ["generation.duration_s"], manifest="a", output="b")
+    assert "NOBODY_SETS_THIS is not set" in expect_error(None, manifest="s3://${NOBODY_SETS_THIS}/a", output="b")
+    assert "no such job file" in expect_error(str(tmp_path / "none.yaml"))
+    assert "cannot be read" in expect_error(str(tmp_path))
+    assert "holds a list" in expect_error(write_job_file(tmp_path, "- a\n- b\n"))
+    assert "alias" in expect_error(write_job_file(tmp_path, "manifest: &a {uri: *a}\n"))
+    assert "alias" in expect_error(write_job_file(tmp_path, "manifest: {uri: &a [*a]}\noutput: {uri: b}\n"))
     (tmp_path / "job.yaml").write_bytes(b"\xff\xfe")
-    assert "UTF-8" in fault(str(tmp_path / "job.yaml"))
+    assert "UTF-8" in expect_error(str(tmp_path / "job.yaml"))
 
 
 def test_two_mistakes_are_two_phrases_of_one_line() -> None:
-    message = fault(None, ["generation.top_p=2", "cluster.attempts=0"], manifest="a", output="b")
+    message = expect_error(None, ["generation.top_p=2", "cluster.attempts=0"], manifest="a", output="b")
     assert "`generation.top_p` must be at most 1" in message
     assert "`cluster.attempts` must be at least 1" in message
 
@@ -150,7 +152,7 @@ def test_two_mistakes_are_two_phrases_of_one_line() -> None:
 @pytest.mark.parametrize("key", ["manifest.uri", "output.uri", "model.name", "cluster.address"])
 def test_credentials_in_a_uri_are_refused_and_not_repeated(key: str, uri: str) -> None:
     values = {"manifest.uri": "a", "output.uri": "b", key: uri}
-    assert "holds credentials" in fault(None, [f"{name}={value}" for name, value in values.items()])
+    assert "holds credentials" in expect_error(None, [f"{name}={value}" for name, value in values.items()])
 
 
 def test_a_glob_is_no_secret() -> None:
@@ -159,8 +161,8 @@ def test_a_glob_is_no_secret() -> None:
 
 def test_values_are_shown_before_variables_are_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVATE", SECRET)
-    assert "${PRIVATE}" in fault(None, ["generation.duration_s=${PRIVATE}"], manifest="a", output="b")
-    fault(
+    assert "${PRIVATE}" in expect_error(None, ["generation.duration_s=${PRIVATE}"], manifest="a", output="b")
+    expect_error(
         None,
         ["audio.format=${PRIVATE}", "cluster.actors=${PRIVATE}", "model.device=${PRIVATE}"],
         manifest="a",

@@ -51,8 +51,8 @@ def test_keys_of_published_datasets_never_change() -> None:
 
 @given(REQUESTS)
 def test_defaults_are_left_out_so_new_fields_change_no_old_key(request: Request) -> None:
-    said = request.canonical(50.0)
-    for name, value in said.items():
+    form = request.canonical(50.0)
+    for name, value in form.items():
         assert name == "frames" or value != getattr(Request(), name)
 
 
@@ -72,9 +72,11 @@ def test_samples_and_salts_give_other_seeds(request: Request) -> None:
 
 
 def test_the_place_of_a_melody_is_not_heard_but_its_content_is() -> None:
-    here, there = (Request(prompt="x", melody=uri, melody_sha256="ab" * 32) for uri in ("s3://a/m.wav", "/b/m.wav"))
-    assert key(here) == key(there)
-    assert key(here) != key(replace(here, melody_sha256="cd" * 32))
+    in_bucket, on_disk = (
+        Request(prompt="x", melody=uri, melody_sha256="ab" * 32) for uri in ("s3://a/m.wav", "/b/m.wav")
+    )
+    assert key(in_bucket) == key(on_disk)
+    assert key(in_bucket) != key(replace(in_bucket, melody_sha256="cd" * 32))
 
 
 HEARD = {

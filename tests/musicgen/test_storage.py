@@ -41,8 +41,12 @@ def test_objects_are_written_read_listed_and_deleted(store: Store, tmp_path: Pat
     with store.open("b/two words.txt") as file:
         file.seek(-2, 2)
         assert file.read() == b"89"
-    assert [(f.path, f.size) for f in store.list()] == [("a.txt", 11), ("b/c/empty", 0), ("b/two words.txt", 10)]
-    assert [f.path for f in store.list("b/c")] == ["b/c/empty"]
+    assert [(file.path, file.size) for file in store.list()] == [
+        ("a.txt", 11),
+        ("b/c/empty", 0),
+        ("b/two words.txt", 10),
+    ]
+    assert [file.path for file in store.list("b/c")] == ["b/c/empty"]
     assert list(store.list("nothing/here")) == []
     assert store.info("a.txt").etag
     assert store.size("b/c/empty") == 0
@@ -56,7 +60,7 @@ def test_objects_are_written_read_listed_and_deleted(store: Store, tmp_path: Pat
 def test_a_listing_is_of_a_folder_not_of_names_that_begin_alike(store: Store):
     store.write("index/r1/a", b"1")
     store.write("index/r10/a", b"1")
-    assert [f.path for f in store.list("index/r1")] == ["index/r1/a"]
+    assert [file.path for file in store.list("index/r1")] == ["index/r1/a"]
 
 
 def test_a_listing_goes_on_over_pages(s3, monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +69,7 @@ def test_a_listing_goes_on_over_pages(s3, monkeypatch: pytest.MonkeyPatch):
         store.write(f"x/{i}", b"1")
     real = store._fs.call_s3
     monkeypatch.setattr(store._fs, "call_s3", lambda name, **options: real(name, **options, MaxKeys=2))
-    assert [f.path for f in store.list("x")] == [f"x/{i}" for i in range(5)]
+    assert [file.path for file in store.list("x")] == [f"x/{i}" for i in range(5)]
 
 
 @pytest.mark.parametrize("absent", ["read", "open", "size", "sha256"])
@@ -75,7 +79,7 @@ def test_an_absent_object_is_file_not_found(store: Store, absent: str):
         getattr(store, absent)("not-there/in-this-bucket")
 
 
-def test_a_store_pickles_as_its_place(store: Store):
+def test_a_store_pickles_as_its_uri(store: Store):
     store.write("x", b"1")
     copy = pickle.loads(pickle.dumps(store))
     assert copy.uri == store.uri
@@ -120,7 +124,7 @@ def test_racing_writers_have_one_winner(store: Store):
     assert len(list(store.list("race"))) == rounds
 
 
-def test_a_lost_reply_is_settled_by_looking(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_reply_is_told_by_the_object(store: Store, monkeypatch: pytest.MonkeyPatch):
     real = type(store).put_if_absent
 
     def put_and_lose_the_reply(self, path, data):
@@ -142,13 +146,13 @@ def test_a_lost_reply_is_settled_by_looking(store: Store, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "says", [FileExistsError(), OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")]
+    "error", [FileExistsError(), OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")]
 )
-def test_both_shapes_of_exists_are_understood(s3, says: OSError, monkeypatch: pytest.MonkeyPatch):
+def test_both_errors_for_an_existing_object_are_understood(s3, error: OSError, monkeypatch: pytest.MonkeyPatch):
     store = open_store(s3.uri)
 
     def refuse(*args, **kwargs):
-        raise says
+        raise error
 
     monkeypatch.setattr(store._fs, "pipe_file", refuse)
     assert store.put_if_absent("x", b"1") is False
@@ -184,12 +188,12 @@ def test_probe_leaves_nothing(store: Store):
 
 
 def test_a_store_that_ignores_put_if_absent_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch):
-    kind = type(store)
-    real = kind.put_if_absent
-    monkeypatch.setattr(kind, "put_if_absent", lambda self, path, data: self.write(path, data) or True)
+    store_class = type(store)
+    real = store_class.put_if_absent
+    monkeypatch.setattr(store_class, "put_if_absent", lambda self, path, data: self.write(path, data) or True)
     with pytest.raises(StoreError, match="single_writer"):
         store.probe()
-    monkeypatch.setattr(kind, "put_if_absent", real)
+    monkeypatch.setattr(store_class, "put_if_absent", real)
     alone = open_store(store.uri, single_writer=True)
     alone.probe()
     assert alone.put_if_absent("x", b"1")
@@ -197,7 +201,7 @@ def test_a_store_that_ignores_put_if_absent_is_refused(store: Store, monkeypatch
     assert alone.read("x") == b"1"
 
 
-def test_a_store_that_knows_no_conditions_is_refused_by_name(s3, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_without_conditional_writes_is_refused(s3, monkeypatch: pytest.MonkeyPatch):
     store = open_store(s3.uri)
     real = store._fs.pipe_file
 
@@ -213,10 +217,10 @@ def test_a_store_that_knows_no_conditions_is_refused_by_name(s3, monkeypatch: py
     assert list(store.list()) == []
 
 
-class TestWhatIsWrongIsSaidInOneLine:
+class TestErrorsAreOneLine:
     """Each fault: a StoreError within seconds, one line, no secret in it."""
 
-    def fault(self, uri: str, seconds: float = 10) -> str:
+    def expect_error(self, uri: str, seconds: float = 10) -> str:
         start = time.monotonic()
         with pytest.raises(StoreError) as caught:
             open_store(uri).probe()
@@ -227,55 +231,55 @@ class TestWhatIsWrongIsSaidInOneLine:
         return message
 
     def test_missing_bucket(self, s3):
-        assert "no bucket 'no-such-bucket'" in self.fault("s3://no-such-bucket/x")
+        assert "no bucket 'no-such-bucket'" in self.expect_error("s3://no-such-bucket/x")
 
     def test_wrong_secret(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-value")
-        assert "AWS_SECRET_ACCESS_KEY" in self.fault(s3.uri)
+        assert "AWS_SECRET_ACCESS_KEY" in self.expect_error(s3.uri)
 
     def test_unknown_key(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        assert "access" in self.fault(s3.uri)
+        assert "access" in self.expect_error(s3.uri)
 
     def test_no_credentials(self, s3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-        assert "no credentials" in self.fault(s3.uri)
+        assert "no credentials" in self.expect_error(s3.uri)
 
     def test_unreachable_endpoint(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-        assert "cannot reach http://127.0.0.1:9" in self.fault(s3.uri)
+        assert "cannot reach http://127.0.0.1:9" in self.expect_error(s3.uri)
 
     def test_an_endpoint_that_swallows_packets(self, s3, monkeypatch: pytest.MonkeyPatch):
         with socket.socket() as listener:  # accepts connections, never answers
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.getsockname()[1]}")
-            assert "no answer from http://127.0.0.1" in self.fault(s3.uri, 15)
+            assert "no answer from http://127.0.0.1" in self.expect_error(s3.uri, 15)
 
     def test_an_endpoint_with_a_password_in_it(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:secret-value@127.0.0.1:9")
-        assert "127.0.0.1:9" in self.fault(s3.uri)
+        assert "127.0.0.1:9" in self.expect_error(s3.uri)
 
     def test_an_endpoint_that_is_no_url(self, s3, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "nonsense")
-        assert "AWS_ENDPOINT_URL" in self.fault(s3.uri)
+        assert "AWS_ENDPOINT_URL" in self.expect_error(s3.uri)
 
     def test_a_file_where_the_folder_should_be(self, tmp_path: Path):
         (tmp_path / "taken").write_text("")
-        assert "is a file" in self.fault(str(tmp_path / "taken"))
-        assert "a file stands where" in self.fault(str(tmp_path / "taken" / "below"))
+        assert "is a file" in self.expect_error(str(tmp_path / "taken"))
+        assert "a file stands where" in self.expect_error(str(tmp_path / "taken" / "below"))
 
     def test_a_folder_that_cannot_be_written(self):
-        assert "/proc" in self.fault("/proc/no-place-to-write")
+        assert "/proc" in self.expect_error("/proc/no-place-to-write")
 
     @pytest.mark.parametrize("uri", ["http://host/x", "memory://x", "s3://", "", "file://relative", "s3://b/../c"])
     def test_not_a_place(self, uri: str):
-        self.fault(uri)
+        self.expect_error(uri)
 
     def test_credentials_in_the_uri(self):
-        assert "environment" in self.fault("s3://key:secret-value@bucket/x")
+        assert "environment" in self.expect_error("s3://key:secret-value@bucket/x")
 
 
 @pytest.mark.parametrize("path", ["", "/abs", "a/../b", "..", "a//b", "a/./b", "a\\b", "a\nb", "a/"])
@@ -286,14 +290,14 @@ def test_paths_cannot_leave_the_store(path: str, tmp_path: Path):
         open_store(str(tmp_path)).write(path, b"")
 
 
-def test_one_place_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_store_has_one_canonical_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert parse_uri("s3a://bucket//a/b/").uri == "s3://bucket/a/b"
     assert parse_uri("out/x/").uri == parse_uri(f"file://{tmp_path}/out/x").uri == str(tmp_path / "out/x")
     assert open_store("s3://bucket/a").join("b", "c") == "s3://bucket/a/b/c"
 
 
-def test_expand_knows_files_folders_and_globs(store: Store):
+def test_files_folders_and_globs_are_expanded(store: Store):
     for name in (
         "a.parquet",
         "b.parquet",
@@ -308,7 +312,8 @@ def test_expand_knows_files_folders_and_globs(store: Store):
 
     def names(pattern: str) -> list[str]:
         return [
-            f.path.removeprefix(store.uri + "/") for f in expand_uri(f"{store.uri}/{pattern}" if pattern else store.uri)
+            file.path.removeprefix(store.uri + "/")
+            for file in expand_uri(f"{store.uri}/{pattern}" if pattern else store.uri)
         ]
 
     assert names("a.parquet") == ["a.parquet"]

@@ -1,4 +1,4 @@
-"""Melodies and continuations of rows: allowed places, hashes taken once, reasons for the rest."""
+"""Melodies and continuations of rows: allowed files are hashed once, the others have a reason."""
 
 import hashlib
 from pathlib import Path
@@ -7,16 +7,16 @@ import pytest
 
 from musicgen.audio import fetch
 from musicgen.errors import RowError
-from musicgen.manifest import audio_hashes as module
+from musicgen.manifest import audio_hashes as audio_hashes_module
 from musicgen.manifest.audio_hashes import AudioHashes, AudioReference, HashedAudio
 
 
 def look_up(
     uri: str, folder: Path | str, roots: tuple[str, ...] = (), cache: Path | None = None
 ) -> HashedAudio | RowError:
-    with AudioHashes(roots, cache) as conditions:
-        wanted = AudioReference(uri, "melody", str(folder))
-        return conditions.look_up([wanted])[wanted]
+    with AudioHashes(roots, cache) as audio_hashes:
+        reference = AudioReference(uri, "melody", str(folder))
+        return audio_hashes.look_up([reference])[reference]
 
 
 @pytest.fixture
@@ -54,18 +54,18 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("uri", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_places_are_one_clear_refusal(folder: Path, uri: str) -> None:
-    found = look_up(uri, folder)
-    assert isinstance(found, RowError)
-    assert found.error_class == "melody"
-    assert "\n" not in str(found)
+def test_hostile_uris_are_refused_in_one_line(folder: Path, uri: str) -> None:
+    outcome = look_up(uri, folder)
+    assert isinstance(outcome, RowError)
+    assert outcome.error_class == "melody"
+    assert "\n" not in str(outcome)
 
 
 def test_a_melody_that_is_not_there_makes_the_row_invalid(folder: Path) -> None:
-    found = look_up("none.wav", folder)
-    assert isinstance(found, RowError)
-    assert (found.error_class, "none.wav does not exist" in str(found)) == ("invalid", True)
-    assert len(str(found)) < 600
+    outcome = look_up("none.wav", folder)
+    assert isinstance(outcome, RowError)
+    assert (outcome.error_class, "none.wav does not exist" in str(outcome)) == ("invalid", True)
+    assert len(str(outcome)) < 600
 
 
 def test_roots_allow_more_folders(folder: Path, tmp_path: Path) -> None:
@@ -79,18 +79,18 @@ def test_a_file_is_read_once_per_plan_and_known_again_in_the_next(
 ) -> None:
     reads: list[str] = []
     monkeypatch.setattr(
-        module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
+        audio_hashes_module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
     )
-    wanted = [AudioReference("tunes/a.wav", "melody", str(folder))] * 100
+    references = [AudioReference("tunes/a.wav", "melody", str(folder))] * 100
     for _ in range(2):
-        with AudioHashes((), tmp_path / "cache") as conditions:
+        with AudioHashes((), tmp_path / "cache") as audio_hashes:
             for _ in range(3):
-                conditions.look_up(wanted)
+                audio_hashes.look_up(references)
     assert len(reads) == 1
     (folder / "tunes" / "a.wav").write_bytes(b"other")
-    found = look_up("tunes/a.wav", folder, cache=tmp_path / "cache")
-    assert isinstance(found, HashedAudio)
-    assert found.sha256 == hashlib.sha256(b"other").hexdigest()
+    outcome = look_up("tunes/a.wav", folder, cache=tmp_path / "cache")
+    assert isinstance(outcome, HashedAudio)
+    assert outcome.sha256 == hashlib.sha256(b"other").hexdigest()
 
 
 def test_a_cache_that_cannot_be_used_is_done_without(folder: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_melodies_in_a_bucket(folder: Path, tmp_path: Path, s3, monkeypatch: pyt
     expected = HashedAudio(f"{s3.uri}/in/a.wav", sha256)
     reads: list[str] = []
     monkeypatch.setattr(
-        module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
+        audio_hashes_module, "hash_audio", lambda uri, **options: reads.append(uri) or fetch.hash_audio(uri, **options)
     )
     cache = tmp_path / "cache"
     assert look_up(f"{s3.uri}/in/a.wav", folder, cache=cache) == expected

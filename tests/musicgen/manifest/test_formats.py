@@ -1,4 +1,4 @@
-"""The law of manifests: what a row means does not depend on the format, the order or the splitting."""
+"""The key of a row does not depend on the format, the order or the splitting of its manifest."""
 
 import csv
 import gzip
@@ -70,17 +70,17 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.table({name: pa.array(values[name], types.get(name, pa.string())) for name in COLUMNS}), path)
 
 
-def keys(uri: Path | str) -> tuple[list[str], list[str]]:
-    """Keys of the good rows and reasons of the others, in an order of their own."""
-    made: list[str] = []
-    refused: list[str] = []
-    with AudioHashes() as conditions:
-        parser = BatchParser(RowReader(GenerationSettings(), SMALL), Keyer(50.0, "0" * 64, {}, 0), conditions)
+def row_keys(uri: Path | str) -> tuple[list[str], list[str]]:
+    """Return the sorted keys of the valid rows and the sorted reasons of the others."""
+    keys: list[str] = []
+    reasons: list[str] = []
+    with AudioHashes() as audio_hashes:
+        parser = BatchParser(RowReader(GenerationSettings(), SMALL), Keyer(50.0, "0" * 64, {}, 0), audio_hashes)
         for batch in read_manifest(str(uri), ColumnMap({})):
             for parsed in parser.parse(batch):
-                made += [key.hex() for key in parsed.keys]
-                refused += [row.reason.partition(" is ")[0] for row in parsed.invalid]
-    return sorted(made), sorted(refused)
+                keys += [key.hex() for key in parsed.keys]
+                reasons += [row.reason.partition(" is ")[0] for row in parsed.invalid]
+    return sorted(keys), sorted(reasons)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,7 +97,7 @@ def test_every_format_order_and_splitting_gives_the_same_keys(rows: list[dict[st
         middle = random.randrange(len(rows) + 1)
         write_csv(folder / "parts" / "a.csv", shuffled[:middle])
         write_csv(folder / "parts" / "b.csv", shuffled[middle:])
-        expected = keys(folder / "m.jsonl")
+        expected = row_keys(folder / "m.jsonl")
         assert len(expected[0]) >= sum(1 for row in rows if not expected[1] and row["samples"])
         for other in ("m.csv", "m.csv.gz", "m.parquet", "parts"):
-            assert keys(folder / other) == expected, other
+            assert row_keys(folder / other) == expected, other

@@ -1,4 +1,4 @@
-"""Readers: formats, places, hostile files. Each row keeps the line it came from."""
+"""Readers of manifests: formats, stores, hostile files. Each row keeps the number of its line."""
 
 import gzip
 import json
@@ -10,78 +10,77 @@ import pyarrow.parquet as pq
 import pytest
 
 from musicgen.errors import ManifestError, StoreError
-from musicgen.manifest import csv_file, jsonl_file, parquet_file
-from musicgen.manifest import source_batch as batches
+from musicgen.manifest import csv_file, jsonl_file, parquet_file, source_batch
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest
 
 
-def read(
+def read_rows(
     uri: Any, limit: int | None = None, **columns: str
 ) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
-    """The (number, values) of the good rows and the (number, reason) of the broken ones."""
-    good, broken = [], []
+    """Return the (number, values) of the parsed rows and the (number, reason) of the unparsable ones."""
+    parsed, unparsable = [], []
     for batch in read_manifest(str(uri), ColumnMap(columns), limit):
         carried = batch.carried if isinstance(batch.carried, list) else batch.carried.to_pylist() or [{}] * len(batch)
         for position, number in enumerate(batch.numbers):
             fields = {
                 name: column[position] for name, column in batch.fields.items() if column[position] not in (None, "")
             }
-            good.append((number, {**fields, **carried[position]}))
-        broken += [(row.number, row.reason) for row in batch.unparsable]
-    return good, broken
+            parsed.append((number, {**fields, **carried[position]}))
+        unparsable += [(row.number, row.reason) for row in batch.unparsable]
+    return parsed, unparsable
 
 
-def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
+def write_file(tmp_path: Path, name: str, content: str | bytes) -> Path:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-def fault(uri: Any, **columns: str) -> str:
+def expect_error(uri: Any, **columns: str) -> str:
     with pytest.raises(ManifestError) as caught:
-        read(uri, **columns)
+        read_rows(uri, **columns)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_csv_lines_are_those_of_an_editor(tmp_path: Path) -> None:
     text = '\ufeffprompt,id,note\r\n"two\r\nlines",a,x\r\n\r\nplain,b,\r\n"says ""hi""",c,"1,5"\r\n'
-    good, broken = read(write(tmp_path, "m.csv", text))
-    assert good == [
+    parsed, unparsable = read_rows(write_file(tmp_path, "m.csv", text))
+    assert parsed == [
         (2, {"prompt": "two\r\nlines", "id": "a", "note": "x"}),
         (5, {"prompt": "plain", "id": "b", "note": None}),
         (6, {"prompt": 'says "hi"', "id": "c", "note": "1,5"}),
     ]
-    assert not broken
+    assert not unparsable
 
 
 def test_broken_csv_rows_do_not_take_others_with_them(tmp_path: Path) -> None:
     text = b'prompt,id,note\nshort,a\nlong,b,c,d\n"bad"quote,c,x\n\xff\xfe,d,x\nfine,e,\xe9\ngood,f,ok\n'
-    good, broken = read(write(tmp_path, "m.csv", text))
-    assert [number for number, _ in good] == [5, 7]  # line 5: its prompt is not UTF-8, which the row's check says
-    assert dict(broken).keys() == {2, 3, 4, 6}
-    reasons = dict(broken)
+    parsed, unparsable = read_rows(write_file(tmp_path, "m.csv", text))
+    assert [number for number, _ in parsed] == [5, 7]  # line 5: its prompt is not UTF-8, which the row's check says
+    assert dict(unparsable).keys() == {2, 3, 4, 6}
+    reasons = dict(unparsable)
     assert "2 cells, but the header has 3" in reasons[2]
     assert "4 cells" in reasons[3]
     assert "broken CSV" in reasons[4]
     assert "UTF-8" in reasons[6]
 
 
-def test_csv_that_cannot_be_told_apart_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "m.csv:3: a quote that is opened in this row is never closed" in fault(
-        write(tmp_path, "m.csv", 'prompt\na\n"b\nc\nd\n')
+def test_csv_whose_rows_cannot_be_separated_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "m.csv:3: a quote that is opened in this row is never closed" in expect_error(
+        write_file(tmp_path, "m.csv", 'prompt\na\n"b\nc\nd\n')
     )
-    assert "UTF-16" in fault(write(tmp_path, "m.csv", "prompt\na\n".encode("utf-16")))
-    assert "there twice" in fault(write(tmp_path, "m.csv", "prompt,prompt\na,b\n"))
-    assert "carriage return" in fault(write(tmp_path, "m.csv", "prompt\ra\rb\r"))
+    assert "UTF-16" in expect_error(write_file(tmp_path, "m.csv", "prompt\na\n".encode("utf-16")))
+    assert "there twice" in expect_error(write_file(tmp_path, "m.csv", "prompt,prompt\na,b\n"))
+    assert "carriage return" in expect_error(write_file(tmp_path, "m.csv", "prompt\ra\rb\r"))
     monkeypatch.setattr(csv_file, "MAX_CELL", 1000)
-    assert "m.csv:2: a line of more than" in fault(write(tmp_path, "m.csv", f"prompt\n{'x' * 2000}\n"))
+    assert "m.csv:2: a line of more than" in expect_error(write_file(tmp_path, "m.csv", f"prompt\n{'x' * 2000}\n"))
 
 
 def test_a_huge_cell_is_one_row(tmp_path: Path) -> None:
-    good, _ = read(write(tmp_path, "m.csv", f"prompt,id\n{'x' * 1_000_000},a\nok,b\n"))
-    assert [len(row["prompt"]) for _, row in good] == [1_000_000, 2]
+    parsed, _ = read_rows(write_file(tmp_path, "m.csv", f"prompt,id\n{'x' * 1_000_000},a\nok,b\n"))
+    assert [len(row["prompt"]) for _, row in parsed] == [1_000_000, 2]
 
 
 def test_jsonl_rows_and_their_lines(tmp_path: Path) -> None:
@@ -98,10 +97,10 @@ def test_jsonl_rows_and_their_lines(tmp_path: Path) -> None:
         b"[" * 100_000,
         b'{"prompt": "c", "id": 7}\r',
     ]
-    good, broken = read(write(tmp_path, "m.jsonl", b"\n".join(lines)))
-    assert good == [(1, {"prompt": "a", "tags": ["x", 1], "n": 1}), (11, {"prompt": "c", "id": 7})]
-    assert [number for number, _ in broken] == [3, 4, 5, 6, 7, 8, 9, 10]
-    reasons = dict(broken)
+    parsed, unparsable = read_rows(write_file(tmp_path, "m.jsonl", b"\n".join(lines)))
+    assert parsed == [(1, {"prompt": "a", "tags": ["x", 1], "n": 1}), (11, {"prompt": "c", "id": 7})]
+    assert [number for number, _ in unparsable] == [3, 4, 5, 6, 7, 8, 9, 10]
+    reasons = dict(unparsable)
     assert "a list" in reasons[3]
     assert "a text" in reasons[4]
     assert "null" in reasons[5]
@@ -114,15 +113,15 @@ def test_jsonl_rows_and_their_lines(tmp_path: Path) -> None:
 
 def test_a_jsonl_line_without_end_is_one_broken_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl_file, "MAX_LINE", 100)
-    good, broken = read(
-        write(tmp_path, "m.jsonl", b'{"prompt": "a"}\n{"prompt": "' + b"x" * 1000 + b'"}\n{"prompt": "b"}\n')
+    parsed, unparsable = read_rows(
+        write_file(tmp_path, "m.jsonl", b'{"prompt": "a"}\n{"prompt": "' + b"x" * 1000 + b'"}\n{"prompt": "b"}\n')
     )
-    assert [number for number, _ in good] == [1, 3]
-    assert [number for number, _ in broken] == [2]
+    assert [number for number, _ in parsed] == [1, 3]
+    assert [number for number, _ in unparsable] == [2]
 
 
 def test_a_json_array_is_told_from_json_lines(tmp_path: Path) -> None:
-    assert "JSON array" in fault(write(tmp_path, "m.jsonl", '[\n  {"prompt": "a"}\n]\n'))
+    assert "JSON array" in expect_error(write_file(tmp_path, "m.jsonl", '[\n  {"prompt": "a"}\n]\n'))
 
 
 def test_parquet_keeps_types_and_means_numbers_as_written(tmp_path: Path) -> None:
@@ -141,8 +140,8 @@ def test_parquet_keeps_types_and_means_numbers_as_written(tmp_path: Path) -> Non
     assert batch.fields["temperature"] == [0.9, None]
     assert list(batch.numbers) == [1, 2]
     assert batch.locate(2) == f"{tmp_path}/m.parquet row 2"
-    kinds = {field.name: str(field.type) for field in batch.carried.schema}
-    assert kinds == {"when": "timestamp[ms]", "tags": "list<element: string>", "nothing": "null"}
+    types = {field.name: str(field.type) for field in batch.carried.schema}
+    assert types == {"when": "timestamp[ms]", "tags": "list<element: string>", "nothing": "null"}
 
 
 def test_parquet_strings_that_are_not_utf8_are_broken_rows(tmp_path: Path) -> None:
@@ -151,63 +150,69 @@ def test_parquet_strings_that_are_not_utf8_are_broken_rows(tmp_path: Path) -> No
 
     table = pa.table({"prompt": text([b"a", b"\xff", b"c", b"d"]), "note": text([b"x", b"x", b"\xc3", b"x"])})
     pq.write_table(table, tmp_path / "m.parquet")
-    good, broken = read(tmp_path / "m.parquet")
-    assert [number for number, _ in good] == [1, 4]
-    assert broken == [(2, "is not valid UTF-8"), (3, "is not valid UTF-8")]
+    parsed, unparsable = read_rows(tmp_path / "m.parquet")
+    assert [number for number, _ in parsed] == [1, 4]
+    assert unparsable == [(2, "is not valid UTF-8"), (3, "is not valid UTF-8")]
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
-    assert "not a readable Parquet" in fault(write(tmp_path, "a.parquet", b"PAR1 no"))
-    assert "not gzip" in fault(write(tmp_path, "b.csv.gz", "prompt\na\n"))
+    assert "not a readable Parquet" in expect_error(write_file(tmp_path, "a.parquet", b"PAR1 no"))
+    assert "not gzip" in expect_error(write_file(tmp_path, "b.csv.gz", "prompt\na\n"))
     packed = gzip.compress(b"prompt\n" + b"some prompt\n" * 10_000)
-    assert "cut off" in fault(write(tmp_path, "c.csv.gz", packed[: len(packed) // 2]))
-    good, _ = read(write(tmp_path, "d.csv", packed))  # gzip under another name is still gzip
-    assert len(good) == 10_000
+    assert "cut off" in expect_error(write_file(tmp_path, "c.csv.gz", packed[: len(packed) // 2]))
+    parsed, _ = read_rows(write_file(tmp_path, "d.csv", packed))  # gzip under another name is still gzip
+    assert len(parsed) == 10_000
 
 
-def test_missing_columns_name_those_there(tmp_path: Path) -> None:
-    path = write(tmp_path, "m.csv", "promt,caption\na,b\n")
-    assert "no column `prompt`; did you mean `promt`? (columns: `promt`, `caption`)" in fault(path)
-    assert "no column `title` (columns: " in fault(path, prompt="title")
-    assert "no column `ytid`" in fault(path, prompt="caption", id="ytid")
-    assert "no column `prompt`" in fault(write(tmp_path, "m.jsonl", '{"text": "a"}\n'))
+def test_the_error_of_a_missing_column_names_those_present(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "m.csv", "promt,caption\na,b\n")
+    assert "no column `prompt`; did you mean `promt`? (columns: `promt`, `caption`)" in expect_error(path)
+    assert "no column `title` (columns: " in expect_error(path, prompt="title")
+    assert "no column `ytid`" in expect_error(path, prompt="caption", id="ytid")
+    assert "no column `prompt`" in expect_error(write_file(tmp_path, "m.jsonl", '{"text": "a"}\n'))
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "m.parquet")
-    assert "no column `prompt`" in fault(tmp_path / "m.parquet")
+    assert "no column `prompt`" in expect_error(tmp_path / "m.parquet")
 
 
 def test_mapped_columns_leave_their_own_name_to_be_carried(tmp_path: Path) -> None:
-    good, _ = read(write(tmp_path, "m.csv", "caption,prompt,id\nused,carried,x\n"), prompt="caption", melody="id")
-    assert good == [(2, {"prompt": "carried", "melody": "x"})]  # `prompt` of the dict is the carried one: it came last
+    parsed, _ = read_rows(
+        write_file(tmp_path, "m.csv", "caption,prompt,id\nused,carried,x\n"), prompt="caption", melody="id"
+    )
+    assert parsed == [
+        (2, {"prompt": "carried", "melody": "x"})
+    ]  # `prompt` of the dict is the carried one: it came last
     (batch,) = read_manifest(str(tmp_path / "m.csv"), ColumnMap({"prompt": "caption", "melody": "id"}))
     assert batch.fields == {"prompt": ["used"], "melody": ["x"]}
 
 
-def test_nothing_to_read(tmp_path: Path) -> None:
-    assert "no such manifest" in fault(tmp_path / "none.csv")
-    assert "no such manifest" in fault(tmp_path / "*.csv")
+def test_missing_and_empty_manifests_are_errors(tmp_path: Path) -> None:
+    assert "no such manifest" in expect_error(tmp_path / "none.csv")
+    assert "no such manifest" in expect_error(tmp_path / "*.csv")
     for name, content in (("a.csv", ""), ("b.csv", "prompt\n"), ("c.jsonl", "\n\n"), ("d.csv.gz", gzip.compress(b""))):
-        assert "empty" in fault(write(tmp_path, name, content))
-    assert "must end with" in fault(write(tmp_path, "m.txt", "prompt\na\n"))
+        assert "empty" in expect_error(write_file(tmp_path, name, content))
+    assert "must end with" in expect_error(write_file(tmp_path, "m.txt", "prompt\na\n"))
 
 
 def test_a_folder_is_its_manifest_files_and_one_format(tmp_path: Path) -> None:
-    write(tmp_path, "b.csv", "prompt\nthird\n")
-    write(tmp_path, "a.csv", "prompt\nfirst\nsecond\n")
-    write(tmp_path, "_SUCCESS", "")
-    write(tmp_path, "notes.txt", "not a manifest")
-    good, _ = read(tmp_path)
-    assert [row["prompt"] for _, row in good] == ["first", "second", "third"]
-    write(tmp_path, "c.jsonl", json.dumps({"prompt": "x"}))
-    assert "mixes csv and jsonl" in fault(tmp_path)
-    assert len(read(tmp_path / "*.csv")[0]) == 3
+    write_file(tmp_path, "b.csv", "prompt\nthird\n")
+    write_file(tmp_path, "a.csv", "prompt\nfirst\nsecond\n")
+    write_file(tmp_path, "_SUCCESS", "")
+    write_file(tmp_path, "notes.txt", "not a manifest")
+    parsed, _ = read_rows(tmp_path)
+    assert [row["prompt"] for _, row in parsed] == ["first", "second", "third"]
+    write_file(tmp_path, "c.jsonl", json.dumps({"prompt": "x"}))
+    assert "mixes csv and jsonl" in expect_error(tmp_path)
+    assert len(read_rows(tmp_path / "*.csv")[0]) == 3
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 100])
-def test_a_limit_counts_rows_as_they_stand(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_counts_rows_in_the_order_of_the_file(
+    tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(csv_file, "BATCH_ROWS", 2)
-    path = write(tmp_path, "m.csv", "prompt,id\na,1\nbroken\nb,2\nalso broken\nc,3\n")
-    good, broken = read(path, limit)
-    assert [number for number, _ in sorted([*good, *broken], key=lambda row: row[0])] == [2, 3, 4, 5, 6][:limit]
+    path = write_file(tmp_path, "m.csv", "prompt,id\na,1\nbroken\nb,2\nalso broken\nc,3\n")
+    parsed, unparsable = read_rows(path, limit)
+    assert [number for number, _ in sorted([*parsed, *unparsable], key=lambda row: row[0])] == [2, 3, 4, 5, 6][:limit]
 
 
 def test_batches_of_large_rows_hold_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +224,9 @@ def test_batches_of_large_rows_hold_fewer(tmp_path: Path, monkeypatch: pytest.Mo
     paths[1].write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     pq.write_table(pa.table({"prompt": prompts}), paths[2], compression="none", use_dictionary=False)
     for path in paths:
-        found = list(read_manifest(str(path), ColumnMap({})))
-        assert [prompt for batch in found for prompt in batch.fields["prompt"]] == prompts
-        assert max(len(batch) for batch in found) <= 4
+        batches = list(read_manifest(str(path), ColumnMap({})))
+        assert [prompt for batch in batches for prompt in batch.fields["prompt"]] == prompts
+        assert max(len(batch) for batch in batches) <= 4
 
 
 def test_a_manifest_never_takes_in_its_own_output(tmp_path: Path) -> None:
@@ -235,14 +240,14 @@ def test_a_manifest_never_takes_in_its_own_output(tmp_path: Path) -> None:
 
 
 def test_batches_are_small(tmp_path: Path) -> None:
-    rows = 3 * batches.BATCH_ROWS + 1
+    rows = 3 * source_batch.BATCH_ROWS + 1
     pq.write_table(pa.table({"prompt": [f"p{i}" for i in range(rows)]}), tmp_path / "m.parquet")
     sizes = [len(batch) for batch in read_manifest(str(tmp_path / "m.parquet"), ColumnMap({}))]
     assert sum(sizes) == rows
-    assert max(sizes) <= batches.BATCH_ROWS
+    assert max(sizes) <= source_batch.BATCH_ROWS
 
 
-def test_a_bucket_reads_like_a_folder(tmp_path: Path, s3) -> None:
+def test_a_manifest_in_a_bucket_reads_like_one_in_a_folder(tmp_path: Path, s3) -> None:
     from musicgen.storage import open_store
 
     store = open_store(s3.uri)
@@ -250,9 +255,9 @@ def test_a_bucket_reads_like_a_folder(tmp_path: Path, s3) -> None:
     store.write("in/deep/b.csv.gz", gzip.compress(b"prompt,id\npacked,2\n"))
     pq.write_table(pa.table({"prompt": ["typed"]}), tmp_path / "c.parquet")
     store.write("other/c.parquet", tmp_path / "c.parquet")
-    assert [row["prompt"] for _, row in read(f"{s3.uri}/in")[0]] == ["from a bucket", "packed"]
-    assert [row["prompt"] for _, row in read(f"{s3.uri}/in/*.csv")[0]] == ["from a bucket"]
-    assert [row["prompt"] for _, row in read(f"{s3.uri}/other/c.parquet")[0]] == ["typed"]
-    assert "no such manifest" in fault(f"{s3.uri}/nothing")
+    assert [row["prompt"] for _, row in read_rows(f"{s3.uri}/in")[0]] == ["from a bucket", "packed"]
+    assert [row["prompt"] for _, row in read_rows(f"{s3.uri}/in/*.csv")[0]] == ["from a bucket"]
+    assert [row["prompt"] for _, row in read_rows(f"{s3.uri}/other/c.parquet")[0]] == ["typed"]
+    assert "no such manifest" in expect_error(f"{s3.uri}/nothing")
     with pytest.raises(StoreError, match="bucket"):
-        read("s3://no-such-bucket-here/m.csv")
+        read_rows("s3://no-such-bucket-here/m.csv")

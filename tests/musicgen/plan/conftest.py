@@ -18,7 +18,7 @@ Submit = Callable[..., PlanOutcome]
 def submit(tmp_path: Path) -> Submit:
     """Plan a job: `submit(manifest text or path, *overrides)`; its output is `tmp_path / "out"` unless overridden."""
 
-    def run(
+    def plan_job(
         manifest: str | Path, *overrides: str, output: str = "", checkpoint: Any = None, **options: Any
     ) -> PlanOutcome:
         path = manifest
@@ -29,4 +29,4 @@ def submit(tmp_path: Path) -> Submit:
         store = open_store(job.output.uri)
         return make_plan(job, checkpoint or PlannedCheckpoint(), store, **options)
 
-    return run
+    return plan_job

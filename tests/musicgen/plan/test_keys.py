@@ -1,4 +1,4 @@
-"""The fast way to keys gives what `Request` defines."""
+"""`Keyer` gives the keys and seeds that `Request` defines."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Planning: what is new, what is there, what failed, what is refused; and plans that survive races and restarts."""
+"""Planning: new, made, failed and invalid rows are counted, and plans survive races and restarts."""
 
 import json
 import random
@@ -20,24 +20,24 @@ from tests.fixtures.planning import MELODY, SMALL, PlannedCheckpoint, make_shard
 ROWS = "prompt,id,genre\none,a,rock\ntwo,b,jazz\nthree,c,\n"
 
 
-def make_all(outcome: PlanOutcome, output: str | Path, failing: dict[str, RowError] | None = None) -> None:
+def make_missing_shards(outcome: PlanOutcome, output: str | Path, failing: dict[str, RowError] | None = None) -> None:
     assert outcome.plan is not None
     store = open_store(str(output))
     for shard in pending_shards(store, outcome.plan):
         assert make_shard(store, outcome.plan, shard, failing).won
 
 
-def keys(outcome: PlanOutcome, output: str | Path) -> list[str]:
+def planned_keys(outcome: PlanOutcome, output: str | Path) -> list[str]:
     assert outcome.plan is not None
     store = open_store(str(output))
     return [key for shard in outcome.plan.shards for key in read_shard(store, outcome.plan, shard).keys]
 
 
-def failures(output: Path) -> list[dict[str, Any]]:
+def recorded_failures(output: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(output.glob("failures/*/plan.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def test_a_plan_holds_what_the_rows_say(submit, tmp_path: Path) -> None:
+def test_a_plan_holds_the_values_of_the_rows(submit, tmp_path: Path) -> None:
     outcome = submit(ROWS, "generation.duration_s=4", "generation.samples=2", "cluster.shard_rows=4")
     store = open_store(str(tmp_path / "out"))
     assert (outcome.new, outcome.made, outcome.shards, outcome.audio_s) == (6, 0, 2, 24.0)
@@ -56,7 +56,7 @@ def test_a_plan_holds_what_the_rows_say(submit, tmp_path: Path) -> None:
 
 def test_a_run_whose_driver_died_before_it_published_is_taken_up_again(submit, tmp_path: Path) -> None:
     outcome = submit(ROWS)
-    make_all(outcome, tmp_path / "out")
+    make_missing_shards(outcome, tmp_path / "out")
     store = open_store(str(tmp_path / "out"))
     store.delete(paths.report_file(outcome.plan.run))
     again = submit(ROWS)
@@ -67,7 +67,7 @@ def test_a_run_whose_driver_died_before_it_published_is_taken_up_again(submit, t
 
 def test_nothing_is_made_twice(submit, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    make_all(submit(ROWS), out)
+    make_missing_shards(submit(ROWS), out)
     again = submit(ROWS)
     assert (again.plan, again.new, again.made) == (None, 0, 3)
     grown = submit("prompt,id,genre\nfour,d,pop\n" + ROWS.partition("\n")[2])
@@ -91,14 +91,14 @@ def test_failed_rows_are_tried_again_and_crashes_only_when_asked(submit, tmp_pat
     out = tmp_path / "out"
     broken = {"one": RowError("crash", "killed its process"), "two": RowError("generation", "not finite")}
     first = submit(ROWS)
-    make_all(first, out, broken)
+    make_missing_shards(first, out, broken)
     second = submit(ROWS)
     assert (second.new, second.made, second.failed_before, second.retried) == (0, 1, 2, 1)
     assert second.plan.run == first.plan.run[:-1] + "2"
-    make_all(second, out, broken)
+    make_missing_shards(second, out, broken)
     third = submit(ROWS, retry_failed=("crash",))
     assert (third.failed_before, third.retried) == (2, 2)
-    make_all(third, out, {"two": RowError("crash", "killed its process")})
+    make_missing_shards(third, out, {"two": RowError("crash", "killed its process")})
     fourth = submit(ROWS)  # what counts is how a row failed last
     assert (fourth.plan, fourth.made, fourth.failed_before) == (None, 2, 1)
 
@@ -113,8 +113,8 @@ def test_rows_equal_in_content_are_one_and_repeated_ids_stop(submit, tmp_path: P
     assert same.new == 3
 
 
-def test_a_dry_run_writes_nothing_and_says_the_same(submit, tmp_path: Path) -> None:
-    said = submit(ROWS + ",d,\n", "cluster.shard_rows=2", dry_run=True)
+def test_a_dry_run_writes_nothing_and_counts_the_same(submit, tmp_path: Path) -> None:
+    preview = submit(ROWS + ",d,\n", "cluster.shard_rows=2", dry_run=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.csv"]
     real = submit(ROWS + ",d,\n", "cluster.shard_rows=2")
     for name in (
@@ -128,12 +128,12 @@ def test_a_dry_run_writes_nothing_and_says_the_same(submit, tmp_path: Path) -> N
         "audio_s",
         "estimated_s",
     ):
-        assert getattr(said, name) == getattr(real, name), name
-    assert said.plan is None
+        assert getattr(preview, name) == getattr(real, name), name
+    assert preview.plan is None
     assert submit(ROWS + ",d,\n", dry_run=True).adopted
 
 
-def test_ten_kinds_of_bad_rows_are_named_and_the_good_ones_planned(submit, tmp_path: Path) -> None:
+def test_invalid_rows_are_named_and_the_valid_ones_planned(submit, tmp_path: Path) -> None:
     bad = {
         3: (",b1,,,", "prompt is empty"),
         4: ("x,b2,-1,,", "duration_s is '-1'"),
@@ -153,20 +153,20 @@ def test_ten_kinds_of_bad_rows_are_named_and_the_good_ones_planned(submit, tmp_p
     outcome = submit(path)
     assert (outcome.new, outcome.invalid_count) == (2, len(bad))
     assert [source for source, _ in outcome.invalid] == [f"{path}:{line}" for line in bad]
-    for (_, reason), (_, says) in zip(outcome.invalid, bad.values(), strict=True):
-        assert says in reason
-    recorded = failures(tmp_path / "out")
+    for (_, reason), (_, expected) in zip(outcome.invalid, bad.values(), strict=True):
+        assert expected in reason
+    recorded = recorded_failures(tmp_path / "out")
     assert [row["source"] for row in recorded] == [source for source, _ in outcome.invalid]
     assert {row["error_class"] for row in recorded} == {"invalid"}
     assert {row["run"] for row in recorded} == {outcome.plan.run}
     assert recorded[1]["id"] == "b2"
 
 
-def test_the_same_bad_rows_make_no_run_after_run(submit, tmp_path: Path) -> None:
+def test_the_same_invalid_rows_do_not_make_another_run(submit, tmp_path: Path) -> None:
     bad = "prompt,id\n,a\n,b\n"
     first = submit(bad)
     assert (first.new, first.invalid_count, first.shards) == (0, 2, 0)
-    assert len(failures(tmp_path / "out")) == 2
+    assert len(recorded_failures(tmp_path / "out")) == 2
     store = open_store(str(tmp_path / "out"))
     assert submit(bad).plan == first.plan  # until a driver has published it
     publish(store, first.plan)
@@ -190,7 +190,7 @@ def test_two_different_unfinished_runs_are_refused(submit, tmp_path: Path) -> No
             submit(other, dry_run=dry_run)
     closed = submit(other, "output.supersede_unfinished=true")
     assert (closed.new, closed.made) == (3, 1)
-    make_all(closed, out)
+    make_missing_shards(closed, out)
     assert submit(ROWS).plan is None
     assert submit(other).plan is None
 
@@ -198,7 +198,7 @@ def test_two_different_unfinished_runs_are_refused(submit, tmp_path: Path) -> No
 def test_a_superseded_run_is_not_adopted_again(submit, tmp_path: Path) -> None:
     first = submit(ROWS)
     other = submit("prompt,id,genre\nx,y,\n", "output.supersede_unfinished=true")
-    make_all(other, tmp_path / "out")
+    make_missing_shards(other, tmp_path / "out")
     again = submit(ROWS)
     assert not again.adopted
     assert again.plan.run == first.plan.run[:-1] + "2"
@@ -244,7 +244,7 @@ def test_order_format_and_splitting_do_not_matter(submit, tmp_path: Path) -> Non
         submit("".join(json.dumps(row) + "\n" for row in shuffled), output=str(outputs[1])),
         submit(split, "cluster.shard_rows=4", output=str(outputs[2])),
     ]
-    made = [keys(outcome, output) for outcome, output in zip(plans, outputs, strict=True)]
+    made = [planned_keys(outcome, output) for outcome, output in zip(plans, outputs, strict=True)]
     assert sorted(made[0]) == sorted(made[1]) == sorted(made[2])
     assert len(set(made[0])) == 30
     assert len({outcome.plan.run for outcome in plans}) == 1
@@ -299,16 +299,16 @@ def test_json_types_are_what_all_values_have_in_common(submit, tmp_path: Path) -
         **{"manifest_key": None, "late": None},
     }
     assert carried[1]["nested"] == '{"a":1}'
-    make_all(outcome, tmp_path / "out")
+    make_missing_shards(outcome, tmp_path / "out")
 
 
 def test_a_later_manifest_is_cast_to_the_types_that_the_dataset_pins(submit, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    make_all(submit('{"prompt": "a", "n": 1, "tag": "x"}\n'), out)
+    make_missing_shards(submit('{"prompt": "a", "n": 1, "tag": "x"}\n'), out)
     assert submit("prompt,n,tag\na,1,x\n").plan is None  # text that is a number
     fewer = submit('{"prompt": "b", "n": 2}\n')  # a key that no row has is null
     assert fewer.plan.carried == {"n": "int64", "tag": "string"}
-    make_all(fewer, out)
+    make_missing_shards(fewer, out)
     with pytest.raises(ManifestError, match=r"m\.csv:3: a value of the column `n` does not fit the type int64"):
         submit("prompt,n,tag\nc,3,x\nd,many,x\n", dry_run=True)
     with pytest.raises(JobError, match="lacks"):
@@ -344,12 +344,12 @@ def test_melodies_are_hashed_and_bad_ones_refused(submit, tmp_path: Path) -> Non
     text = "prompt,id,melody\nx,1,a.wav\nx,2,/etc/passwd\n,3,a.wav\nx,4,\nx,5,none.wav\n"
     outcome = submit(text, checkpoint=PlannedCheckpoint(MELODY))
     assert (outcome.new, outcome.invalid_count) == (3, 2)
-    assert [row["error_class"] for row in failures(tmp_path / "out")] == ["melody", "invalid"]
+    assert [row["error_class"] for row in recorded_failures(tmp_path / "out")] == ["melody", "invalid"]
     requests = read_shard(open_store(str(tmp_path / "out")), outcome.plan, 0).requests
     assert requests[0].melody == f"{tmp_path}/a.wav"
     assert requests[0].melody_sha256 == requests[1].melody_sha256
     assert requests[2].melody_sha256 is None
-    make_all(outcome, tmp_path / "out")
+    make_missing_shards(outcome, tmp_path / "out")
     moved = submit(text.replace("a.wav", "copy.wav"), checkpoint=PlannedCheckpoint(MELODY))
     assert (moved.new, moved.made) == (0, 3)  # content counts, not the place
     refused = submit(
@@ -364,7 +364,7 @@ def test_a_clap_row_with_a_prompt_and_a_sound_is_refused_while_planning(submit, 
     clap = PlannedCheckpoint(replace(SMALL, text_encoder="clap"), name="my-clap")
     outcome = submit("\n".join(rows) + "\n", checkpoint=clap)
     assert (outcome.new, outcome.invalid_count) == (2, 1)
-    (failure,) = failures(tmp_path / "out")
+    (failure,) = recorded_failures(tmp_path / "out")
     assert failure["error_class"] == "invalid"
     assert "hears a prompt or a sound (melody), not both" in failure["error"]
 
@@ -384,7 +384,7 @@ def test_a_row_of_many_samples_is_planned_in_pieces(submit, monkeypatch: pytest.
     assert (outcome.new, outcome.invalid_count) == (20, 1)
 
 
-def test_a_damaged_dataset_is_named(submit, tmp_path: Path) -> None:
+def test_a_damaged_dataset_is_named_in_the_error(submit, tmp_path: Path) -> None:
     outcome = submit(ROWS)
     store = open_store(str(tmp_path / "out"))
     part = outcome.plan.parts[0].path
@@ -416,7 +416,7 @@ def test_the_loser_of_a_race_adopts_the_winners_plan(submit, s3, tmp_path: Path)
     ]
 
 
-def test_the_way_of_a_job_in_a_bucket(submit, s3, tmp_path: Path) -> None:
+def test_a_job_in_a_bucket_is_planned_adopted_and_retried(submit, s3, tmp_path: Path) -> None:
     store = open_store(s3.uri)
     store.write("in/m.csv", (ROWS + ",bad,\n").encode())
     manifest, output = f"{s3.uri}/in/*.csv", f"{s3.uri}/out"
@@ -426,10 +426,10 @@ def test_the_way_of_a_job_in_a_bucket(submit, s3, tmp_path: Path) -> None:
     make_shard(open_store(output), first.plan, 0, {"one": RowError("generation", "not finite")})
     adopted = submit(manifest, output=output)
     assert (adopted.adopted, adopted.shards, adopted.made, adopted.failed_before) == (True, 1, 1, 1)
-    make_all(adopted, output)
+    make_missing_shards(adopted, output)
     retried = submit(manifest, output=output)
     assert (retried.new, retried.retried, retried.made) == (0, 1, 2)
-    make_all(retried, output)
+    make_missing_shards(retried, output)
     assert submit(manifest, output=output).plan is None
 
 

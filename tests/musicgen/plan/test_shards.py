@@ -1,4 +1,4 @@
-"""Cutting: every row once, in order, within the limits."""
+"""Rows are cut into shards once each, in order, within the limits."""
 
 import pyarrow as pa
 import pytest
@@ -27,18 +27,18 @@ def test_rows_are_cut_once_each_in_order_and_within_the_limits(
     assert [len(shard) for shard in shards] == [count for count, _ in cut_shards(durations, limits)]
 
 
-def job(*overrides: str) -> Job:
+def make_job(*overrides: str) -> Job:
     return Job.load(None, list(overrides), manifest="a.csv", output="out")
 
 
 @pytest.mark.parametrize(("rows", "actors"), [(96, 2), (1000, 1), (10_000, 8), (5, 4)])
 def test_auto_shards_give_every_actor_work(rows: int, actors: int) -> None:
-    limits = choose_limits(job(f"cluster.actors={actors}"), SMALL, rows, rows * 2.0, speed=10.0)
+    limits = choose_limits(make_job(f"cluster.actors={actors}"), SMALL, rows, rows * 2.0, speed=10.0)
     shards = len(list(cut_shards([2.0] * rows, limits)))
     assert shards >= min(4 * actors, -(-rows // 8))
     assert limits.audio_s <= 10.0 * 180 + 16
 
 
 def test_a_shard_is_bounded_in_bytes_however_many_rows_are_asked_for() -> None:
-    limits = choose_limits(job("cluster.shard_rows=100000", "audio.format=wav"), SMALL, 10**6, 10**7, speed=1000.0)
+    limits = choose_limits(make_job("cluster.shard_rows=100000", "audio.format=wav"), SMALL, 10**6, 10**7, speed=1000.0)
     assert limits.audio_s * 32000 * 2 <= MAX_BYTES
