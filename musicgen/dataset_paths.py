@@ -22,28 +22,28 @@ _PLAN_FAILURES = re.compile(r"failures/[^/]+/plan\.parquet")
 
 
 def index_folder(run: str) -> str:
-    """The folder of a run's index parts."""
+    """Return the path of the folder of a run's index parts."""
     return f"{INDEX}/{run}"
 
 
 def index_part(run: str, shard: int) -> str:
-    """The index part of a shard; its existence is the shard's commit."""
+    """Return the path of the index part of a shard; its existence is the shard's commit."""
     return f"{INDEX}/{run}/part-{shard:05d}.parquet"
 
 
 def parse_index_part(path: str) -> tuple[str, int] | None:
-    """The run and the shard of an index part's path, or None for any other path."""
+    """Parse the run and the shard from an index part's path; None for any other path."""
     match = _INDEX_PART.fullmatch(path)
     return None if match is None else (match["run"], int(match["shard"]))
 
 
 def failures_part(run: str, shard: int, attempt: str) -> str:
-    """The failures of one attempt at a shard; the index part's footer names the file that counts."""
+    """Return the path of the failures of one attempt at a shard; the index part's footer names the file that counts."""
     return f"{FAILURES}/{run}/part-{shard:05d}-{attempt}.parquet"
 
 
 def plan_failures(run: str) -> str:
-    """The rows that were refused while planning the run."""
+    """Return the path of the rows that were refused while planning the run."""
     return f"{FAILURES}/{run}/plan.parquet"
 
 
@@ -53,46 +53,49 @@ def is_plan_failures(path: str) -> bool:
 
 
 def audio_file(key: str, sha256: str, extension: str) -> str:
-    """A clip's file, named by key and content, so that no attempt can overwrite another's bytes."""
+    """Return the path of a clip's file, named by key and content, so that no attempt can overwrite another's bytes."""
     return f"{AUDIO}/{key[:2]}/{key}-{sha256[:12]}.{extension}"
 
 
 def audio_tar(run: str, shard: int, attempt: str) -> str:
-    """The WebDataset tar of one attempt at a shard."""
+    """Return the path of the WebDataset tar of one attempt at a shard."""
     return f"{AUDIO}/{run}/part-{shard:05d}-{attempt}.tar"
 
 
 def plan_file(run: str) -> str:
-    """The run's frozen plan (`musicgen.run_plan.Plan`)."""
+    """Return the path of the run's frozen plan (`musicgen.run_plan.Plan`)."""
     return f"{RUNS}/{run}/plan.json"
 
 
 def parse_plan(path: str) -> str | None:
-    """The run of a plan's path, or None for any other path."""
+    """Parse the run from a plan's path; None for any other path."""
     match = _PLAN.fullmatch(path)
     return None if match is None else match["run"]
 
 
 def manifest_part(run: str, attempt: str, number: int) -> str:
-    """A file of the run's normalized manifest, as one planning attempt wrote it; the plan names those that count."""
+    """Return the path of a file of the run's normalized manifest that one planning attempt wrote.
+
+    The plan names the files that count.
+    """
     return f"{RUNS}/{run}/manifest/{attempt}/part-{number:05d}.parquet"
 
 
 def slots_file(run: str) -> str:
-    """The number of slots that the run's first actor chose; later actors take the same."""
+    """Return the path of the number of slots that the run's first actor chose; later actors take the same."""
     return f"{RUNS}/{run}/slots.json"
 
 
 def driver_token(run: str, driver: str) -> str:
-    """An empty object by which a driver's actors check that they see the driver's store."""
+    """Return the path of an empty object by which a driver's actors check that they see the driver's store."""
     return f"{RUNS}/{run}/drivers/{driver}"
 
 
 def superseded_note(run: str) -> str:
-    """The note that closes an unfinished run, because a later run has planned its missing rows."""
+    """Return the path of the note that closes an unfinished run, because a later run has planned its missing rows."""
     return f"{RUNS}/{run}/superseded.json"
 
 
 def report_file(run: str) -> str:
-    """The run's report: its job, model and sessions."""
+    """Return the path of the run's report: its job, model and sessions."""
     return f"{RUNS}/{run}/report.json"

@@ -1,0 +1,47 @@
+"""Invalid rows: one hash recognizes a row in the plan that refuses it and in `failures/` of an earlier one."""
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.plan.invalid_rows import (
+    InvalidRow,
+    build_invalid_table,
+    build_known_table,
+    hash_invalid_row,
+    write_invalid_rows,
+)
+from musicgen.storage import open_store
+
+ROWS = [
+    InvalidRow(2, "m.csv:2", "a", "piano", "invalid", "duration_s is '-1'; it must be more than 0"),
+    InvalidRow(3, "m.csv:3", None, None, "invalid", "the row is not valid UTF-8"),
+    InvalidRow(4, "m.csv:4", "c", "", "melody", ""),
+]
+
+
+def test_the_hash_is_of_source_class_and_reason() -> None:
+    assert hash_invalid_row("m.csv:2", "invalid", "too long") == hashlib.sha256(b"m.csv:2\0invalid\0too long").digest()
+    assert hash_invalid_row("m.csv:2", "invalid", None) == hashlib.sha256(b"m.csv:2\0invalid\0").digest()
+
+
+def test_rows_written_to_failures_are_recognized(tmp_path: Path) -> None:
+    spilled = build_invalid_table(ROWS)
+    pq.write_table(spilled, tmp_path / "invalid.parquet")
+    store = open_store(str(tmp_path / "out"))
+    write_invalid_rows(store, "r1-1", tmp_path / "invalid.parquet", tmp_path)
+    with store.open(paths.plan_failures("r1-1")) as file:
+        failures: pa.Table = pq.read_table(file)
+    assert build_known_table(failures).to_pylist() == spilled.select(["h1", "h2"]).to_pylist()
+    assert failures["error"].to_pylist() == [row.reason for row in ROWS]
+    assert failures["run"].to_pylist() == ["r1-1"] * 3
+
+
+def test_failures_that_exist_are_not_written_again(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    store.write(paths.plan_failures("r1-1"), b"of the driver that planned the run")
+    write_invalid_rows(store, "r1-1", tmp_path / "absent.parquet", tmp_path)
+    assert store.read(paths.plan_failures("r1-1")) == b"of the driver that planned the run"
