@@ -75,7 +75,7 @@ def measure_model(
         for kind in kinds
         for number, example in enumerate(examples)
     ]
-    on_message(f"generating {len(requests)} clips of {seconds:g} s")
+    on_message(f"the model makes {len(requests)} clips of {seconds:g} s")
     clips = model.generate(requests, salt=seed)
     for number, clip in enumerate(clips):
         on_clip(kinds[number // len(examples)], number % len(examples), clip)

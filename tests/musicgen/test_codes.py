@@ -1,4 +1,4 @@
-"""A manifest of audio becomes codes, and codes become the same sound that the codec makes of them."""
+"""A manifest of audio is encoded to codes, and codes are decoded as the codec does."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from musicgen.codes import decode_codes, encode_manifest
 from musicgen.errors import ManifestError
 from musicgen.model import load_model
 from musicgen.storage import open_store
-from tests.musicgen.conditioning.music import encoded, heard, tune
+from tests.musicgen.conditioning.music import decode_bytes, encoded, tune
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def read(path: Path | str) -> list[dict]:
     return pq.read_table(path).to_pylist()
 
 
-def test_there_and_back_through_a_bucket(codec, s3) -> None:
+def test_encode_and_decode_through_a_bucket(codec, s3) -> None:
     store = open_store(s3.uri)
     for name, data in files().items():
         store.write(f"in/{name}", data)
@@ -45,7 +45,7 @@ def test_there_and_back_through_a_bucket(codec, s3) -> None:
         found = pq.read_table(file).to_pylist()
     assert [row["id"] for row in found] == ["x/a.wav", "x/b.flac", "x/c.ogg"]
     for row, data in zip(found, files().values(), strict=True):
-        assert np.array_equal(row["codes"], codec.encode(heard(data)))
+        assert np.array_equal(row["codes"], codec.encode(decode_bytes(data)))
         assert row["frames"] == len(row["codes"][0])
         assert row["prompt"] == "a tune"
 
@@ -91,7 +91,7 @@ def test_rows_are_written_group_by_group(codec, tmp_path: Path, monkeypatch: pyt
     assert (parquet.num_row_groups, parquet.metadata.num_rows) == (3, 6)
 
 
-def test_what_cannot_be_decoded(codec, stereo_checkpoint: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_decoded(codec, stereo_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no Parquet file"):
         decode_codes(str(tmp_path), str(tmp_path / "out"), codec)
     pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "none.parquet")
@@ -135,7 +135,7 @@ def test_what_cannot_be_decoded(codec, stereo_checkpoint: Path, tmp_path: Path) 
         pa.array(["la la"], pa.string()),
     ],
 )
-def test_codes_that_are_none_fail_their_row(codec, tmp_path: Path, bad: pa.Array) -> None:
+def test_invalid_codes_fail_their_row(codec, tmp_path: Path, bad: pa.Array) -> None:
     good = pa.array([[[1, 2, 3]] * 4], pa.list_(pa.list_(pa.int16())))
     for name, codes in (("a", bad), ("b", good)):
         pq.write_table(pa.table({"id": [name], "codes": codes}), tmp_path / f"{name}.parquet")
@@ -146,7 +146,7 @@ def test_codes_that_are_none_fail_their_row(codec, tmp_path: Path, bad: pa.Array
     assert reason.startswith("codes")
 
 
-def test_names_that_clash_or_are_no_names(codec, tmp_path: Path) -> None:
+def test_names_that_collide_or_are_not_allowed(codec, tmp_path: Path) -> None:
     names = ["a", "A", "a", "../../etc/passwd", "", ".hidden", "ü" * 300, None]
     rows = [{"id": name, "codes": [[1, 2]] * 4} for name in names]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "codes.parquet")

@@ -62,7 +62,7 @@ def test_delay_is_the_papers_figure() -> None:
 
 
 @pytest.mark.parametrize("bad", [("spiral", 4, 10), ("delay", 0, 10), ("delay", 4, 0)])
-def test_nonsense_is_refused(bad: tuple[str, int, int]) -> None:
+def test_invalid_arguments_are_refused(bad: tuple[str, int, int]) -> None:
     with pytest.raises(ValueError, match="pattern"):
         patterns.layout(*bad)
 

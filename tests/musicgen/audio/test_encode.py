@@ -1,4 +1,4 @@
-"""Encoding: the same bytes every time, and the samples that went in come out."""
+"""Encoding: the same bytes every time, and decoding gives the samples back."""
 
 import hashlib
 import io
@@ -93,7 +93,7 @@ def test_long_vorbis_does_not_crash_libsndfile():
     st.sampled_from([8000, 32000, 48000]),
 )
 @settings(max_examples=30, deadline=None)
-def test_what_fits_full_scale_comes_back_to_half_a_step(
+def test_samples_within_full_scale_are_exact_to_half_a_step(
     seed: int, samples: int, channels: int, scale: float, rate: int
 ):
     audio = (np.random.default_rng(seed).uniform(-1, 1, (channels, samples)) * scale).astype(np.float32)
@@ -104,7 +104,7 @@ def test_what_fits_full_scale_comes_back_to_half_a_step(
     assert encode_audio(back, rate).pcm_sha256 == encoded.pcm_sha256  # and stays as it is from then on
 
 
-def test_over_full_scale_is_scaled_and_remembered():
+def test_a_waveform_over_full_scale_is_scaled_and_marked():
     encoded = encode_audio(music() * 4, RATE)
     back, _ = decode_audio(encoded.data)
     assert encoded.clipped
@@ -119,14 +119,14 @@ def test_full_scale_does_not_wrap():
     assert np.array_equal(np.sign(back), np.sign(square))
 
 
-def test_loudness_is_normalised_on_request():
+def test_loudness_is_normalized_on_request():
     assert encode_audio(music(), RATE, "flac", -20.0).loudness_lufs == pytest.approx(-20.0, abs=0.1)
 
 
 @pytest.mark.parametrize(
     "audio", [np.full((1, 100), np.nan), np.full((1, 100), np.inf), np.zeros((1, 0)), np.zeros(100)]
 )
-def test_what_is_no_waveform_is_a_failed_row(audio: np.ndarray):
+def test_an_invalid_waveform_is_a_failed_row(audio: np.ndarray):
     with pytest.raises(RowError) as caught:
         encode_audio(audio.astype(np.float32), RATE)
     assert caught.value.error_class == "generation"

@@ -55,7 +55,7 @@ def test_places_that_are_not_allowed(tmp_path: Path, uri: str, reason: str) -> N
     assert "hunter2" not in message
 
 
-def test_whether_a_forbidden_file_exists_is_not_told(tmp_path: Path) -> None:
+def test_the_message_does_not_reveal_whether_a_forbidden_file_exists(tmp_path: Path) -> None:
     (tmp_path / "there.wav").write_bytes(b"x")
     there, absent = (
         refused(hash_audio, f"{tmp_path}/{name}.wav", roots=[tmp_path / "m"]) for name in ("there", "absent")
@@ -128,7 +128,7 @@ def test_from_a_bucket(s3) -> None:
     assert "no bucket" in refused(hash_audio, "s3://there-is-none/a.wav")
 
 
-def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_reported_without_showing_them(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong-key")
     message = refused(hash_audio, f"{s3.uri}/a.wav")

@@ -1,4 +1,4 @@
-"""Levels: what is measured, and the two gains."""
+"""Levels: the measures and the two gains."""
 
 import warnings
 
@@ -40,7 +40,7 @@ def test_silence(audio: np.ndarray, peak_dbfs: float | None, silent: bool):
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.39])
-def test_short_clips_have_no_loudness_and_say_so_without_a_warning(seconds: float):
+def test_short_clips_have_no_loudness_and_give_no_warning(seconds: float):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert measure_levels(sine(0.5, seconds), RATE).loudness_lufs is None
@@ -48,7 +48,7 @@ def test_short_clips_have_no_loudness_and_say_so_without_a_warning(seconds: floa
         measure_levels(sine(1.5, 0.5), RATE)
 
 
-def test_what_fits_is_left_alone_and_what_does_not_is_scaled():
+def test_only_waveforms_over_full_scale_are_scaled():
     fits, clipped = limit_peak(sine(1.0))
     assert not clipped
     assert np.array_equal(fits, sine(1.0))
@@ -59,14 +59,14 @@ def test_what_fits_is_left_alone_and_what_does_not_is_scaled():
     assert np.allclose(safe / np.abs(safe).max(), loud / np.abs(loud).max(), atol=1e-6)  # scaled, not cut
 
 
-def test_normalisation_reaches_its_target_where_there_is_room():
+def test_normalization_reaches_its_target_where_there_is_room():
     louder = normalize_loudness(sine(0.05), RATE, -16.0)
     assert measure_levels(louder, RATE).loudness_lufs == pytest.approx(-16.0, abs=0.05)
     quieter = normalize_loudness(sine(0.9), RATE, -30.0)
     assert measure_levels(quieter, RATE).loudness_lufs == pytest.approx(-30.0, abs=0.05)
 
 
-def test_normalisation_stops_at_the_true_peak():
+def test_normalization_stops_at_the_true_peak():
     # a burst in near silence cannot be loud without clipping
     audio = sine(0.001, 3.0)
     audio[:, :200] = sine(0.9, 200 / RATE)

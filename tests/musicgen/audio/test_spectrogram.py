@@ -1,4 +1,4 @@
-"""The picture shows what sounds, where and when."""
+"""The spectrogram shows tones at their frequency and time."""
 
 import io
 
@@ -42,7 +42,7 @@ def test_the_picture_is_higher_for_a_higher_tone_and_later_for_a_later_one():
     assert right < -100
 
 
-def test_silence_is_dark_and_what_is_short_or_long_has_a_picture():
+def test_silence_is_dark_and_clips_of_any_length_have_a_picture():
     assert brightness(np.zeros((1, RATE), np.float32))[10:180, 80:860].max() < 0.2
     assert brightness(tone(440))[10:180, 80:860].max() > 0.6
     assert log_mel(np.zeros((2, 0), np.float32), RATE).shape[1] > 0

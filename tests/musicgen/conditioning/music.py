@@ -41,7 +41,7 @@ def encoded(audio: NDArray[np.float32], rate: int = 32_000, kind: str = "WAV", s
     return file.getvalue()
 
 
-def heard(data: bytes, **options) -> NDArray[np.float32]:
+def decode_bytes(data: bytes, **options) -> NDArray[np.float32]:
     """What we decode of a file's bytes: by default 30 s in mono at 32 kHz, float32 [channels, samples]."""
     return decode_excerpt(io.BytesIO(data), **{"sample_rate": 32_000, "seconds": 30.0, "name": "a.wav", **options})
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from musicgen.conditioning import chroma
-from tests.musicgen.conditioning.music import TUNE, encoded, heard, tune
+from tests.musicgen.conditioning.music import TUNE, decode_bytes, encoded, tune
 
 # By its full name: the package hides the class where torchaudio is missing.
 reference = import_module("transformers.models.musicgen_melody.feature_extraction_musicgen_melody")
@@ -77,9 +77,9 @@ def noise(seconds: float, gain: float) -> np.ndarray:
         pytest.param(tune(4097 / 32_000), id="shorter than a window, odd"),
         pytest.param(tune(1.0)[:16_384], id="one window"),
         pytest.param(tune(1.0)[:1], id="one sample"),
-        pytest.param(heard(encoded(tune(5.0, 8_000), 8_000))[0], id="from 8 kHz"),
-        pytest.param(heard(encoded(tune(5.0, 96_000), 96_000))[0], id="from 96 kHz"),
-        pytest.param(heard(encoded(tune(5.0), kind="MP3"))[0], id="from mp3"),
+        pytest.param(decode_bytes(encoded(tune(5.0, 8_000), 8_000))[0], id="from 8 kHz"),
+        pytest.param(decode_bytes(encoded(tune(5.0, 96_000), 96_000))[0], id="from 96 kHz"),
+        pytest.param(decode_bytes(encoded(tune(5.0), kind="MP3"))[0], id="from mp3"),
     ],
 )
 def test_equals_transformers(extract, audio: np.ndarray) -> None:
@@ -97,9 +97,9 @@ def test_silence_has_the_first_pitch_class() -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 96_000])
-def test_the_tune_is_heard_at_any_rate(rate: int) -> None:
+def test_the_melody_is_found_at_any_sample_rate(rate: int) -> None:
     """Frames that lie within one note have its pitch class."""
-    audio = heard(encoded(tune(12.0, rate, note_s=1.0), rate))[0]
+    audio = decode_bytes(encoded(tune(12.0, rate, note_s=1.0), rate))[0]
     found = chroma.strongest_pitch_classes(audio)
     for note, pitch in enumerate(TUNE):
         frame = round((note + 0.5) * chroma.RATE_HZ / chroma.HOP)  # centred in the note

@@ -19,7 +19,7 @@ from musicgen.model.text.clap import quantize_residually
 from musicgen.request import Request
 from tests.fixtures.checkpoints import TEXT, write_checkpoint
 from tests.fixtures.engines import make_engine
-from tests.musicgen.conditioning.music import heard, tune, write
+from tests.musicgen.conditioning.music import decode_bytes, tune, write
 from tests.musicgen.conditioning.test_melody_generation import codes, run
 
 DIM = 16
@@ -91,7 +91,7 @@ def test_the_embedding_is_transformers(tmp_path: Path, fused: bool) -> None:
     joint = ClapSoundEncoder(model)
     for seconds, windows in ((4.0, 1), (10.0, 1), (12.3, 3)):
         path = write(tmp_path / f"{seconds}.wav", tune(seconds, 48_000), 48_000)
-        audio = heard(path.read_bytes(), sample_rate=48_000)[0]
+        audio = decode_bytes(path.read_bytes(), sample_rate=48_000)[0]
         with torch.inference_mode():
             found = []
             for start in range(windows):
@@ -137,7 +137,7 @@ def test_branches(clap_model, tmp_path: Path) -> None:
     conditioner.close()
 
 
-def test_what_such_a_model_cannot_hear(clap_model, text_checkpoint: Path, tmp_path: Path) -> None:
+def test_conditions_that_such_a_model_does_not_take(clap_model, text_checkpoint: Path, tmp_path: Path) -> None:
     assert clap_model.spec.supports("style")
     (tmp_path / "text.wav").write_text("la la")
     path = str(write(tmp_path / "a.wav", tune(2.0)))

@@ -1,4 +1,4 @@
-"""Requests become the embeddings that transformers' melody model hears, alone or in any company."""
+"""Requests become the embeddings of transformers' melody model, alone or with any other requests."""
 
 import hashlib
 from dataclasses import replace
@@ -16,7 +16,7 @@ from musicgen.errors import ModelError, RowError
 from musicgen.model import load_model
 from musicgen.request import Request
 from tests.musicgen.conditioning.conftest import prefix_length
-from tests.musicgen.conditioning.music import encoded, heard, tune, write
+from tests.musicgen.conditioning.music import decode_bytes, encoded, tune, write
 
 
 def ready(conditioner: RequestConditioner, request: Request):
@@ -56,7 +56,7 @@ def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidan
 def test_the_prefix_is_transformers(
     conditioner, melody_model, oracle, melodies: Path, name: str | None, guidance: float
 ) -> None:
-    audio = None if name is None else heard((melodies / name).read_bytes())[0]
+    audio = None if name is None else decode_bytes((melodies / name).read_bytes())[0]
     request = Request("warm piano", melody=None if name is None else str(melodies / name), guidance_scale=guidance)
     conditions = window(conditioner, request)
     reference = expected(oracle, melody_model, "warm piano", audio, guidance)
@@ -101,7 +101,7 @@ def test_a_melody_alone_is_a_condition(conditioner, melodies: Path) -> None:
     assert len(full) == prefix_length(conditioner, request)
 
 
-def test_a_changed_melody_changes_what_is_heard(conditioner, melodies: Path) -> None:
+def test_a_changed_melody_changes_the_prefix(conditioner, melodies: Path) -> None:
     one, other = (
         prefixes(window(conditioner, Request("piano", melody=str(melodies / name)))) for name in ("a.wav", "b.flac")
     )
@@ -137,7 +137,7 @@ def test_one_melody_of_a_thousand_rows_is_analyzed_once(conditioner, analyses, m
 def test_windows_of_a_long_clip_take_the_melody_from_where_they_begin(conditioner, analyses, melodies: Path) -> None:
     request = Request("piano", melody=str(melodies / "long.ogg"), duration_s=80.0, stride_s=18.0)
     prepared = ready(conditioner, request)
-    audio = heard((melodies / "long.ogg").read_bytes(), seconds=100)[0]
+    audio = decode_bytes((melodies / "long.ogg").read_bytes(), seconds=100)[0]
     for start in (0, 900, 1800, 2700):
         positions = np.arange(start * 640, start * 640 + 960_000) % len(audio)
         wanted = chroma.strongest_pitch_classes(audio[positions])
@@ -148,7 +148,7 @@ def test_windows_of_a_long_clip_take_the_melody_from_where_they_begin(conditione
     assert prepared.window(450, 1500).prefix_length == prepared.window(0, 1500).prefix_length
 
 
-def test_conditions_do_not_depend_on_company(conditioner, melody_model, melodies: Path) -> None:
+def test_conditions_do_not_depend_on_other_requests(conditioner, melody_model, melodies: Path) -> None:
     rows = [
         Request("piano", melody=str(melodies / "a.wav")),
         Request("a long prompt about drums and strings, slow, warm"),
@@ -191,7 +191,7 @@ def test_continuation_codes_are_the_codecs(conditioner, melody_model, melodies: 
     path = melodies / "a.wav"
     request = Request("piano", continuation=str(path), duration_s=10.0)
     forced = ready(conditioner, request).forced
-    audio = heard(path.read_bytes())
+    audio = decode_bytes(path.read_bytes())
     assert forced.dtype == torch.int16
     assert np.array_equal(forced.numpy(), melody_model.codec.encode(audio[:, : 350 * 640]))
     assert forced.shape == (4, 350)
@@ -249,7 +249,7 @@ def test_hostile_levels_fail_their_row(conditioner, melodies: Path, tmp_path: Pa
     [("text.encode", "generation"), ("melodies.pitch_classes", "melody"), ("continuations.codec.encode", "melody")],
 )
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError, OverflowError, ModelError])
-def test_what_one_request_breaks_is_its_own_failure(
+def test_an_error_of_one_request_fails_that_request_only(
     melody_model, melodies: Path, monkeypatch: pytest.MonkeyPatch, part: str, error_class: str, error: type[Exception]
 ) -> None:
     conditioner = RequestConditioner(melody_model)
@@ -274,7 +274,7 @@ def test_what_one_request_breaks_is_its_own_failure(
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_what_the_machine_lacks_is_no_rows_failure(
+def test_errors_of_the_machine_are_not_a_rows_failure(
     melody_model, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     conditioner = RequestConditioner(melody_model)
@@ -293,7 +293,7 @@ def break_part(conditioner: RequestConditioner, part: str, error: Exception, mon
     monkeypatch.setattr(owner, name, broken)
 
 
-def test_states_are_made_by_one_thread_whoever_asks(
+def test_states_are_computed_with_one_thread_from_any_caller(
     melody_model, melodies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With several, torch sums in another order, and a clip would depend on whose thread came first."""

@@ -14,7 +14,7 @@ from musicgen.model import load_model
 from musicgen.request import Request
 from tests.fixtures.checkpoints import MELODY, write_checkpoint
 from tests.fixtures.engines import make_engine
-from tests.musicgen.conditioning.music import heard, tune, write
+from tests.musicgen.conditioning.music import decode_bytes, tune, write
 
 GREEDY = Request("warm piano", duration_s=1.0, temperature=0.0)
 
@@ -50,10 +50,10 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     )
     inputs = model.text.embedder.tokenizer([request.prompt], return_tensors="pt")
     if request.melody:
-        bins = chroma.strongest_pitch_classes(heard(Path(request.melody).read_bytes())[0])
+        bins = chroma.strongest_pitch_classes(decode_bytes(Path(request.melody).read_bytes())[0])
         inputs["input_features"] = torch.eye(12)[torch.from_numpy(bins.astype(np.int64))][None]
     if request.continuation:
-        audio = heard(Path(request.continuation).read_bytes())
+        audio = decode_bytes(Path(request.continuation).read_bytes())
         inputs["input_values"] = torch.from_numpy(audio[:, : audio.shape[1] // 640 * 640])[None]
         inputs["padding_mask"] = torch.ones_like(inputs["input_values"][:, 0])
     frames = request.frames(model.spec.frame_rate)
@@ -127,7 +127,7 @@ def test_continuations_are_kept_or_left_out(melody_model, melodies: Path) -> Non
     kept, new = run(melody_model, mixed(melodies)[5:7])
     assert isinstance(kept, Clip)
     assert isinstance(new, Clip)
-    prompt = melody_model.codec.encode(heard((melodies / "short.wav").read_bytes()))
+    prompt = melody_model.codec.encode(decode_bytes((melodies / "short.wav").read_bytes()))
     assert np.array_equal(kept.codes[:, :50], prompt)
     assert kept.codes.shape == (4, 75)
     assert new.codes.shape == (4, 25)

@@ -21,7 +21,7 @@ from tests.musicgen.conditioning.music import tune, write
 
 
 @pytest.mark.skipif(importlib.util.find_spec("demucs") is not None, reason="demucs is installed")
-def test_without_demucs_it_says_how_to_get_it() -> None:
+def test_without_demucs_the_error_says_how_to_install_it() -> None:
     with pytest.raises(ModelError, match=r"musicgen-batch\[stems\]"):
         load_demucs()
 

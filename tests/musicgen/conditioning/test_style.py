@@ -1,4 +1,4 @@
-"""The style conditioner against a random checkpoint of our format: nothing here knows the published weights."""
+"""The style conditioner with a random checkpoint of our format; the published weights are not used."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from musicgen.model import load_model
 from musicgen.request import Request
 from tests.fixtures.engines import make_engine
 from tests.musicgen.conditioning.conftest import prefix_length
-from tests.musicgen.conditioning.music import heard, tune, write
+from tests.musicgen.conditioning.music import decode_bytes, tune, write
 from tests.musicgen.conditioning.style_checkpoint import SETTINGS, write_style_checkpoint
 from tests.musicgen.conditioning.test_melody_generation import codes, run
 
@@ -98,12 +98,12 @@ def test_the_network_is_audiocrafts(style_model) -> None:
         assert torch.allclose(network(audio), torch.stack(kept), atol=1e-4)
 
 
-def test_the_excerpt_is_the_middle_of_what_is_heard(conditioner, style_model, tmp_path: Path) -> None:
+def test_the_excerpt_is_the_middle_of_the_first_half_minute(conditioner, style_model, tmp_path: Path) -> None:
     audio = tune(11.0, 24_000)
     path = write(tmp_path / "a.wav", audio, 24_000)
     found = embeddings(conditioner, path)
     assert found.shape == (conditioner.style.positions, style_model.spec.hidden)
-    middle = heard(path.read_bytes(), sample_rate=24_000)[0, 4 * 24_000 : 7 * 24_000]
+    middle = decode_bytes(path.read_bytes(), sample_rate=24_000)[0, 4 * 24_000 : 7 * 24_000]
     assert torch.equal(found, conditioner.style.network(torch.from_numpy(middle)))
     # What lies outside changes nothing, what lies inside does.
     outside, inside = audio.copy(), audio.copy()
@@ -237,7 +237,7 @@ def test_a_bad_excerpt_fails_its_row(style_model, tmp_path: Path) -> None:
         ({"layers": 3}, "lacks the tensor"),
     ],
 )
-def test_a_wrong_config_is_named(style_folder: Path, tmp_path: Path, change: dict, reason: str) -> None:
+def test_a_wrong_config_is_reported(style_folder: Path, tmp_path: Path, change: dict, reason: str) -> None:
     folder = shutil.copytree(style_folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["conditioner"] |= change

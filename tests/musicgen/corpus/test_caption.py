@@ -15,7 +15,7 @@ def described() -> list:
     return [(score, draw_caption(score, rng)) for score in scores for _ in range(8)]
 
 
-def test_what_a_caption_says_is_true(described):
+def test_captions_are_true(described):
     for score, text in described:
         low = text.lower()
         if found := re.search(r"(\d+) b|tempo (\d+)", low):
@@ -51,7 +51,7 @@ def test_nearly_every_caption_names_its_instrument_and_none_names_another(descri
     assert named / len(described) > 0.9
 
 
-def test_captions_differ_and_leave_things_out(described):
+def test_captions_differ_and_leave_facts_out(described):
     texts = [text for _, text in described]
     assert len(set(texts)) > 0.9 * len(texts)
     for fact in ("bpm|tempo|slow|fast|quick|beats per", "major|minor", "drum|beat"):

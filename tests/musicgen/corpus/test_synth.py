@@ -53,7 +53,7 @@ def test_a_mix_is_its_lead_and_more_without_clipping():
         assert np.sqrt(np.mean(lead**2)) > np.sqrt(np.mean((mix - lead) ** 2))
 
 
-def test_the_tempo_can_be_heard():
+def test_the_tempo_can_be_estimated():
     for bpm in (70, 100, 140):
         hits = [Note(i * 60 / bpm, 0.2, KICK if i % 2 else HAT, 1.0, "drums") for i in range(30)]
         lead = [Note(i * 60 / bpm, 0.5, 72 + i % 3) for i in range(30)]

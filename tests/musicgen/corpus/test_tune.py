@@ -26,7 +26,7 @@ def test_a_tune_is_played_in_time_and_transposed_as_a_whole():
     assert score.source == "folk/star"
 
 
-def test_a_tune_is_always_on_the_same_side():
+def test_a_tune_is_always_in_the_same_split():
     names = [f"ryan/tune {n}" for n in range(400)]
     splits = [Tune(name, 0, "major", 4, NOTES).split for name in names]
     assert splits == [Tune(name, 5, "minor", 3, NOTES).split for name in names]

@@ -53,7 +53,7 @@ def test_the_captions_lead_to_the_sounds(corpus):
     assert len(material.read_examples(corpus)) == CLIPS
 
 
-def test_old_tunes_are_in_their_split(tmp_path):
+def test_public_tunes_are_in_their_split(tmp_path):
     from musicgen.corpus.tune import Tune
 
     notes = [(float(i), 1.0, pitch) for i, pitch in enumerate((60, 62, 64, 65, 67, 64, 60, 60) * 4)]

@@ -1,4 +1,4 @@
-"""Clips, shards and datasets as small as they can be and still be real."""
+"""Makes small but real clips, shards and datasets."""
 
 import hashlib
 from collections.abc import Callable, Sequence

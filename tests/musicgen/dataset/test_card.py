@@ -1,4 +1,4 @@
-"""The card, and what Hugging Face's loader makes of the folder."""
+"""The card, and the rows that Hugging Face's loader reads from the folder."""
 
 import json
 import os

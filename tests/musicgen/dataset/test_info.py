@@ -42,7 +42,7 @@ def test_the_first_job_writes_it_and_the_same_job_fits(tmp_path):
         ),
     ],
 )
-def test_a_job_that_does_not_fit_is_told_what_differs(tmp_path, job: DatasetInfo, named: str):
+def test_a_job_that_does_not_fit_gets_the_differences(tmp_path, job: DatasetInfo, named: str):
     store = open_store(str(tmp_path))
     write_dataset_info(store, FIRST)
     with pytest.raises(JobError, match="does not fit") as caught:

@@ -1,4 +1,4 @@
-"""The listening page: whole by itself, true to the dataset, and harmless whatever the manifest says."""
+"""The listening page: self-contained, true to the dataset, and with all text of the manifest escaped."""
 
 import re
 import shutil
@@ -90,7 +90,7 @@ def test_each_clip_has_its_sound_its_picture_and_its_facts(make: Maker, layout: 
     assert (report.faults, report.orphans) == ([], 0)
 
 
-def test_what_a_manifest_says_is_text(make: Maker):
+def test_text_of_a_manifest_is_escaped(make: Maker):
     make = make.settings(layout="parquet")  # where a clip's key is not a path already
     rows = shard_of("r1-1", 0, 1)
     request = replace(rows.requests[0], prompt=HOSTILE, id="<b>id</b>", melody="tunes/<i>&amp;.wav")
@@ -109,7 +109,7 @@ def test_what_a_manifest_says_is_text(make: Maker):
     assert {p.name for p in page.parent.parent.iterdir()} == {"dataset", "a page"}  # nothing has left its folder
 
 
-def test_the_first_clips_only_and_it_says_so(make: Maker):
+def test_the_page_shows_the_first_clips_and_says_so(make: Maker):
     make.shard()
     make.shard(shard=1)
     wrote = write_page(musicgen.dataset.open_dataset(make.store.uri), clips=4)
@@ -122,7 +122,7 @@ def test_the_first_clips_only_and_it_says_so(make: Maker):
     assert "6 clips." in Tags(Path(wrote.path)).text  # the page is written anew
 
 
-def test_a_clip_that_is_gone_or_damaged_does_not_hide_the_others(make: Maker):
+def test_a_missing_or_damaged_clip_does_not_hide_the_others(make: Maker):
     make.shard()
     gone, damaged, _ = musicgen.dataset.open_dataset(make.store.uri).to_arrow(["audio"]).column("audio").to_pylist()
     make.store.delete(gone)
@@ -134,7 +134,7 @@ def test_a_clip_that_is_gone_or_damaged_does_not_hide_the_others(make: Maker):
     assert "not decodable audio" in tags.text
 
 
-def test_a_dataset_in_a_bucket_wants_a_folder_for_the_page(s3, tmp_path: Path):
+def test_a_dataset_in_a_bucket_needs_a_folder_for_the_page(s3, tmp_path: Path):
     from musicgen.storage import open_store
 
     make = Maker(open_store(s3.uri))
@@ -148,7 +148,7 @@ def test_a_dataset_in_a_bucket_wants_a_folder_for_the_page(s3, tmp_path: Path):
     assert [decode_audio(source(page, attrs).read_bytes())[1] for attrs in tags.of("audio")] == [32000] * 3
 
 
-def test_a_dataset_without_clips_is_said(make: Maker):
+def test_a_dataset_without_clips_is_an_error(make: Maker):
     make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
     with pytest.raises(StoreError, match="no clips to listen to yet"):
         write_page(musicgen.dataset.open_dataset(make.store.uri))
@@ -156,7 +156,7 @@ def test_a_dataset_without_clips_is_said(make: Maker):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("layout", ["files", "webdataset"])
-def test_a_browser_finds_every_sound_and_picture(make: Maker, layout: str, tmp_path: Path):
+def test_a_browser_loads_every_sound_and_picture(make: Maker, layout: str, tmp_path: Path):
     make = make.settings(layout=layout)
     rows = shard_of("r1-1", 0)
     make.shard(rows_of=replace(rows, requests=[replace(rows.requests[0], prompt=HOSTILE), *rows.requests[1:]]))

@@ -1,4 +1,4 @@
-"""Reading: our reader, and everybody else's."""
+"""Reading a dataset with our reader and with other Parquet readers."""
 
 import io
 from pathlib import Path
@@ -31,7 +31,7 @@ def two_runs(make: Maker) -> Maker:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_parquet_reader_is_a_client(make: Maker, layout: str):
+def test_any_parquet_reader_reads_the_index(make: Maker, layout: str):
     folder = two_runs(make.settings(layout=layout)).store.uri
     keys = set(musicgen.dataset.open_dataset(folder).to_arrow(["key"]).column("key").to_pylist())
     assert len(keys) == 7
@@ -41,7 +41,7 @@ def test_every_parquet_reader_is_a_client(make: Maker, layout: str):
     assert set(pads.dataset(f"{folder}/index").to_table(["key"]).column("key").to_pylist()) == keys
 
 
-def test_duckdb_and_soundfile_alone_find_the_sound(make: Maker):
+def test_duckdb_and_soundfile_alone_read_the_audio(make: Maker):
     folder = two_runs(make.settings(layout="webdataset")).store.uri
     path, offset, size = duckdb.sql(
         f"SELECT audio, audio_offset, audio_bytes FROM '{folder}/index/**/*.parquet' LIMIT 1"
@@ -52,7 +52,7 @@ def test_duckdb_and_soundfile_alone_find_the_sound(make: Maker):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_reader(make_anywhere: Maker, layout: str):
+def test_the_reader_returns_rows_and_audio(make_anywhere: Maker, layout: str):
     dataset = musicgen.dataset.open_dataset(two_runs(make_anywhere.settings(layout=layout)).store.uri)
     assert dataset.runs() == ["r1-1", "r2-1"]
     assert len(dataset) == dataset.to_arrow().num_rows == sum(b.num_rows for b in dataset.batches(["key"])) == 7
@@ -88,6 +88,6 @@ def test_a_dataset_without_rows_has_its_columns(make: Maker):
     assert dataset.failures().num_rows == len(dataset) == 0
 
 
-def test_a_folder_that_is_no_dataset_is_said_to_be_none(tmp_path):
+def test_a_folder_without_a_dataset_is_an_error(tmp_path):
     with pytest.raises(StoreError, match=r"is not a dataset .*dataset\.json"):
         musicgen.dataset.open_dataset(str(tmp_path))

@@ -30,7 +30,7 @@ def test_columns_are_those_of_the_contract():
     assert index_schema(carried=pa.schema([("mood", pa.string())]), codes=True).names == [*CONTRACT, "codes", "mood"]
 
 
-def test_carried_columns_never_hide_ours():
+def test_carried_columns_never_hide_index_columns():
     assert carried_name("mood") == "mood"
     assert carried_name("key") == "manifest_key"
     assert carried_name("codes") == "manifest_codes"

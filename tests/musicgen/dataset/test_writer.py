@@ -1,4 +1,4 @@
-"""The commit: whatever stops a shard half way, the dataset is sound, and the shard can be made again."""
+"""The commit: a shard that is interrupted leaves the dataset valid, and can be made again."""
 
 import io
 import multiprocessing
@@ -129,7 +129,7 @@ def test_codes_are_kept_on_request(make: Maker):
     assert len(codes[1][0]) == rows.requests[1].frames(FRAME_RATE)
 
 
-def test_a_row_that_nobody_settled_stops_the_commit(make: Maker):
+def test_a_row_that_is_neither_added_nor_failed_stops_the_commit(make: Maker):
     writer = make.writer()
     writer.add(0, clip_of(shard_of("r1-1", 0).requests[0]))
     with pytest.raises(RuntimeError, match="2 rows neither made nor failed, first at 1"):
@@ -149,7 +149,7 @@ def test_a_clip_that_cannot_be_stored_is_a_failed_row(make: Maker):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_zombie_loses_without_harm(make_anywhere: Maker, layout: str):
+def test_an_attempt_that_comes_too_late_changes_nothing(make_anywhere: Maker, layout: str):
     make = make_anywhere.settings(layout=layout)
     rows = shard_of("r1-1", 0)
     zombie = make.writer(attempt="zombie", rows=rows)
@@ -178,7 +178,7 @@ def test_racing_attempts_commit_one_part(make: Maker, layout: str):
     assert is_sound(make)
 
 
-def test_a_lost_reply_to_the_commit_is_settled_by_whose_it_is(make_anywhere: Maker, monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_reply_to_the_commit_is_resolved_by_the_footer(make_anywhere: Maker, monkeypatch: pytest.MonkeyPatch):
     make = make_anywhere
     rows = shard_of("r1-1", 0)
     kind = type(make.store)
@@ -235,7 +235,7 @@ def _make_and_die(uri: str, layout: str, when: str) -> None:
         ("files", "after the commit", True, 0),
     ],
 )
-def test_killed_at_any_moment_the_dataset_verifies_and_goes_on(
+def test_after_a_kill_at_any_moment_the_dataset_verifies_and_grows(
     make: Maker, layout: str, when: str, committed: bool, orphans: int
 ):
     process = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(make.store.uri, layout, when))

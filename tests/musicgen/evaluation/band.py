@@ -1,4 +1,4 @@
-"""A very small band: tunes with a known instrument, tempo, key and beat, as a corpus folder."""
+"""Synthesizes tunes with a known instrument, tempo, key and beat, as a corpus folder."""
 
 from pathlib import Path
 

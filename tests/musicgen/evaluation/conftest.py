@@ -1,4 +1,4 @@
-"""A corpus of a very small band, heard once."""
+"""A small corpus, analyzed once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is met and what falls short."""
+"""Bounds that are met and bounds that fall short."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def test_each_bound_falls_short_by_itself_and_is_named(bound) -> None:
         assert not report.to_json()["sound"]
 
 
-def test_what_was_not_measured_falls_short_but_for_a_model_without_melody() -> None:
+def test_missing_measures_fall_short_except_for_models_without_melody() -> None:
     measures = _met()
     del measures["instrument.value"]
     assert [v.bound.measure for v in check_bounds(measures) if not v.met] == ["instrument.value"]

@@ -1,4 +1,4 @@
-"""Far from chance, or not."""
+"""Whether scores are far from chance."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_a_constant_answer_is_chance() -> None:
     assert result.p > 0.5
 
 
-def test_what_cannot_be_judged_is_left_out() -> None:
+def test_clips_without_a_score_are_left_out() -> None:
     scores = np.eye(12)
     scores[:, 3] = np.nan
     assert compare_with_chance(scores).n == 11

@@ -8,9 +8,8 @@ import soundfile
 
 from musicgen.clip import Clip
 from musicgen.errors import JobError
-from musicgen.evaluation import EvaluationReport, Reference, measure_model
+from musicgen.evaluation import EvaluationReport, Reference, features, measure_model
 from musicgen.evaluation import examples as material
-from musicgen.evaluation import features as heard
 from musicgen.evaluation.measures import judge_clips
 from tests.musicgen.evaluation import band
 
@@ -41,10 +40,10 @@ def test_right_clips_for_the_wrong_requests_are_chance(reference: Reference) -> 
 
 
 @pytest.mark.parametrize("kind", ["noise", "silence"])
-def test_no_music_is_no_success(reference: Reference, kind: str) -> None:
+def test_noise_and_silence_score_low(reference: Reference, kind: str) -> None:
     sound = (0.1 if kind == "noise" else 0.0) * np.random.default_rng(2).standard_normal(round(5 * band.RATE))
     found = _judged(
-        reference, [heard.extract_features((sound.astype(np.float32), band.RATE))] * len(reference.examples)
+        reference, [features.extract_features((sound.astype(np.float32), band.RATE))] * len(reference.examples)
     )
     expected = {
         "codec.value",
@@ -61,8 +60,8 @@ def test_no_music_is_no_success(reference: Reference, kind: str) -> None:
     assert found["frechet.text"] > 10 * found["frechet.floor"]
 
 
-def test_clipping_is_noticed(reference: Reference) -> None:
-    loud = heard.extract_features((1.5 * np.sin(np.arange(80_000) / 10), band.RATE))
+def test_clipping_is_measured(reference: Reference) -> None:
+    loud = features.extract_features((1.5 * np.sin(np.arange(80_000) / 10), band.RATE))
     found = _judged(reference, [loud, *reference.originals[1:]])
     assert "codec.clipped" in _shortfalls(found)
     assert found["clipped.text"] == pytest.approx(1 / 24)
@@ -136,7 +135,7 @@ def test_examples_are_drawn_evenly_from_one_split(corpus) -> None:
         material.draw_examples(known, "valid", 12, seed=1)
 
 
-def test_a_folder_that_is_no_corpus_is_named(tmp_path) -> None:
+def test_a_folder_without_a_corpus_is_an_error(tmp_path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

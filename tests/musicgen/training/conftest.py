@@ -1,4 +1,4 @@
-"""Small music to train on."""
+"""A small data set to train on."""
 
 from pathlib import Path
 

@@ -63,7 +63,7 @@ def test_two_heads_attend_to_their_own_time_in_every_pattern(start: Checkpoint, 
     assert min(found) > 0.5, found
 
 
-def test_without_ticks_one_head_is_set_and_the_same_bits_come_again(start: Checkpoint) -> None:
+def test_without_ticks_one_head_is_set_and_results_are_reproducible(start: Checkpoint) -> None:
     one, texts = _network(start)
     other, _ = _network(start)
     before = {name: weight.clone() for name, weight in one.named_parameters()}
@@ -78,7 +78,7 @@ def test_without_ticks_one_head_is_set_and_the_same_bits_come_again(start: Check
     assert torch.equal(query[64:], before[f"{attention}q_proj.weight"][64:])  # the other heads
 
 
-def test_a_pitch_class_is_heard_at_its_own_time(start: Checkpoint) -> None:
+def test_a_pitch_class_has_an_effect_at_its_own_time(start: Checkpoint) -> None:
     network, texts = _network(start)
     align_heads(network, texts, TICKS, "delay", seed=0)
     with torch.no_grad():

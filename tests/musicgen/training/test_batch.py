@@ -1,4 +1,4 @@
-"""Where cuts begin."""
+"""The frames at which the cuts of training clips begin."""
 
 import numpy as np
 

@@ -51,7 +51,7 @@ def test_each_codebook_leaves_less() -> None:
     assert [len(np.unique(level)) for level in codes] > [28] * 4  # hardly a centre that nothing is near
 
 
-def test_few_different_frames_leave_no_centre_undefined() -> None:
+def test_few_different_frames_leave_no_centroid_undefined() -> None:
     fitted = fit_codec(repeat(sweeps(1)[0][:4800], 20), SETTINGS)
     assert np.isfinite(fitted.tensors["codebooks"]).all()
 
@@ -62,7 +62,7 @@ def test_long_corpora_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 100 < fitted.frames <= 300
 
 
-def test_too_little_sound_is_said() -> None:
+def test_too_little_audio_is_an_error() -> None:
     with pytest.raises(UserError, match=r"at least 64 frames of sound \(1 s\), not 10"):
         fit_codec([sweeps(1)[0][:3200]], SETTINGS)
     with pytest.raises(UserError, match="not 0"):

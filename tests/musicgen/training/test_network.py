@@ -134,7 +134,7 @@ def test_dropped_conditions_are_those_of_guidance(trained: tuple[Network, Path])
         )  # a row without a prompt has one position of zeros (or text_length)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(trained: tuple[Network, Path]) -> None:
+def test_a_row_does_not_depend_on_other_rows(trained: tuple[Network, Path]) -> None:
     network, folder = trained
     clips = _clips(network, folder, frames=20)
     together = assemble_batch(clips, network.spec, "delay", 20)

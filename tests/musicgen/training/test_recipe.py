@@ -53,7 +53,7 @@ def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_fi
         run_recipe(other, on_message=_quiet)
 
 
-def test_a_published_checkpoint_is_tuned_with_its_own_codec_and_tokenizer(music: Path, tmp_path: Path) -> None:
+def test_a_published_checkpoint_keeps_its_codec_and_tokenizer(music: Path, tmp_path: Path) -> None:
     start = write_checkpoint(tmp_path / "start", Random(kind="text", half=True), seed=1)
     said = {"training": {"steps": 3, "batch_frames": 160, "text_encoder": "freeze"}}
     export = run_recipe(
@@ -86,7 +86,7 @@ def test_an_ablation_trains_each_pattern_alike_and_tables_it(music: Path, tmp_pa
     assert table.read_bytes() == before
 
 
-def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
+def test_a_wrong_recipe_is_reported_in_one_line(tmp_path: Path) -> None:
     def load(text: str) -> Recipe:
         (tmp_path / "r.yaml").write_text(text)
         return Recipe.load(tmp_path / "r.yaml")
@@ -109,7 +109,7 @@ def test_a_recipe_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
         load("output: x\ntraining: {steps: 1, pattern: delya}\n")
 
 
-def test_data_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
+def test_wrong_data_is_reported_in_one_line(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,7 +123,7 @@ def test_data_that_is_wrong_says_so_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["embedded", "ablation"])
-def test_the_recipes_that_ship_are_sound(name: str) -> None:
+def test_the_shipped_recipes_are_valid(name: str) -> None:
     recipe = Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml")
     assert recipe.data is None
     assert recipe.model.positions == 504

@@ -1,4 +1,4 @@
-"""The text encoder learns facts from captions, the same from the same seed."""
+"""The text encoder learns facts from captions, reproducibly."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def _encoder(seed: int) -> T5EncoderModel:
         return T5EncoderModel._from_config(T5Config(**SIZES), attn_implementation="eager").eval()
 
 
-def test_instruments_are_learnt_first_and_the_same_from_the_same_seed(tmp_path: Path) -> None:
+def test_instruments_are_learned_first_and_reproducibly(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, 400)
     encoders = [_encoder(1) for _ in range(2)]
     said: list[str] = []

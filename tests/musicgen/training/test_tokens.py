@@ -26,7 +26,7 @@ def _make(data: Path, checkpoint: Checkpoint, folder: Path, processes: int = 1) 
     return make_tokens(open_store(str(data)), checkpoint, folder, processes, progress=lambda _: None)
 
 
-def test_tokens_are_what_is_heard_at_generation(music: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_tokens_equal_the_conditions_at_generation(music: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     tokens = _make(music, checkpoint, tmp_path / "tokens")
     codec, melodies = load_codec(checkpoint, "cpu"), MelodyAnalyzer(235)
     for row, melody in ((0, "audio/lead.flac"), (1, "audio/1.flac")):
@@ -45,9 +45,7 @@ def test_tokens_are_what_is_heard_at_generation(music: Path, checkpoint: Checkpo
         assert clip["prompt"] == f"slow piano number {row}"
 
 
-def test_what_is_there_is_not_made_again_unless_the_data_changes(
-    music: Path, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_tokens_are_reused_unless_the_data_changes(music: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     import shutil
 
     data = tmp_path / "data"
@@ -62,7 +60,7 @@ def test_what_is_there_is_not_made_again_unless_the_data_changes(
 
 
 @pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
-def test_a_dataset_that_the_flow_made(checkpoint: Checkpoint, tmp_path: Path, layout: str) -> None:
+def test_a_dataset_of_a_run(checkpoint: Checkpoint, tmp_path: Path, layout: str) -> None:
     maker = Maker(open_store(str(tmp_path / "dataset"))).settings(layout=layout)
     maker.shard(rows=3)
     tokens = make_tokens(maker.store, checkpoint, tmp_path / "tokens", progress=lambda _: None)

@@ -136,7 +136,7 @@ def test_hours_are_hours_of_running_and_end_the_cosine() -> None:
         Schedule(steps=1, pattern="delya")
 
 
-def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
+def test_every_condition_is_dropped_with_its_probability(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     trainer = _trainer(ground, tmp_path, dropout=Dropout(all=0.2, text=0.3, melody=0.1), batch_frames=30_000)
     batches = [batch for step in range(4) for batch in trainer.train_loader.batches(step, 0, 2)[0]]
     text = np.concatenate([batch.text_kept.numpy() for batch in batches])
@@ -147,7 +147,7 @@ def test_every_condition_is_dropped_as_often_as_said(ground: tuple[Path, Tokeniz
     assert np.mean(text & ~melody) == pytest.approx(0.1, abs=0.06)
 
 
-def test_a_hidden_past_hides_inputs_and_no_targets(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
+def test_a_hidden_past_changes_inputs_but_not_targets(ground: tuple[Path, TokenizedData], tmp_path: Path) -> None:
     for chance, least, most in ((0.0, 0.0, 0.0), (1.0, 0.35, 0.65)):
         trainer = _trainer(ground, tmp_path, dropout=Dropout(past=chance), crop_s=(1, 1), batch_frames=5000)
         batch = trainer.train_loader.batches(0, 0, 1)[0][0]
@@ -181,7 +181,7 @@ def test_a_state_of_another_training_is_refused(ground: tuple[Path, TokenizedDat
         _trainer(ground, tmp_path, pattern="parallel")
 
 
-def test_bad_rows_are_named_and_the_others_taken(
+def test_unusable_rows_are_listed_and_the_others_used(
     ground: tuple[Path, TokenizedData], music: Path, tmp_path: Path
 ) -> None:
     tokens = ground[1]

@@ -56,7 +56,7 @@ def test_a_resumed_run_keeps_what_was_reported(make: Maker):
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b'{"sessions": 3}'])
-def test_a_damaged_report_stops_nothing(make: Maker, text: bytes):
+def test_a_damaged_report_does_not_stop_a_run(make: Maker, text: bytes):
     make.store.write("runs/r1-1/report.json", text)
     assert read_report(make.store, "r1-1") is None
     write_report(make.store, report("2026", 1))

@@ -1,4 +1,4 @@
-"""Each kind of damage is found and named; what is not damage is not."""
+"""Each kind of damage is reported, and nothing else is."""
 
 import hashlib
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_altered_audio_in_the_other_layouts(make: Maker, layout: str):
         ("pcm_sha256", None, "samples"),
     ],
 )
-def test_deep_sees_an_index_that_does_not_match_the_sound(make: Maker, column: str, values: list | None, kind: str):
+def test_deep_finds_an_index_that_does_not_match_the_audio(make: Maker, column: str, values: list | None, kind: str):
     make.shard()
     edit(make, PART, lambda t: set_column(column, values or [*t.column(column).to_pylist()[:2], "0" * 64])(t))
     assert kinds(make) == []
@@ -123,7 +123,7 @@ def test_deep_sees_an_index_that_does_not_match_the_sound(make: Maker, column: s
     )
 
 
-def test_deep_sees_audio_that_is_none(make: Maker):
+def test_deep_finds_files_that_are_not_audio(make: Maker):
     make.shard()
     path, junk = clip_paths(make)[0], b"not audio"
     make.store.write(path, junk)
@@ -168,7 +168,7 @@ def test_a_foreign_parquet_file_among_the_parts(make: Maker):
     assert set(kinds(make)) == {"index"}
 
 
-def test_failures_that_are_gone(make: Maker):
+def test_missing_failures_files(make: Maker):
     make.shard(failing={0: RowError("generation", "no")})
     make.store.delete("failures/r1-1/part-00000-a0.parquet")
     assert kinds(make) == ["failures"]

@@ -1,4 +1,4 @@
-"""Work beside the step: one thread each, whatever the caller has, and nothing of the caller's changed."""
+"""Background workers: one thread each, whatever the caller's threads, which do not change."""
 
 import os
 import sys
@@ -14,32 +14,32 @@ def test_workers_compute_with_one_thread_and_leave_the_caller_alone() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        beside = BackgroundWorkers(torch.device("cpu"), workers=2)
-        assert [beside.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+        workers = BackgroundWorkers(torch.device("cpu"), workers=2)
+        assert [workers.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
         assert torch.get_num_threads() == 3
         later: list[int] = []
         thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
         thread.start()
         thread.join()
         assert later == [3]
-        beside.close()
+        workers.close()
     finally:
         torch.set_num_threads(before)
 
 
 def test_what_work_raises_is_in_its_future() -> None:
-    beside = BackgroundWorkers(torch.device("cpu"), workers=1)
+    workers = BackgroundWorkers(torch.device("cpu"), workers=1)
     with pytest.raises(ZeroDivisionError):
-        beside.submit(lambda: 1 / 0).result()
-    assert beside.submit(lambda a, b: a + b, 1, 2).result() == 3
-    beside.close()
+        workers.submit(lambda: 1 / 0).result()
+    assert workers.submit(lambda a, b: a + b, 1, 2).result() == 3
+    workers.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux alone")
 def test_the_step_goes_first() -> None:
-    beside = BackgroundWorkers(torch.device("cpu"), workers=1)
+    workers = BackgroundWorkers(torch.device("cpu"), workers=1)
     mine = os.getpriority(os.PRIO_PROCESS, 0)
-    theirs = beside.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
+    theirs = workers.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
     assert theirs > mine
     assert os.getpriority(os.PRIO_PROCESS, 0) == mine
-    beside.close()
+    workers.close()
