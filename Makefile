@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+KERNELS := musicgen/model/decoder/kernels
 
 .PHONY: setup demo test test-slow lint bench clean
 
@@ -39,6 +40,8 @@ test-slow: $(DEV)
 lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror --style=file:$(KERNELS)/.clang-format \
+	  $(KERNELS)/*.h $(KERNELS)/*.cpp tests/musicgen/model/*.cpp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 

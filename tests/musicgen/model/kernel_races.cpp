@@ -50,29 +50,33 @@ void of_type(const std::string& type, int threads) {
     // One row and many tokens, then many rows and one token; heads of whole vectors, and ragged ones.
     for (int dim : {64, 20})
         for (int tokens : {901, 900}) {
-            int heads = 8, capacity = 1024, padded = (dim + LANES - 1) / LANES * LANES, cache_rows = tokens == 901 ? 1 : tokens;
+            int heads = 8, capacity = 1024, padded = (dim + LANES - 1) / LANES * LANES,
+                cache_rows = tokens == 901 ? 1 : tokens;
             if (cache_rows > 1) capacity = 16;
             std::vector<float> kv = numbers((size_t)tokens * 2 * heads * dim);
             std::vector<int32_t> rows(tokens), lengths(tokens);
-            for (int i = 0; i < tokens; i++) rows[i] = cache_rows > 1 ? i : 0, lengths[i] = cache_rows > 1 ? 1 + i % 15 : i + 1;
+            for (int i = 0; i < tokens; i++)
+                rows[i] = cache_rows > 1 ? i : 0, lengths[i] = cache_rows > 1 ? 1 + i % 15 : i + 1;
             std::string shape = std::to_string(dim) + (cache_rows > 1 ? "-steps" : "-prefill");
             compare("append-" + type + "-" + shape, threads, others, [&](int threads) {
-                std::vector<C> keys((size_t)cache_rows * heads * capacity * dim), values((size_t)cache_rows * heads * capacity * padded);
-                append(kv.data(), kv.data() + heads * dim, 2 * heads * dim, tokens, rows.data(), lengths.data(), keys.data(), values.data(),
-                       heads, dim, capacity, threads);
+                std::vector<C> keys((size_t)cache_rows * heads * capacity * dim),
+                    values((size_t)cache_rows * heads * capacity * padded);
+                append(kv.data(), kv.data() + heads * dim, 2 * heads * dim, tokens, rows.data(), lengths.data(),
+                       keys.data(), values.data(), heads, dim, capacity, threads);
                 std::vector<char> bytes;
                 add(bytes, keys), add(bytes, values);
                 return bytes;
             });
-            std::vector<C> keys((size_t)cache_rows * heads * capacity * dim), values((size_t)cache_rows * heads * capacity * padded);
-            append(kv.data(), kv.data() + heads * dim, 2 * heads * dim, tokens, rows.data(), lengths.data(), keys.data(), values.data(), heads,
-                   dim, capacity, 1);
+            std::vector<C> keys((size_t)cache_rows * heads * capacity * dim),
+                values((size_t)cache_rows * heads * capacity * padded);
+            append(kv.data(), kv.data() + heads * dim, 2 * heads * dim, tokens, rows.data(), lengths.data(),
+                   keys.data(), values.data(), heads, dim, capacity, 1);
             if (cache_rows > 1) continue;
             int queries = 150;  // the last ones
             compare("attention-" + type + "-" + shape, threads, others, [&](int threads) {
                 std::vector<float> out((size_t)queries * heads * dim);
-                attention(kv.data(), 2 * heads * dim, queries, rows.data(), lengths.data() + tokens - queries, keys.data(), values.data(), heads,
-                          dim, capacity, out.data(), threads);
+                attention(kv.data(), 2 * heads * dim, queries, rows.data(), lengths.data() + tokens - queries,
+                          keys.data(), values.data(), heads, dim, capacity, out.data(), threads);
                 std::vector<char> bytes;
                 add(bytes, out);
                 return bytes;
@@ -92,15 +96,17 @@ void of_type(const std::string& type, int threads) {
         std::vector<C> packed(room);
         pack_weights(w.data(), columns, depth, packed.data(), 1);
         for (int activate : {0, 1}) {
-            int both = rows * depth * (activate ? 8 : 2) >= threads * 100000 ? 2 : 1;  // loops with work for all threads
-            compare("linear-" + type + "-" + std::to_string(columns) + (activate ? "-gelu" : ""), threads, both * others, [&](int threads) {
-                std::vector<float> y((size_t)rows * columns), scratch((size_t)(rows + ROWS) * depth);
-                linear(x.data(), depth, rows, depth, packed.data(), columns, (const float*)nullptr, y.data(), (Pair<C>*)scratch.data(),
-                       activate, threads);
-                std::vector<char> bytes;
-                add(bytes, y);
-                return bytes;
-            });
+            int both =
+                rows * depth * (activate ? 8 : 2) >= threads * 100000 ? 2 : 1;  // loops with work for all threads
+            compare("linear-" + type + "-" + std::to_string(columns) + (activate ? "-gelu" : ""), threads,
+                    both * others, [&](int threads) {
+                        std::vector<float> y((size_t)rows * columns), scratch((size_t)(rows + ROWS) * depth);
+                        linear(x.data(), depth, rows, depth, packed.data(), columns, (const float*)nullptr, y.data(),
+                               (Pair<C>*)scratch.data(), activate, threads);
+                        std::vector<char> bytes;
+                        add(bytes, y);
+                        return bytes;
+                    });
         }
     }
 }
@@ -113,7 +119,8 @@ int main(int, char** arguments) {
     of_type<bf16>("bf16", threads);
 
     int rows = 210, width = 1000;
-    std::vector<float> given = numbers((size_t)rows * width), delta = numbers((size_t)rows * width), ones(width, 1), zeros(width);
+    std::vector<float> given = numbers((size_t)rows * width), delta = numbers((size_t)rows * width), ones(width, 1),
+                       zeros(width);
     compare("norm", threads, others, [&](int threads) {
         std::vector<float> x = given, y(x.size());
         norm(x.data(), delta.data(), rows - 30, ones.data(), zeros.data(), rows, width, y.data(), threads);
@@ -126,7 +133,8 @@ int main(int, char** arguments) {
     std::vector<float> logits = numbers((size_t)2 * clips * codebooks * size);
     std::vector<Choice> choices(clips);
     std::vector<int32_t> steps(clips, 3);
-    for (int i = 0; i < clips; i++) choices[i] = {i, i, clips + i, 3, 1, (float)(i % 3), i % 5 ? 0 : 0.9f, i % 2 * 250, 0, i};
+    for (int i = 0; i < clips; i++)
+        choices[i] = {i, i, clips + i, 3, 1, (float)(i % 3), i % 5 ? 0 : 0.9f, i % 2 * 250, 0, i};
     compare("sample", threads, others, [&](int threads) {
         std::vector<int32_t> next(clips * codebooks, -1);
         sample(logits.data(), choices.data(), clips, steps.data(), codebooks, size, next.data(), threads);

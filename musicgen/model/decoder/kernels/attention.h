@@ -1,12 +1,12 @@
 // Attention of single queries over a cache, and writing to the cache.
 //
-// Of one row and head, keys lie in blocks of LANES positions, [dim / 2] units each, so that no lane is ever summed across;
-// values in pairs of positions, [padded / LANES] units each, where `padded` is dim up to whole vectors.
+// Of one row and head, keys lie in blocks of LANES positions, [dim / 2] units each, so that no lane is ever summed
+// across; values in pairs of positions, [padded / LANES] units each, where `padded` is dim up to whole vectors.
 #pragma once
 
 #include <vector>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "vectors.h"
 
 namespace {
@@ -43,14 +43,17 @@ void weigh(const Pair<C>* p, const C* v, int pairs, int64_t stride, float scale,
 template <typename C, int N = 8>
 void weigh_of(int n, const Pair<C>* p, const C* v, int pairs, int64_t stride, float scale, float* out) {
     if constexpr (N > 0) {
-        if (n == N) weigh<N>(p, v, pairs, stride, scale, out);
-        else weigh_of<C, N - 1>(n, p, v, pairs, stride, scale, out);
+        if (n == N)
+            weigh<N>(p, v, pairs, stride, scale, out);
+        else
+            weigh_of<C, N - 1>(n, p, v, pairs, stride, scale, out);
     }
 }
 
 // One query against the first `length` positions of one head's cache. `next` are the keys that are wanted afterwards.
 template <typename C>
-void attend(const float* q, const C* keys, const C* values, int length, int dim, int padded, float* scores, float* out, const C* next) {
+void attend(const float* q, const C* keys, const C* values, int length, int dim, int padded, float* scores, float* out,
+            const C* next) {
     constexpr int TOGETHER = 8;  // blocks
     float scaled[1024] = {};
     float factor = 1.0f / std::sqrt((float)dim);
@@ -60,7 +63,8 @@ void attend(const float* q, const C* keys, const C* values, int length, int dim,
     int blocks = (length + LANES - 1) / LANES, b = 0;
     const C* k = keys;
     for (; b + TOGETHER <= blocks; b += TOGETHER, k += TOGETHER * dim * LANES)
-        score<TOGETHER>(pairs, k, dim, scores + b * LANES, b + 2 * TOGETHER <= blocks ? k + TOGETHER * dim * LANES : values);
+        score<TOGETHER>(pairs, k, dim, scores + b * LANES,
+                        b + 2 * TOGETHER <= blocks ? k + TOGETHER * dim * LANES : values);
     for (; b < blocks; b++, k += dim * LANES) score<1>(pairs, k, dim, scores + b * LANES, k + dim * LANES);
     for (int t = length; t < blocks * LANES; t++) scores[t] = -INFINITY;
     Vec tops = load(scores), total = {};
@@ -83,9 +87,12 @@ void attend(const float* q, const C* keys, const C* values, int length, int dim,
 }
 
 inline void put_key(float* unit, int lane, const float* k) { unit[lane] = k[0], unit[LANES + lane] = k[1]; }
-inline void put_key(bf16* unit, int lane, const float* k) { put(unit + 2 * lane, k[0]), put(unit + 2 * lane + 1, k[1]); }
+inline void put_key(bf16* unit, int lane, const float* k) {
+    put(unit + 2 * lane, k[0]), put(unit + 2 * lane + 1, k[1]);
+}
 
-// The first position of a pair clears the second: it is read with weight 0, and what an earlier request left there could be infinite.
+// The first position of a pair clears the second: it is read with weight 0, and what an earlier request left there
+// could be infinite.
 inline void put_values(float* unit, int second, Vec v) {
     store(unit + second * LANES, v);
     if (!second) store(unit + LANES, Vec{});
@@ -113,18 +120,20 @@ inline C* place(C* cache, int row, int head, int heads, int capacity, int width)
     return cache + ((int64_t)row * heads + head) * capacity * width;
 }
 
-// Token i becomes position lengths[i] - 1 of cache row rows[i]. The tokens of one row stand in ascending order of position.
+// Token i becomes position lengths[i] - 1 of cache row rows[i]. The tokens of one row stand in ascending order of
+// position.
 //
-// A chunk owns a run of heads, for all tokens: every (row, head) of the cache is written by one thread, in the order of the
-// tokens. Chunks of tokens would be wrong. Two positions share a unit of values, where the first clears the second, and in
-// bf16 they share words of 32 bits.
+// A chunk owns a run of heads, for all tokens: every (row, head) of the cache is written by one thread, in the order of
+// the tokens. Chunks of tokens would be wrong. Two positions share a unit of values, where the first clears the second,
+// and in bf16 they share words of 32 bits.
 template <typename C>
-void append(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, C* values,
-            int heads, int dim, int capacity, int threads) {
+void append(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths,
+            C* keys, C* values, int heads, int dim, int capacity, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
-    int hired = useful(threads, (int64_t)tokens * heads * dim * 8);
-    int run = hired > 1 ? (heads + 4 * hired - 1) / (4 * hired) : heads;  // short runs: a thread that loses its core holds few
-    crew().share((heads + run - 1) / run, hired, [&](int64_t chunk) {
+    int hired = useful_threads(threads, (int64_t)tokens * heads * dim * 8);
+    int run = hired > 1 ? (heads + 4 * hired - 1) / (4 * hired)
+                        : heads;  // short runs: a thread that loses its core holds few
+    thread_pool().parallel_for((heads + run - 1) / run, hired, [&](int64_t chunk) {
         int first = chunk * run, end = first + run < heads ? first + run : heads;
         for (int token = 0; token < tokens; token++) {
             int position = lengths[token] - 1;
@@ -133,36 +142,39 @@ void append(const float* k, const float* v, int64_t stride, int tokens, const in
                 int next = head + 1 < end ? token : token + 1, next_head = head + 1 < end ? head + 1 : first;
                 if (next < tokens) {
                     int lane = (lengths[next] - 1) % LANES;
-                    const C* block = place(keys, rows[next], next_head, heads, capacity, dim) + (int64_t)(lengths[next] - 1 - lane) * dim;
+                    const C* block = place(keys, rows[next], next_head, heads, capacity, dim) +
+                                     (int64_t)(lengths[next] - 1 - lane) * dim;
                     for (int d = 0; d < dim; d += 2) __builtin_prefetch(block + d / 2 * UNIT + within<C>(0, lane), 1);
                 }
                 write(k + token * stride + head * dim, v + token * stride + head * dim, position, dim, padded,
-                      place(keys, rows[token], head, heads, capacity, dim), place(values, rows[token], head, heads, capacity, padded));
+                      place(keys, rows[token], head, heads, capacity, dim),
+                      place(values, rows[token], head, heads, capacity, padded));
             }
         }
     });
 }
 
-// Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the capacity.
+// Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the
+// capacity.
 //
-// A chunk owns the outputs of a run of (token, head): `dim` numbers of `out` each. The cache is only read. How long the runs
-// are depends on the number of threads, but each (token, head) is computed from its own row alone.
+// A chunk owns the outputs of a run of (token, head): `dim` numbers of `out` each. The cache is only read. How long the
+// runs are depends on the number of threads, but each (token, head) is computed from its own row alone.
 template <typename C>
-void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys, const C* values,
-               int heads, int dim, int capacity, float* out, int threads) {
+void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys,
+               const C* values, int heads, int dim, int capacity, float* out, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
     int64_t work = 0, items = (int64_t)tokens * heads;
     for (int i = 0; i < tokens; i++) work += (int64_t)lengths[i] * heads * dim / 2;
     int64_t together = items / (8 * threads) + 1;  // one after the other by one thread, which can look ahead
-    crew().share((items + together - 1) / together, useful(threads, work), [&](int64_t chunk) {
+    thread_pool().parallel_for((items + together - 1) / together, useful_threads(threads, work), [&](int64_t chunk) {
         static thread_local std::vector<float> scores;
         if ((int)scores.size() < capacity) scores.resize(capacity);
         for (int64_t i = chunk * together; i < items && i < (chunk + 1) * together; i++) {
             int token = i / heads, head = i % heads;
             int64_t after = i + 1 < items ? i + 1 : i;
             attend(q + token * stride + head * dim, place(keys, rows[token], head, heads, capacity, dim),
-                   place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded, scores.data(),
-                   out + ((int64_t)token * heads + head) * dim,
+                   place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded,
+                   scores.data(), out + ((int64_t)token * heads + head) * dim,
                    place(keys, rows[after / heads], after % heads, heads, capacity, dim));
         }
     });

@@ -1,4 +1,4 @@
-// The decoder step's arithmetic on a CPU, as C functions (see ../native.py).
+// The decoder step's arithmetic on a CPU, as C functions (see ../cpu_ops.py).
 //
 // One rule holds everywhere: an output element is computed by one thread, in an order that depends on its own row's
 // data alone. So a row's bits do not depend on its neighbours, on its place, on how many rows run, or on the number of
@@ -13,8 +13,8 @@
 extern "C" {
 int lanes() { return LANES; }
 int tile_rows() { return ROWS; }
-void shuffle_chunks(uint64_t seed) { crew().shuffle(seed); }  // for tests: see crew.h
-int64_t helped_loops() { return crew().helped(); }
+void shuffle_chunks(uint64_t seed) { thread_pool().shuffle(seed); }  // for tests: see thread_pool.h
+int64_t helped_loops() { return thread_pool().helped_loops(); }
 const char* instruction_set() {
 #if defined(__AVX512BF16__)
     return "avx512_bf16";
@@ -26,42 +26,46 @@ const char* instruction_set() {
     return "portable";
 #endif
 }
-void pack_fp32(const float* w, int columns, int depth, float* packed, int threads) { pack_weights(w, columns, depth, packed, threads); }
-void pack_bf16(const float* w, int columns, int depth, bf16* packed, int threads) { pack_weights(w, columns, depth, packed, threads); }
-void linear_fp32(const float* x, int64_t x_stride, int rows, int depth, const float* w, int columns, float* y, void* packed, int activate,
-                 int threads) {
+void pack_fp32(const float* w, int columns, int depth, float* packed, int threads) {
+    pack_weights(w, columns, depth, packed, threads);
+}
+void pack_bf16(const float* w, int columns, int depth, bf16* packed, int threads) {
+    pack_weights(w, columns, depth, packed, threads);
+}
+void linear_fp32(const float* x, int64_t x_stride, int rows, int depth, const float* w, int columns, float* y,
+                 void* packed, int activate, int threads) {
     linear(x, x_stride, rows, depth, w, columns, (const float*)nullptr, y, (Pair<float>*)packed, activate, threads);
 }
-void linear_bf16(const float* x, int64_t x_stride, int rows, int depth, const bf16* w, int columns, float* y, void* packed, int activate,
-                 int threads) {
+void linear_bf16(const float* x, int64_t x_stride, int rows, int depth, const bf16* w, int columns, float* y,
+                 void* packed, int activate, int threads) {
     linear(x, x_stride, rows, depth, w, columns, (const float*)nullptr, y, (Pair<bf16>*)packed, activate, threads);
 }
-void convolve_fp32(const float* x, int64_t x_stride, int64_t rows, int depth, const float* w, int columns, const float* bias, float* y,
-                   void* packed) {
+void convolve_fp32(const float* x, int64_t x_stride, int64_t rows, int depth, const float* w, int columns,
+                   const float* bias, float* y, void* packed) {
     convolve(x, x_stride, rows, depth, w, columns, bias, y, (Pair<float>*)packed);
 }
 int convolve_rows() { return ROWS * GROUP; }
-void recur_fp32(int sequences, const int32_t* lengths, const float* const* gates, const float* w, int hidden, float* h, float* c,
-                float* const* out) {
+void recur_fp32(int sequences, const int32_t* lengths, const float* const* gates, const float* w, int hidden, float* h,
+                float* c, float* const* out) {
     recur(sequences, lengths, gates, w, hidden, h, c, out);
 }
-#define CACHE(name, C)                                                                                                                   \
-    void append_##name(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, C* keys, \
-                       C* values, int heads, int dim, int capacity, int threads) {                                                       \
-        append(k, v, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, threads);                                        \
-    }                                                                                                                                    \
-    void attention_##name(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys,        \
-                          const C* values, int heads, int dim, int capacity, float* out, int threads) {                                  \
-        attention(q, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, out, threads);                                   \
+#define CACHE(name, C)                                                                                                 \
+    void append_##name(const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows,                \
+                       const int32_t* lengths, C* keys, C* values, int heads, int dim, int capacity, int threads) {    \
+        append(k, v, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, threads);                      \
+    }                                                                                                                  \
+    void attention_##name(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths,     \
+                          const C* keys, const C* values, int heads, int dim, int capacity, float* out, int threads) { \
+        attention(q, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, out, threads);                 \
     }
 CACHE(fp32, float)
 CACHE(bf16, bf16)
-void norm_fp32(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width, float* y,
-               int threads) {
+void norm_fp32(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width,
+               float* y, int threads) {
     norm(x, delta, added, weight, bias, rows, width, y, threads);
 }
-void sample_fp32(const float* logits, const void* choices, int clips, const int32_t* steps, int codebooks, int size, int32_t* next,
-                 int threads) {
-    sample(logits, (const Choice*)choices, clips, steps, codebooks, size, next, threads);
+void sample_fp32(const float* logits, const void* choices, int clips, const int32_t* steps, int codebooks, int size,
+                 int32_t* next, int threads) {
+    sample(logits, (const SamplingParams*)choices, clips, steps, codebooks, size, next, threads);
 }
 }

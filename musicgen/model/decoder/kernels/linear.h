@@ -3,16 +3,17 @@
 
 #include <vector>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "vectors.h"
 
 namespace {
 
 // y[rows, COLUMNS] = start[COLUMNS] (null: y itself) + the product of pairs a[depth / 2, ROWS] and units
-// b[depth / 2, COLUMNS / LANES]; every element is one chain over depth. Meanwhile `step` bytes at a time are fetched from `ahead`: a share of the weights that come next, so that
-// memory works while the products do.
+// b[depth / 2, COLUMNS / LANES]; every element is one chain over depth. Meanwhile `step` bytes at a time are fetched
+// from `ahead`: a share of the weights that come next, so that memory works while the products do.
 template <int R, typename W>
-void tile(const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, const float* start, const char* ahead, int step) {
+void tile(const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, const float* start, const char* ahead,
+          int step) {
     Vec acc[R][2];
     for (int r = 0; r < R; r++)
         for (int c = 0; c < 2; c++) acc[r][c] = load((start ? start : y + r * stride) + c * LANES);
@@ -32,8 +33,10 @@ template <typename W, int R = ROWS>
 void tile_of(int rows, const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, const float* start,
              const char* ahead, int step) {
     if constexpr (R > 0) {
-        if (rows == R) tile<R>(a, b, depth, y, stride, start, ahead, step);
-        else tile_of<W, R - 1>(rows, a, b, depth, y, stride, start, ahead, step);
+        if (rows == R)
+            tile<R>(a, b, depth, y, stride, start, ahead, step);
+        else
+            tile_of<W, R - 1>(rows, a, b, depth, y, stride, start, ahead, step);
     }
 }
 
@@ -46,8 +49,10 @@ void pack(const float* x, int64_t stride, int first, int rows, int depth, bool a
         for (int k = 0; k < depth; k += LANES) {
             int width = depth - k < LANES ? depth - k : LANES;
             Vec lanes{};
-            if (width == LANES) lanes = load(row + k);
-            else std::memcpy(&lanes, row + k, width * sizeof(float));
+            if (width == LANES)
+                lanes = load(row + k);
+            else
+                std::memcpy(&lanes, row + k, width * sizeof(float));
             if (activate) lanes = gelu(lanes);
             Pair<W> pairs[LANES / 2];
             to_pairs(lanes, pairs);
@@ -58,47 +63,54 @@ void pack(const float* x, int64_t stride, int first, int rows, int depth, bool a
 
 // `bias` has whole panels of columns; null is none.
 template <typename W>
-void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weights, int columns, const float* bias, float* y,
-            Pair<W>* packed, bool activate, int threads) {
+void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weights, int columns, const float* bias,
+            float* y, Pair<W>* packed, bool activate, int threads) {
     static const float none[COLUMNS] = {};
     int blocks = (rows + ROWS - 1) / ROWS, panels = (columns + COLUMNS - 1) / COLUMNS;
     bool ragged = columns % COLUMNS;  // then the last panel's product goes through a buffer of its own
     std::vector<float> last(ragged ? (size_t)rows * COLUMNS : 0);
     // A chunk owns a block of ROWS rows of `packed`.
-    crew().share(blocks, useful(threads, (int64_t)rows * depth * (activate ? 8 : 2)), [&](int64_t i) {
-        pack<W>(x, x_stride, i * ROWS, rows, depth, activate, packed + i * ROWS * (depth / 2));
-    });
+    thread_pool().parallel_for(
+        blocks, useful_threads(threads, (int64_t)rows * depth * (activate ? 8 : 2)),
+        [&](int64_t i) { pack<W>(x, x_stride, i * ROWS, rows, depth, activate, packed + i * ROWS * (depth / 2)); });
     // A chunk owns a run of panels: their columns of y, in every row. The last panel's owner alone uses `last`.
     constexpr int TOGETHER = 4;  // panels: what is fetched ahead of one is wanted by the next
-    crew().share((panels + TOGETHER - 1) / TOGETHER, useful(threads, (int64_t)rows * depth * columns / 8), [&](int64_t chunk) {
-        for (int j = chunk * TOGETHER; j < panels && j < (chunk + 1) * TOGETHER; j++) {
-            bool buffered = ragged && j == panels - 1;
-            float* out = buffered ? last.data() : y + j * COLUMNS;
-            int64_t stride = buffered ? COLUMNS : columns;
-            for (int k = 0; k < depth; k += DEPTH) {
-                int deep = depth - k < DEPTH ? depth - k : DEPTH;
-                const W* b = weights + (int64_t)j * COLUMNS * depth + (int64_t)k * COLUMNS;
-                const char* next = (const char*)(b + (int64_t)deep * COLUMNS);
-                int step = 2 * COLUMNS * (int)sizeof(W) / blocks;  // bytes: a share of what a pair's turn reads
-                for (int i = 0; i < blocks; i++) {
-                    int live = rows - i * ROWS < ROWS ? rows - i * ROWS : ROWS;
-                    tile_of<W>(live, packed + ((int64_t)i * depth + k) / 2 * ROWS, b, deep, out + i * ROWS * stride, stride,
-                               k ? nullptr : bias ? bias + j * COLUMNS : none, next + (int64_t)i * step * (deep / 2), step);
-                }
-            }
-            if (buffered)
-                for (int r = 0; r < rows; r++)
-                    std::memcpy(y + (int64_t)r * columns + j * COLUMNS, out + r * stride, columns % COLUMNS * sizeof(float));
-        }
-    });
+    thread_pool().parallel_for((panels + TOGETHER - 1) / TOGETHER,
+                               useful_threads(threads, (int64_t)rows * depth * columns / 8), [&](int64_t chunk) {
+                                   for (int j = chunk * TOGETHER; j < panels && j < (chunk + 1) * TOGETHER; j++) {
+                                       bool buffered = ragged && j == panels - 1;
+                                       float* out = buffered ? last.data() : y + j * COLUMNS;
+                                       int64_t stride = buffered ? COLUMNS : columns;
+                                       for (int k = 0; k < depth; k += DEPTH) {
+                                           int deep = depth - k < DEPTH ? depth - k : DEPTH;
+                                           const W* b = weights + (int64_t)j * COLUMNS * depth + (int64_t)k * COLUMNS;
+                                           const char* next = (const char*)(b + (int64_t)deep * COLUMNS);
+                                           int step = 2 * COLUMNS * (int)sizeof(W) /
+                                                      blocks;  // bytes: a share of what one pair takes to read
+                                           for (int i = 0; i < blocks; i++) {
+                                               int live = rows - i * ROWS < ROWS ? rows - i * ROWS : ROWS;
+                                               tile_of<W>(live, packed + ((int64_t)i * depth + k) / 2 * ROWS, b, deep,
+                                                          out + i * ROWS * stride, stride,
+                                                          k      ? nullptr
+                                                          : bias ? bias + j * COLUMNS
+                                                                 : none,
+                                                          next + (int64_t)i * step * (deep / 2), step);
+                                           }
+                                       }
+                                       if (buffered)
+                                           for (int r = 0; r < rows; r++)
+                                               std::memcpy(y + (int64_t)r * columns + j * COLUMNS, out + r * stride,
+                                                           columns % COLUMNS * sizeof(float));
+                                   }
+                               });
 }
 
-// The same for many rows, which may overlap (x_stride < depth: the taps of a convolution), alone: so many rows at a time as the
-// second cache holds. `packed` has room for ROWS * GROUP of them.
+// The same for many rows, which may overlap (x_stride < depth: the taps of a convolution), alone: so many rows at a
+// time as the second cache holds. `packed` has room for ROWS * GROUP of them.
 constexpr int GROUP = 8;
 template <typename W>
-void convolve(const float* x, int64_t x_stride, int64_t rows, int depth, const W* weights, int columns, const float* bias, float* y,
-              Pair<W>* packed) {
+void convolve(const float* x, int64_t x_stride, int64_t rows, int depth, const W* weights, int columns,
+              const float* bias, float* y, Pair<W>* packed) {
     for (int64_t i = 0; i < rows; i += ROWS * GROUP) {
         int some = rows - i < ROWS * GROUP ? (int)(rows - i) : ROWS * GROUP;
         linear(x + i * x_stride, x_stride, some, depth, weights, columns, bias, y + i * columns, packed, false, 1);
@@ -108,12 +120,13 @@ void convolve(const float* x, int64_t x_stride, int64_t rows, int depth, const W
 // A chunk owns a panel of `packed`.
 template <typename W>
 void pack_weights(const float* w, int columns, int depth, W* packed, int threads) {
-    crew().share((columns + COLUMNS - 1) / COLUMNS, threads, [&](int64_t j) {
+    thread_pool().parallel_for((columns + COLUMNS - 1) / COLUMNS, threads, [&](int64_t j) {
         W* panel = packed + j * COLUMNS * depth;
         int width = columns - j * COLUMNS < COLUMNS ? columns - j * COLUMNS : COLUMNS;
         for (int n = 0; n < width; n++) {
             const float* column = w + (j * COLUMNS + n) * depth;
-            for (int k = 0; k < depth; k++) put(panel + n / LANES * UNIT + k / 2 * 2 * UNIT + within<W>(k % 2, n % LANES), column[k]);
+            for (int k = 0; k < depth; k++)
+                put(panel + n / LANES * UNIT + k / 2 * 2 * UNIT + within<W>(k % 2, n % LANES), column[k]);
         }
     });
 }

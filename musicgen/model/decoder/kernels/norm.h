@@ -1,15 +1,15 @@
 // Layer norm, with the residual sum that comes before it.
 #pragma once
 
-
-#include "crew.h"
+#include "thread_pool.h"
 #include "vectors.h"
 
 namespace {
 
 // x += delta for the first `added` rows; y = layer norm of x (eps 1e-5). A chunk owns a row of x and of y.
-void norm(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width, float* y, int threads) {
-    crew().share(rows, useful(threads, (int64_t)rows * width * 4), [&](int64_t r) {
+void norm(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width,
+          float* y, int threads) {
+    thread_pool().parallel_for(rows, useful_threads(threads, (int64_t)rows * width * 4), [&](int64_t r) {
         float *xr = x + r * width, *yr = y + r * width;
         if (r < added)
             for (int i = 0; i < width; i++) xr[i] += delta[r * width + i];

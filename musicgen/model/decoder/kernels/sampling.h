@@ -1,4 +1,4 @@
-// Guidance, temperature, top-p or top-k, and the draw: as in engine/sampling.py and engine/random.py.
+// Guidance, temperature, top-p or top-k, and the draw: as in engine/sampling.py and engine/philox.py.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "vectors.h"
 
 namespace {
@@ -22,7 +22,7 @@ inline void philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t 
     out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-struct Choice {  // of one clip: everything but the logits that its next codes follow from
+struct SamplingParams {         // of one clip: everything but the logits that its next codes follow from
     int32_t cond, other, null;  // rows of the logits; all the same: no guidance
     float scale, beta, temperature, top_p;
     int32_t top_k, window;
@@ -30,7 +30,7 @@ struct Choice {  // of one clip: everything but the logits that its next codes f
 };
 
 // The least logit that top-p (else top-k) keeps.
-float threshold(const float* logits, int size, const Choice& c, std::vector<float>& sorted) {
+float least_kept_logit(const float* logits, int size, const SamplingParams& c, std::vector<float>& sorted) {
     if (c.top_p <= 0 && (c.top_k <= 0 || c.top_k >= size)) return -INFINITY;
     sorted.assign(logits, logits + size);
     if (c.top_p <= 0) {
@@ -48,14 +48,15 @@ float threshold(const float* logits, int size, const Choice& c, std::vector<floa
     return sorted[last];
 }
 
-int32_t draw(const float* logits, int size, const Choice& c, int step, int codebook, std::vector<float>& sorted) {
+int32_t draw(const float* logits, int size, const SamplingParams& c, int step, int codebook,
+             std::vector<float>& sorted) {
     int best = 0;
     if (c.temperature <= 0) {
         for (int i = 1; i < size; i++)
             if (logits[i] > logits[best]) best = i;
         return best;
     }
-    float least = threshold(logits, size, c, sorted);
+    float least = least_kept_logit(logits, size, c, sorted);
     double top = -INFINITY;
     for (int group = 0; group < size; group += 4) {
         uint32_t words[4];
@@ -73,27 +74,28 @@ int32_t draw(const float* logits, int size, const Choice& c, int step, int codeb
 
 // next[clip, codebook] where it is -1: drawn from logits [rows, codebooks, size]; `size` where they are not finite (see
 // engine/sampling.py): a sort of such numbers is undefined. A chunk owns one element of `next`.
-void sample(const float* logits, const Choice* choices, int clips, const int32_t* steps, int codebooks, int size, int32_t* next,
-            int threads) {
-    crew().share(clips * codebooks, useful(threads, (int64_t)clips * codebooks * size * 4), [&](int64_t i) {
-        if (next[i] >= 0) return;
-        static thread_local std::vector<float> mixed, sorted;
-        mixed.resize(size);
-        int clip = i / codebooks, codebook = i % codebooks;
-        const Choice& c = choices[clip];
-        const float* cond = logits + ((int64_t)c.cond * codebooks + codebook) * size;
-        const float* other = logits + ((int64_t)c.other * codebooks + codebook) * size;
-        const float* null = logits + ((int64_t)c.null * codebooks + codebook) * size;
-        bool finite = true;
-        for (int v = 0; v < size; v++) {
-            float x = cond[v];
-            if (c.other != c.cond) x = other[v] + (x - other[v]) * c.beta;
-            if (c.null != c.cond) x = null[v] + (x - null[v]) * c.scale;
-            finite &= std::fabs(x) <= FLT_MAX;
-            mixed[v] = c.temperature > 0 ? x / c.temperature : x;
-        }
-        next[i] = finite ? draw(mixed.data(), size, c, steps[clip], codebook, sorted) : size;
-    });
+void sample(const float* logits, const SamplingParams* choices, int clips, const int32_t* steps, int codebooks,
+            int size, int32_t* next, int threads) {
+    thread_pool().parallel_for(clips * codebooks, useful_threads(threads, (int64_t)clips * codebooks * size * 4),
+                               [&](int64_t i) {
+                                   if (next[i] >= 0) return;
+                                   static thread_local std::vector<float> mixed, sorted;
+                                   mixed.resize(size);
+                                   int clip = i / codebooks, codebook = i % codebooks;
+                                   const SamplingParams& c = choices[clip];
+                                   const float* cond = logits + ((int64_t)c.cond * codebooks + codebook) * size;
+                                   const float* other = logits + ((int64_t)c.other * codebooks + codebook) * size;
+                                   const float* null = logits + ((int64_t)c.null * codebooks + codebook) * size;
+                                   bool finite = true;
+                                   for (int v = 0; v < size; v++) {
+                                       float x = cond[v];
+                                       if (c.other != c.cond) x = other[v] + (x - other[v]) * c.beta;
+                                       if (c.null != c.cond) x = null[v] + (x - null[v]) * c.scale;
+                                       finite &= std::fabs(x) <= FLT_MAX;
+                                       mixed[v] = c.temperature > 0 ? x / c.temperature : x;
+                                   }
+                                   next[i] = finite ? draw(mixed.data(), size, c, steps[clip], codebook, sorted) : size;
+                               });
 }
 
 }  // namespace

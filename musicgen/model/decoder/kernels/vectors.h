@@ -13,14 +13,14 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int LANES = 16, ROWS = 12;  // 32 registers: 12 x 2 accumulators
 #elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6;    // 16 registers: 6 x 2 accumulators
+constexpr int LANES = 8, ROWS = 6;  // 16 registers: 6 x 2 accumulators
 #else
 constexpr int LANES = 4, ROWS = 4;
 #endif
-constexpr int UNIT = 2 * LANES;       // numbers that multiply a pair, see below
-constexpr int COLUMNS = 2 * LANES;    // of a packed panel of weights
-constexpr int DEPTH = 256;            // of a block of the reduction: half of the first cache for the panel
-constexpr int LINE = 64;              // bytes
+constexpr int UNIT = 2 * LANES;     // numbers that multiply a pair, see below
+constexpr int COLUMNS = 2 * LANES;  // of a packed panel of weights
+constexpr int DEPTH = 256;          // of a block of the reduction: half of the first cache for the panel
+constexpr int LINE = 64;            // bytes
 
 typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t VecInt __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -31,29 +31,43 @@ inline Vec splat(float x) { return x - Vec{}; }
 inline Vec load(const float* p) { return *(const Vec*)p; }
 inline void store(float* p, Vec v) { *(Vec*)p = v; }
 inline Vec select(VecInt mask, Vec a, Vec b) { return (Vec)((mask & (VecInt)a) | (~mask & (VecInt)b)); }
-inline float sum(Vec v) { float s = 0; for (int i = 0; i < LANES; i++) s += v[i]; return s; }
+inline float sum(Vec v) {
+    float s = 0;
+    for (int i = 0; i < LANES; i++) s += v[i];
+    return s;
+}
 
 // To bf16, in the low half: to the nearest, ties to even. Of numbers or of vectors.
 template <typename Bits>
-inline Bits to_nearest(Bits u) { return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16; }
+inline Bits to_nearest(Bits u) {
+    return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+}
 inline VecBits rounded(Vec x) { return to_nearest((VecBits)x); }
 
 inline void put(float* p, float x) { *p = x; }
 inline void put(bf16* p, float x) {
-    uint32_t u; std::memcpy(&u, &x, 4);
+    uint32_t u;
+    std::memcpy(&u, &x, 4);
     *p = (bf16)to_nearest(u);
 }
 
-// Products go by pairs: of two neighbours in the sum, since that is what the processor multiplies at once in bf16. What is
-// read from memory (weights, keys, values) lies in units: LANES first factors and LANES second ones. In bf16 they alternate.
+// Products go by pairs: of two neighbours in the sum, since that is what the processor multiplies at once in bf16. What
+// is read from memory (weights, keys, values) lies in units: LANES first factors and LANES second ones. In bf16 they
+// alternate.
 template <typename W>
-constexpr int within(int second, int lane) { return sizeof(W) == 2 ? 2 * lane + second : second * LANES + lane; }
+constexpr int within(int second, int lane) {
+    return sizeof(W) == 2 ? 2 * lane + second : second * LANES + lane;
+}
 
 template <typename W>
-struct Pair { float first, second; };
+struct Pair {
+    float first, second;
+};
 
 template <typename W>
-inline void to_pairs(Vec x, Pair<W>* pairs) { std::memcpy(pairs, &x, sizeof(Vec)); }
+inline void to_pairs(Vec x, Pair<W>* pairs) {
+    std::memcpy(pairs, &x, sizeof(Vec));
+}
 
 // sum += pair.first * unit's first + pair.second * unit's second, in every lane.
 inline Vec add_product(Vec sum, Pair<float> x, const float* unit) {
@@ -63,10 +77,14 @@ inline Vec add_product(Vec sum, Pair<float> x, const float* unit) {
 
 #if defined(__AVX512BF16__)
 template <>
-struct Pair<bf16> { int32_t bits; };  // rounded to bf16, the first one below
+struct Pair<bf16> {
+    int32_t bits;
+};  // rounded to bf16, the first one below
 
 template <>
-inline void to_pairs(Vec x, Pair<bf16>* pairs) { _mm256_storeu_si256((__m256i*)pairs, (__m256i)_mm512_cvtneps_pbh((__m512)x)); }
+inline void to_pairs(Vec x, Pair<bf16>* pairs) {
+    _mm256_storeu_si256((__m256i*)pairs, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+}
 
 inline Vec add_product(Vec sum, Pair<bf16> x, const bf16* unit) {
     return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x.bits), (__m512bh)_mm512_loadu_si512(unit));
@@ -83,7 +101,8 @@ inline Vec add_product(Vec sum, Pair<bf16> x, const bf16* unit) {
 inline Vec exp_(Vec x) {
     VecInt live = x > splat(-87.0f);
     x = select(live, x, splat(-87.0f));
-    VecInt n = __builtin_convertvector(x * 1.44269504088896341f - 0.5f, VecInt);  // x <= 0: truncation rounds to nearest
+    VecInt n =
+        __builtin_convertvector(x * 1.44269504088896341f - 0.5f, VecInt);  // x <= 0: truncation rounds to nearest
     Vec f = __builtin_convertvector(n, Vec);
     Vec r = x - f * 0.693359375f - f * -2.12194440e-4f;
     Vec p = splat(1.9875691500e-4f);

@@ -1,6 +1,6 @@
-// A few threads that share loops. Not OpenMP: there every loop ends with a barrier that all threads must reach, and on a
-// busy machine one that has lost its core holds up hundreds of loops a step. Here a loop is done when its chunks are done;
-// a thread that comes late finds nothing left, and nobody waits for it.
+// A few threads that share loops. Not OpenMP: there every loop ends with a barrier that all threads must reach, and on
+// a busy machine one that has lost its core holds up hundreds of loops a step. Here a loop is done when its chunks are
+// done; a thread that comes late finds nothing left, and nobody waits for it.
 #pragma once
 
 #include <algorithm>
@@ -21,77 +21,81 @@
 
 namespace {
 
-class Crew {
+class ThreadPool {
 public:
     // body(chunk) for every chunk in [0, chunks), by the caller and at most `threads` - 1 others, in no promised order.
     //
-    // So what one chunk writes, no other chunk may write or read. "Writes" includes words that are read, changed in part and
-    // written back. Each loop says in a comment what one of its chunks owns.
+    // So what one chunk writes, no other chunk may write or read. "Writes" includes words that are read, changed in
+    // part and written back. Each loop says in a comment what one of its chunks owns.
     template <typename Body>
-    void share(int64_t chunks, int threads, const Body& body) {
+    void parallel_for(int64_t chunks, int threads, const Body& body) {
         std::vector<int64_t> shuffled;
         if (uint64_t seed = seed_) shuffled = permutation(chunks, seed);
         const int64_t* order = shuffled.empty() ? nullptr : shuffled.data();
-        std::unique_lock<std::mutex> turn(turn_, std::defer_lock);
-        if (threads < 2 || chunks < 2 || chunks > 0xfffff || !turn.try_lock()) {  // another caller has the crew: go alone
+        std::unique_lock<std::mutex> ownership(loop_owner_, std::defer_lock);
+        if (threads < 2 || chunks < 2 || chunks > 0xfffff ||
+            !ownership.try_lock()) {  // another caller has the threads: go alone
             for (int64_t i = 0; i < chunks; i++) body(order ? order[i] : i);
             return;
         }
-        hire(threads - 1);
+        start_threads(threads - 1);
         run_ = [](const void* body, int64_t chunk) { (*(const Body*)body)(chunk); };
         body_ = &body;
         order_ = order;
         helpers_ = threads - 1;
-        expected_ = (int)std::min<int64_t>(chunks, std::min(threads - 1, hired_) + 1);
-        met_ = 0;
+        expected_ = (int)std::min<int64_t>(chunks, std::min(threads - 1, started_) + 1);
+        arrived_ = 0;
         done_ = 0;
         claim_ = ((claim_ >> 40) + 1) << 40 | (uint64_t)chunks << 20;  // publishes the loop
         if (asleep_ > 0) {
-            { std::lock_guard<std::mutex> hold(sleep_); }
+            {
+                std::lock_guard<std::mutex> hold(sleep_);
+            }
             wake_.notify_all();
         }
-        take(false);
+        run_chunks(false);
         for (int tries = 0; done_ < chunks; tries++) pause(tries);
     }
 
-    // For tests. With a seed other than 0, the chunks of every loop come in an order that is drawn from it, and no thread begins
-    // its first chunk before as many threads as the loop has use for hold one.
+    // For tests. With a seed other than 0, the chunks of every loop come in an order that is drawn from it, and no
+    // thread begins its first chunk before as many threads as the loop has use for hold one.
     void shuffle(uint64_t seed) { seed_ = seed; }
 
     // For tests: how often a thread other than the caller has worked on a loop.
-    int64_t helped() const { return helped_; }
+    int64_t helped_loops() const { return helped_loops_; }
 
 private:
     typedef void (*Run)(const void*, int64_t);
 
-    std::mutex turn_, sleep_;
+    std::mutex loop_owner_, sleep_;
     std::condition_variable wake_;
-    int hired_ = 0;         // threads that were started; changed in turn_
-    bool refused_ = false;  // the system gives no more of them
+    int started_ = 0;         // threads that were started; changed under loop_owner_
+    bool exhausted_ = false;  // the system gives no more of them
     std::atomic<uint64_t> seed_{0};
-    std::atomic<int64_t> helped_{0};
-    // The loop at hand. claim_ holds its number (24 bits), its chunks (20) and the next chunk to be claimed (20). The rest
-    // is only believed by a thread whose claim succeeds: then the loop is not done, and its fields stand until it is.
+    std::atomic<int64_t> helped_loops_{0};
+    // The loop at hand. claim_ holds its number (24 bits), its chunks (20) and the next chunk to be claimed (20). The
+    // rest is only believed by a thread whose claim succeeds: then the loop is not done, and its fields stand until it
+    // is.
     std::atomic<uint64_t> claim_{0};
     std::atomic<Run> run_{nullptr};
     std::atomic<const void*> body_{nullptr};
     std::atomic<const int64_t*> order_{nullptr};  // null: as they are numbered
     std::atomic<int64_t> done_{0};
-    std::atomic<int> helpers_{0}, asleep_{0}, expected_{0}, met_{0};
+    std::atomic<int> helpers_{0}, asleep_{0}, expected_{0}, arrived_{0};
 
     // As many threads as the system gives. Fewer than were asked for make a loop slower, and change nothing else.
-    void hire(int threads) {
-        while (hired_ < threads && !refused_) {
+    void start_threads(int threads) {
+        while (started_ < threads && !exhausted_) {
             try {
-                std::thread(&Crew::work, this, hired_).detach();
-                hired_++;
+                std::thread(&ThreadPool::run_worker, this, started_).detach();
+                started_++;
             } catch (const std::system_error&) {
-                refused_ = true;
+                exhausted_ = true;
             }
         }
     }
 
-    void take(bool helper) {
+    void run_chunks(bool helper) {
         uint64_t claim = claim_, joined = UINT64_MAX;
         while (true) {
             Run run = run_;
@@ -105,8 +109,8 @@ private:
             } else if (claim_.compare_exchange_weak(claim, claim + 1)) {
                 if (claim >> 40 != joined) {  // the first chunk of this loop
                     joined = claim >> 40;
-                    if (helper) helped_++;
-                    if (order) meet();
+                    if (helper) helped_loops_++;
+                    if (order) wait_for_threads();
                 }
                 run(body, order ? order[chunk] : chunk);
                 done_++;
@@ -115,13 +119,13 @@ private:
         }
     }
 
-    void work(int number) {
+    void run_worker(int number) {
         uint64_t seen = 0;
         for (int tries = 0;; tries++) {
             uint64_t loop = claim_ >> 40;
             if (loop != seen) {
                 seen = loop;
-                if (number < helpers_) take(true);
+                if (number < helpers_) run_chunks(true);
                 tries = 0;
             } else if (tries < 20000) {
                 pause(tries);
@@ -136,10 +140,10 @@ private:
 
     // For tests: wait until the threads that this loop has use for are there, or for ten seconds. The loop is not done
     // meanwhile, since the caller of this has a chunk of it.
-    void meet() {
-        met_++;
+    void wait_for_threads() {
+        arrived_++;
         auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-        while (met_ < expected_ && std::chrono::steady_clock::now() < limit) sched_yield();
+        while (arrived_ < expected_ && std::chrono::steady_clock::now() < limit) sched_yield();
     }
 
     static std::vector<int64_t> permutation(int64_t chunks, uint64_t seed) {
@@ -153,19 +157,20 @@ private:
     static void pause(int tries) {
         if (tries > 500 && tries % 16 == 0) sched_yield();
 #if defined(__x86_64__)
-        else _mm_pause();
+        else
+            _mm_pause();
 #endif
     }
 };
 
 // Never destroyed: its threads may outlive everything.
-inline Crew& crew() {
-    static Crew* one = new Crew;
+inline ThreadPool& thread_pool() {
+    static ThreadPool* one = new ThreadPool;
     return *one;
 }
 
 // Threads worth waking for this many elementary operations.
-inline int useful(int threads, int64_t work) {
+inline int useful_threads(int threads, int64_t work) {
     int64_t most = work / 100000 + 1;
     return most < threads ? (int)most : threads;
 }
