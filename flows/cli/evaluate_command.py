@@ -35,8 +35,7 @@ def evaluate(
     with handle_errors(verbose):
         from musicgen import MusicGen
         from musicgen.errors import JobError
-        from musicgen.evaluation import evaluate_model
-        from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
+        from musicgen.evaluation import JUDGE_MODULES, evaluate_model, require_extras
 
         if clips < 2:
             raise JobError(

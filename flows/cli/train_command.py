@@ -71,8 +71,7 @@ def _judges(recipe: "Recipe") -> "CheckpointMeasure | None":
     """What the ablation measures by ear: of the corpus that the project composes, whose labels the judges need."""
     if recipe.data is not None:
         return None
-    from musicgen.evaluation import make_ablation_measure
-    from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
+    from musicgen.evaluation import JUDGE_MODULES, make_ablation_measure, require_extras
 
     require_extras(*JUDGE_MODULES)  # before hours of training
     return make_ablation_measure(recipe.folder / "corpus")

@@ -8,7 +8,17 @@ measures with the bounds in `bounds.py`.
 from musicgen.evaluation.ablation_measures import make_ablation_measure
 from musicgen.evaluation.evaluation import evaluate_model
 from musicgen.evaluation.evaluation_report import EvaluationReport
+from musicgen.evaluation.extras import JUDGE_MODULES, require_extras
 from musicgen.evaluation.measures import Measures, measure_model
 from musicgen.evaluation.reference import Reference
 
-__all__ = ["EvaluationReport", "Measures", "Reference", "evaluate_model", "make_ablation_measure", "measure_model"]
+__all__ = [
+    "JUDGE_MODULES",
+    "EvaluationReport",
+    "Measures",
+    "Reference",
+    "evaluate_model",
+    "make_ablation_measure",
+    "measure_model",
+    "require_extras",
+]
