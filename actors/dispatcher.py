@@ -1,9 +1,9 @@
-"""Who makes which shard, and what follows when that goes wrong: a state machine without Ray, threads or a clock.
+"""Decides which actor makes which shard, and what follows from failures: no Ray, no threads, no clock.
 
-The pool tells it what happened (`ready`, `heard`, `done`, `failed`, `died`) and does what `decide` returns. It holds
-counters and shard numbers only. Laws (tests/actors/test_dispatcher.py): every shard is settled once; no actor holds
-more than `in_flight` works; a shard under suspicion is alone in its actor, so that its next crash is its own; a row
-that ends its process is found by bisection and everything beside it is made.
+The pool reports events (`on_ready`, `on_heartbeat`, `on_finished`, `on_failed`, `on_died`) and does what `decide`
+returns. The state is counters and shard numbers only. Laws (tests/actors/test_dispatcher.py): every shard is settled
+once; no actor holds more than `attempts_per_actor` attempts; a suspected shard is alone in its actor, so that the next
+crash is known to be its own; a row that ends its process is found by bisection, and all rows beside it are made.
 """
 
 import math
@@ -11,315 +11,243 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from actors.messages import ActorsFailed, Condemned, Death, Work
+from actors.actions import Action, AssignAttempt, KillActor, StartActor, StopActor
+from actors.fault_limits import FaultLimits
+from actors.messages import ActorsFailed, DeathCause, ShardAttempt
+from actors.shard_history import ShardHistory
 from musicgen.errors import ErrorClass
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When to give up on what."""
-
-    in_flight: int = 2  # works in an actor's hands: the next shard is there when one ends
-    errors: int = 4  # of a shard whose actor survives (storage faults)
-    crashes: int = 2  # of a shard before it is bisected
-    bisections: int = 2  # of a shard before it is given up
-    init_failures: int = 3  # one after another, while no actor works
-    given_up: int = 3  # shards one after another, with none made between
-    init_s: float = 3600.0  # a hub download of the largest checkpoint on a slow line
-    silence_s: float = 60.0
-    stall_s: float = 900.0
-    backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start an actor process under this number."""
-
-    actor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Hand a work to an actor."""
-
-    actor: int
-    work: Work
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End an actor that does not answer or cannot go on. Its works are already taken back."""
-
-    actor: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Release an idle actor that nobody needs any more."""
-
-    actor: int
-
-
-Action = Start | Assign | Kill | Stop
-
-
 @dataclass(slots=True)
-class _Actor:
+class _ActorState:
     started_at: float
-    heard_at: float
+    heartbeat_at: float
     ready: bool = False
-    alone: bool = False  # what it holds is under suspicion
-    works: list[Work] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Case:
-    """The record of a shard that has not gone smoothly."""
-
-    attempts: int = 0
-    errors: int = 0
-    crashes: int = 0
-    bisections: int = 0
-    not_before: float = -math.inf
-    verdict: ErrorClass = "crash"
-    reason: str = ""
-    trials: list[tuple[int, int]] = field(default_factory=list)  # ranges still to be tried, the next one last
-    condemned: list[Condemned] = field(default_factory=list)
+    isolated: bool = False  # the shard that it holds is suspected, so it gets no second one
+    attempts: list[ShardAttempt] = field(default_factory=list)
 
 
 class Dispatcher:
-    """Keeps `min_actors` to `max_actors` actors in shards until every shard is done or given up.
+    """Gives shards to `min_actors` to `max_actors` actors until every shard is done or given up.
 
-    `rows(shard)` says how many rows a shard has; it is asked only when one has to be bisected.
-    Raises `ActorsFailed` from `decide` when going on is pointless.
+    `count_rows(shard)` returns how many rows a shard has; it is called only when a shard has to be bisected.
     """
 
     def __init__(
         self,
         shards: Iterable[int],
-        rows: Callable[[int], int],
+        count_rows: Callable[[int], int],
+        limits: FaultLimits,
         min_actors: int = 1,
         max_actors: int = 1,
-        limits: Limits | None = None,
     ):
-        self.limits = limits or Limits()
-        self.done: int = 0
+        self.limits = limits
+        self.shards_done: int = 0
         self.crashes: int = 0
         self.preemptions: int = 0
-        self.given_up: dict[int, str] = {}
-        self._rows = rows
-        self._min, self._max = max(1, min_actors), max(1, min_actors, max_actors)
-        self._fresh: deque[int] = deque(shards)
-        self._again: list[int] = []  # tried before and waiting to be tried again
-        self._cases: dict[int, _Case] = {}
-        self._actors: dict[int, _Actor] = {}
+        self.given_up: dict[int, str] = {}  # shard -> reason
+        self._count_rows = count_rows
+        self._min_actors, self._max_actors = max(1, min_actors), max(1, min_actors, max_actors)
+        self._untried: deque[int] = deque(shards)
+        self._retries: list[int] = []  # shards tried before, in the order of their next attempt
+        self._histories: dict[int, ShardHistory] = {}
+        self._actors: dict[int, _ActorState] = {}
         self._next_actor = 0
-        self._init_failures = 0
-        self._init_reason = ""
-        self._start_not_before = -math.inf
+        self._failed_starts = 0
+        self._first_start_error = ""
+        self._next_start_at = -math.inf
         self._given_up_in_a_row = 0
 
     @property
     def finished(self) -> bool:
-        """Every shard is done or given up."""
-        return not (self._fresh or self._again or any(actor.works for actor in self._actors.values()))
+        """Whether every shard is done or given up."""
+        return not (self._untried or self._retries or any(actor.attempts for actor in self._actors.values()))
 
     @property
-    def actors(self) -> int:
-        """Actors that are ready."""
+    def ready_actors(self) -> int:
+        """How many actors are ready."""
         return sum(actor.ready for actor in self._actors.values())
 
-    # What happened
+    # ------------------------------------------------------------ events
 
-    def ready(self, actor: int, now: float) -> None:
-        """The actor has its weights and takes work."""
+    def on_ready(self, actor: int, now: float) -> None:
+        """Record that the actor has loaded its model and can take shards."""
         if actor in self._actors:
             self._actors[actor].ready = True
-            self._init_failures = 0
-            self.heard(actor, now)
+            self._failed_starts = 0
+            self.on_heartbeat(actor, now)
 
-    def heard(self, actor: int, now: float, stalled_s: float = 0.0) -> None:
-        """The actor gave a sign of life. One whose generation thread stands still is as good as silent."""
-        if actor in self._actors and stalled_s < self.limits.stall_s:
-            self._actors[actor].heard_at = now
-        elif actor in self._actors:
-            self._actors[actor].heard_at = -math.inf
+    def on_heartbeat(self, actor: int, now: float, stalled_s: float = 0.0) -> None:
+        """Record a heartbeat. An actor whose generation thread has stalled is treated like a silent one."""
+        if actor in self._actors:
+            stalled = stalled_s >= self.limits.stall_timeout_s
+            self._actors[actor].heartbeat_at = -math.inf if stalled else now
 
-    def finish(self, actor: int, work: Work, now: float) -> bool:
-        """The attempt came to its end. True if that settles the shard; a late word of a lost actor does not count."""
-        if not self._take_back(actor, work):
+    def on_finished(self, actor: int, attempt: ShardAttempt, now: float) -> bool:
+        """Record that the attempt has ended well. Returns True if that settles the shard.
+
+        A late report of an attempt that was taken back from the actor does not count.
+        """
+        if not self._take_back(actor, attempt):
             return False
-        self.heard(actor, now)
-        if work.trial:
-            self._again.insert(0, work.shard)  # that range is cleared; on with the next one
+        self.on_heartbeat(actor, now)
+        if attempt.is_trial:
+            self._retries.insert(0, attempt.shard)  # this range is harmless; the next one is tried
             return False
-        self.done += 1
+        self.shards_done += 1
         self._given_up_in_a_row = 0
-        self._cases.pop(work.shard, None)
+        self._histories.pop(attempt.shard, None)
         return True
 
-    def failed(self, actor: int, work: Work, reason: str, now: float) -> None:
-        """The attempt failed and the actor lives (a storage fault)."""
-        if not self._take_back(actor, work):
+    def on_failed(self, actor: int, attempt: ShardAttempt, reason: str, now: float) -> None:
+        """Record that the attempt failed while its actor lives on (a storage fault)."""
+        if not self._take_back(actor, attempt):
             return
-        case = self._case(work.shard)
-        case.errors += 1
-        if work.rows is not None:
-            case.trials.append(work.rows)
-        if case.errors >= self.limits.errors:
-            self._give_up(work.shard, reason)
+        history = self._history_of(attempt.shard)
+        history.storage_errors += 1
+        history.repeat(attempt)
+        if history.storage_errors >= self.limits.storage_errors:
+            self._give_up(attempt.shard, reason)
             return
-        case.not_before = now + self._backoff(case.errors)
-        self._again.append(work.shard)
+        history.retry_at = now + self._backoff_after(history.storage_errors)
+        self._retries.append(attempt.shard)
 
-    def died(self, actor: int, death: Death, reason: str, now: float) -> None:
-        """The actor is gone. Preemptions are free; before it was ready it counts as a failed start."""
+    def on_died(self, actor: int, cause: DeathCause, reason: str, now: float) -> None:
+        """Record that the actor is gone.
+
+        A preemption is charged to nobody. Before the actor was ready, its end counts as a failed start.
+        """
         lost = self._actors.pop(actor, None)
         if lost is None:
             return
-        if death == "preempted":
+        if cause == "preempted":
             self.preemptions += 1
         elif not lost.ready:
-            self._init_failures += 1
-            self._init_reason = self._init_reason or reason
-            self._start_not_before = now + self._backoff(self._init_failures)
+            self._failed_starts += 1
+            self._first_start_error = self._first_start_error or reason
+            self._next_start_at = now + self._backoff_after(self._failed_starts)
         else:
             self.crashes += 1
-        for work in lost.works:
-            if death == "preempted":
-                self._put_back(work)
+        for attempt in lost.attempts:
+            if cause == "preempted":
+                self._history_of(attempt.shard).repeat(attempt)
+                self._retries.insert(0, attempt.shard)
             else:
-                self._crashed(work, "generation" if death == "engine" else "crash", reason)
+                self._record_crash(attempt, "generation" if cause == "engine" else "crash", reason)
 
-    # What to do
+    # ------------------------------------------------------------ decisions
 
     def decide(self, now: float) -> list[Action]:
-        """What the pool must do now. Call it again after every event and every fraction of a second."""
+        """Return what the pool has to do now. Call it after every event, and every fraction of a second.
+
+        Raises `ActorsFailed` if the run cannot go on.
+        """
         actions: list[Action] = []
         for number, actor in list(self._actors.items()):
-            patience = self.limits.silence_s if actor.ready else self.limits.init_s
-            if now - (actor.heard_at if actor.ready else actor.started_at) > patience:
-                what = "gave no sign of life" if actor.ready else "was not ready"
-                reason = (
-                    f"the actor {what} for {patience:.0f} s" if actor.heard_at > -math.inf else "generation stood still"
-                )
-                actions.append(Kill(number, reason))
-                self.died(number, "silent", reason, now)
-        self._check()
-        actions += self._assign(now)
-        actions += self._resize(now)
+            timeout_s = self.limits.heartbeat_timeout_s if actor.ready else self.limits.start_timeout_s
+            if now - (actor.heartbeat_at if actor.ready else actor.started_at) > timeout_s:
+                if actor.heartbeat_at == -math.inf:
+                    reason = "generation stood still"
+                else:
+                    omission = "gave no sign of life" if actor.ready else "was not ready"
+                    reason = f"the actor {omission} for {timeout_s:.0f} s"
+                actions.append(KillActor(number, reason))
+                self.on_died(number, "silent", reason, now)
+        self._check_limits()
+        actions += self._assign_shards(now)
+        actions += self._adjust_actors(now)
         return actions
 
-    def _check(self) -> None:
-        if self._init_failures >= max(self.limits.init_failures, self._min) and not self.actors:
+    def _check_limits(self) -> None:
+        if self._failed_starts >= max(self.limits.failed_starts, self._min_actors) and not self.ready_actors:
             raise ActorsFailed(
-                f"no generator actor could start ({self._init_failures} attempts). The first reason: "
-                f"{self._init_reason}"
+                f"no generator actor could start ({self._failed_starts} attempts). The first reason: "
+                f"{self._first_start_error}"
             )
-        if self._given_up_in_a_row >= self.limits.given_up:
+        if self._given_up_in_a_row >= self.limits.given_up_shards:
             shard, reason = next(reversed(self.given_up.items()))
             raise ActorsFailed(
                 f"{self._given_up_in_a_row} shards failed one after another. The last, shard {shard}: {reason}"
             )
 
-    def _assign(self, now: float) -> list[Action]:
+    def _assign_shards(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        # Round by round, so that the last shards of a run spread over all actors.
-        for depth in range(self.limits.in_flight):
+        # Every actor gets its first shard before any gets a second, so that a run's last shards spread over all actors.
+        for held in range(self.limits.attempts_per_actor):
             for number, actor in self._actors.items():
-                if not actor.ready or actor.alone or len(actor.works) != depth:
+                if not actor.ready or actor.isolated or len(actor.attempts) != held:
                     continue
-                if (shard := self._due(now, suspects=depth == 0)) is not None:
-                    actor.alone = self._cases[shard].crashes > 0
-                    actions.append(self._hand(number, shard))
-                elif self._fresh:
-                    actions.append(self._hand(number, self._fresh.popleft()))
+                if (shard := self._take_due_retry(now, with_suspects=held == 0)) is not None:
+                    actor.isolated = self._histories[shard].crashes > 0
+                    actions.append(self._assign_shard(number, shard))
+                elif self._untried:
+                    actions.append(self._assign_shard(number, self._untried.popleft()))
         return actions
 
-    def _due(self, now: float, suspects: bool) -> int | None:
-        for index, shard in enumerate(self._again):
-            case = self._cases[shard]
-            if case.not_before <= now and (suspects or not case.crashes):
-                return self._again.pop(index)
+    def _take_due_retry(self, now: float, with_suspects: bool) -> int | None:
+        for index, shard in enumerate(self._retries):
+            history = self._histories[shard]
+            if history.retry_at <= now and (with_suspects or not history.crashes):
+                return self._retries.pop(index)
         return None
 
-    def _hand(self, actor: int, shard: int) -> Assign:
-        case = self._cases.get(shard)
-        work = Work(shard)
-        if case is not None:
-            rows = case.trials.pop() if case.trials else None
-            work = Work(shard, case.attempts, rows, tuple(case.condemned))
-            case.attempts += 1
-        self._actors[actor].works.append(work)
-        return Assign(actor, work)
+    def _assign_shard(self, actor: int, shard: int) -> AssignAttempt:
+        history = self._histories.get(shard)
+        attempt = ShardAttempt(shard) if history is None else history.next_attempt(shard)
+        self._actors[actor].attempts.append(attempt)
+        return AssignAttempt(actor, attempt)
 
-    def _resize(self, now: float) -> list[Action]:
-        waiting = len(self._fresh) + len(self._again)
-        wanted = min(self._min, waiting + sum(bool(a.works) for a in self._actors.values()))
-        settled = all(actor.ready for actor in self._actors.values())
-        if waiting and settled and len(self._actors) >= self._min:
-            wanted = min(self._max, len(self._actors) + 1)  # one at a time: the next one when this one is of use
+    def _adjust_actors(self, now: float) -> list[Action]:
+        """Start actors that are missing or of use, and stop idle ones above the minimum."""
+        waiting = len(self._untried) + len(self._retries)
+        target = min(self._min_actors, waiting + sum(bool(actor.attempts) for actor in self._actors.values()))
+        all_ready = all(actor.ready for actor in self._actors.values())
+        if waiting and all_ready and len(self._actors) >= self._min_actors:
+            target = min(self._max_actors, len(self._actors) + 1)  # the next one only after this one is ready
         actions: list[Action] = []
-        if now >= self._start_not_before:
-            while len(self._actors) < wanted:
-                self._actors[self._next_actor] = _Actor(now, now)
-                actions.append(Start(self._next_actor))
+        if now >= self._next_start_at:
+            while len(self._actors) < target:
+                self._actors[self._next_actor] = _ActorState(now, now)
+                actions.append(StartActor(self._next_actor))
                 self._next_actor += 1
-        if not waiting and self._max > self._min:
-            idle = [n for n, a in self._actors.items() if not a.works]
-            for number in idle[: max(0, len(self._actors) - self._min)]:
+        if not waiting and self._max_actors > self._min_actors:
+            idle = [number for number, actor in self._actors.items() if not actor.attempts]
+            for number in idle[: max(0, len(self._actors) - self._min_actors)]:
                 del self._actors[number]
-                actions.append(Stop(number))
+                actions.append(StopActor(number))
         return actions
 
-    # The record of a shard
+    # ------------------------------------------------------------ histories of shards
 
-    def _take_back(self, actor: int, work: Work) -> bool:
+    def _take_back(self, actor: int, attempt: ShardAttempt) -> bool:
+        """Remove the attempt from its actor. Returns False if the actor does not hold it."""
         holder = self._actors.get(actor)
-        if holder is None or work not in holder.works:
+        if holder is None or attempt not in holder.attempts:
             return False
-        holder.works.remove(work)
-        holder.alone = holder.alone and bool(holder.works)
+        holder.attempts.remove(attempt)
+        holder.isolated = holder.isolated and bool(holder.attempts)
         return True
 
-    def _case(self, shard: int) -> _Case:
-        return self._cases.setdefault(shard, _Case(attempts=1))  # the first attempt was made without a record
+    def _history_of(self, shard: int) -> ShardHistory:
+        return self._histories.setdefault(shard, ShardHistory(attempts=1))  # the first attempt needs no history
 
-    def _put_back(self, work: Work) -> None:
-        case = self._case(work.shard)
-        if work.rows is not None:
-            case.trials.append(work.rows)
-        self._again.insert(0, work.shard)
-
-    def _crashed(self, work: Work, verdict: ErrorClass, reason: str) -> None:
-        case = self._case(work.shard)
-        case.crashes += 1
-        case.verdict, case.reason = verdict, reason
-        if work.rows is not None:
-            self._narrow(case, work.rows)
-        elif case.crashes >= self.limits.crashes:
-            if case.bisections >= self.limits.bisections:
-                self._give_up(work.shard, f"it ends its process, but none of its rows does so alone ({reason})")
+    def _record_crash(self, attempt: ShardAttempt, error_class: ErrorClass, reason: str) -> None:
+        history = self._history_of(attempt.shard)
+        history.record_crash(error_class, reason)
+        if attempt.row_range is not None:
+            history.bisect(attempt.row_range)
+        elif history.crashes >= self.limits.crashes:
+            if history.bisections >= self.limits.bisections:
+                self._give_up(attempt.shard, f"it ends its process, but none of its rows does so alone ({reason})")
                 return
-            case.bisections += 1
-            self._narrow(case, (0, self._rows(work.shard)))
-        self._again.append(work.shard)
-
-    def _narrow(self, case: _Case, rows: tuple[int, int]) -> None:
-        first, end = rows
-        if end - first == 1:
-            reason = f"{case.reason}; it did so with this row alone, after {case.crashes - 1} times with others"
-            case.condemned.append(Condemned(first, case.verdict, reason, attempts=case.attempts))
-        else:
-            middle = (first + end) // 2
-            case.trials += [(middle, end), (first, middle)]
+            history.bisections += 1
+            history.bisect((0, self._count_rows(attempt.shard)))
+        self._retries.append(attempt.shard)
 
     def _give_up(self, shard: int, reason: str) -> None:
         self.given_up[shard] = reason
         self._given_up_in_a_row += 1
-        del self._cases[shard]
+        del self._histories[shard]
 
-    def _backoff(self, failures: int) -> float:
-        return min(self.limits.backoff_max_s, self.limits.backoff_s * 2.0 ** min(failures - 1, 16))
+    def _backoff_after(self, failures: int) -> float:
+        return min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(failures - 1, 16))

@@ -1,4 +1,4 @@
-"""What an actor computes with, and whether that is what the driver planned with."""
+"""The versions of the code and libraries of a process, and whether an actor has the same ones as its driver."""
 
 import hashlib
 import platform
@@ -14,36 +14,39 @@ _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr", "librosa", 
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Python, the libraries that decide bits or formats, and a hash of our own code."""
+def collect_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide bits or formats, and a hash of our own code."""
     installed = package_versions(_LIBRARIES)
     libraries = {library: installed.get(library, "missing") for library in _LIBRARIES}
-    return {"python": ".".join(platform.python_version_tuple()[:2]), **libraries, "code": _code()}
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **libraries, "code": _hash_own_code()}
 
 
-def check_versions(driver: dict[str, str], where: str) -> None:
-    """Raise `JobError` if this process differs from the driver. Builds of one version (+cpu, +cu126) are equal."""
-    ours = versions()
-    different = [
-        f"{name} {ours.get(name, 'missing')} (driver: {wanted})"
-        for name, wanted in driver.items()
-        if ours.get(name, "missing").partition("+")[0] != wanted.partition("+")[0]
+def check_versions(driver_versions: dict[str, str], host: str) -> None:
+    """Raise `JobError` if this process, on `host`, has other versions than its driver.
+
+    Builds of one version (+cpu, +cu126) count as equal.
+    """
+    own_versions = collect_versions()
+    differences = [
+        f"{name} {own_versions.get(name, 'missing')} (driver: {driver_version})"
+        for name, driver_version in driver_versions.items()
+        if own_versions.get(name, "missing").partition("+")[0] != driver_version.partition("+")[0]
     ]
-    if different:
+    if differences:
         raise JobError(
-            f"the worker on {where} does not match the driver: {', '.join(different)}; use one image or environment "
+            f"the worker on {host} does not match the driver: {', '.join(differences)}; use one image or environment "
             "for both"
         )
 
 
-def package_folders() -> list[Path]:
-    """The folders of our packages, as they were imported."""
+def find_package_folders() -> list[Path]:
+    """Return the folders from which our packages were imported."""
     return [Path(next(iter(import_module(name).__path__))) for name in PACKAGES]
 
 
-def _code() -> str:
+def _hash_own_code() -> str:
     digest = hashlib.sha256()
-    for folder in package_folders():
+    for folder in find_package_folders():
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]

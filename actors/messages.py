@@ -1,17 +1,20 @@
-"""What crosses between the driver and a generator actor."""
+"""The values that the driver and its generator actors exchange."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from musicgen.errors import ErrorClass, MusicGenError
 
 
 class ActorsFailed(MusicGenError):
-    """The run cannot go on: no actor starts, or shard after shard fails for the same reason. Nothing made is lost."""
+    """The run cannot go on: no actor starts, or shard after shard fails for the same reason.
+
+    What is committed stays.
+    """
 
 
 class Stopped(MusicGenError):
-    """The pool was told to stop, and its actors have ended."""
+    """The pool was asked to stop, and its actors have ended."""
 
 
 class EngineFailed(MusicGenError):
@@ -19,8 +22,8 @@ class EngineFailed(MusicGenError):
 
 
 @dataclass(frozen=True, slots=True)
-class Condemned:
-    """A row that is known to end its process: not tried again, but recorded in failures/."""
+class PoisonRow:
+    """A row that is known to end its process. It is not tried again, but recorded in failures/."""
 
     position: int
     error_class: ErrorClass
@@ -29,29 +32,30 @@ class Condemned:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One attempt at a shard.
+class ShardAttempt:
+    """One attempt at a shard: what an actor is given to do.
 
-    With `rows` (first, end) it is a trial: those positions are made and nothing is committed, only to see whether the
-    process survives them. `attempt` counts from 0 in this driver.
+    With `row_range` (first, end) it is a trial: the rows at those positions are made and nothing is committed, only to
+    see whether the process survives them. `number` counts the attempts at this shard, from 0 in each driver. The
+    `poison_rows` are recorded as failures without being made.
     """
 
     shard: int
-    attempt: int = 0
-    rows: tuple[int, int] | None = None
-    condemned: tuple[Condemned, ...] = ()
+    number: int = 0
+    row_range: tuple[int, int] | None = None
+    poison_rows: tuple[PoisonRow, ...] = ()
 
     @property
-    def trial(self) -> bool:
-        """Nothing is committed."""
-        return self.rows is not None
+    def is_trial(self) -> bool:
+        """Whether the attempt commits nothing."""
+        return self.row_range is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What an attempt came to. `won` is False when another attempt had committed the shard before."""
+    """The result of an attempt. `won` is False if another attempt had committed the shard before."""
 
-    work: Work
+    attempt: ShardAttempt
     won: bool
     made: int = 0
     failed: int = 0
@@ -59,34 +63,32 @@ class ShardReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """A sign of life: what is settled of the shards in hand, and whether generation moves.
+class Heartbeat:
+    """A sign of life of an actor: what it has made and not committed yet, and whether generation moves.
 
-    `stalled_s` is the time since the generation thread last showed progress although it has work; 0 when idle.
+    `stalled_s` is the time since the generation thread last made progress although it has work; 0 when it has none.
     """
 
-    rows_in_hand: int = 0
-    audio_s_in_hand: float = 0.0
-    clips: int = 0  # since the actor started
+    uncommitted_rows: int = 0
+    uncommitted_audio_s: float = 0.0
     stalled_s: float = 0.0
     peak_rss_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """An actor that is ready: where it is and what it computes with."""
+class LoadedActor:
+    """An actor that has loaded its model: where it runs and what it computes with."""
 
     host: str
     pid: int
-    engine: str
+    engine: str  # the engine's fingerprint
     slots: int
     load_s: float
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. Rows and seconds count what is committed; `_in_hand` what is made and not committed yet."""
+    """How far a run is. Rows and seconds count what is committed, `uncommitted_` what is made and not committed yet."""
 
     rows: int
     shards: int
@@ -94,8 +96,8 @@ class Progress:
     made: int = 0
     failed: int = 0
     audio_s: float = 0.0
-    rows_in_hand: int = 0
-    audio_s_in_hand: float = 0.0
+    uncommitted_rows: int = 0
+    uncommitted_audio_s: float = 0.0
     actors: int = 0
     crashes: int = 0
     preemptions: int = 0
@@ -103,13 +105,13 @@ class Progress:
 
     @property
     def settled(self) -> int:
-        """Rows made or failed, committed or nearly so."""
-        return min(self.rows, self.made + self.failed + self.rows_in_hand)
+        """Rows made or failed, whether committed or not."""
+        return min(self.rows, self.made + self.failed + self.uncommitted_rows)
 
     @property
     def rate(self) -> float:
-        """Seconds of audio per second."""
-        return (self.audio_s + self.audio_s_in_hand) / self.generating_s if self.generating_s > 0 else 0.0
+        """Seconds of audio made per second."""
+        return (self.audio_s + self.uncommitted_audio_s) / self.generating_s if self.generating_s > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
@@ -118,15 +120,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a pool's work came to."""
+class GenerationResult:
+    """What a pool has made, and on which actors."""
 
     progress: Progress
     given_up: dict[int, str]  # shard -> reason
-    loaded: tuple[Loaded, ...]  # every actor that worked
+    loaded_actors: tuple[LoadedActor, ...]  # every actor that was ready once
     seconds: float
     peak_rss_mb: float
     cluster: str = ""  # where it ran, in one line
 
 
-Death = Literal["crash", "engine", "preempted", "silent"]
+DeathCause = Literal["crash", "engine", "preempted", "silent"]

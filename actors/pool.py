@@ -1,4 +1,4 @@
-"""The Ray side of the dispatcher: starts and ends actors, carries works to them and news back."""
+"""The Ray side of the dispatcher: starts and ends actors, gives them attempts, and reports their replies to it."""
 
 import re
 import threading
@@ -6,31 +6,42 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Literal
 
 import ray
+from ray.actor import ActorHandle
 
+from actors.actions import AssignAttempt, KillActor, StartActor, StopActor
+from actors.actor_config import EngineFactory, make_actor_config
 from actors.cluster import Cluster
-from actors.dispatcher import Assign, Dispatcher, Kill, Limits, Start, Stop
-from actors.environment import versions
-from actors.generator import EngineFactory, Generator, Settings, load_engine
-from actors.messages import Death, EngineFailed, Loaded, Progress, Pulse, Result, ShardReport, Stopped, Work
-from musicgen.dataset import paths
+from actors.dispatcher import Dispatcher
+from actors.fault_limits import FaultLimits, make_fault_limits
+from actors.generator import Generator, load_engine
+from actors.messages import (
+    DeathCause,
+    EngineFailed,
+    GenerationResult,
+    Heartbeat,
+    LoadedActor,
+    Progress,
+    ShardAttempt,
+    ShardReport,
+    Stopped,
+)
 from musicgen.errors import MusicGenError, StoreError, UserError
 from musicgen.job import Job
 from musicgen.plan import Plan
 from musicgen.storage import Store
 
-_TICK_S = 0.25
-_FAREWELL_S = 1.5  # for commits in flight when the run is stopped
+_POLL_INTERVAL_S = 0.25
+_COMMIT_WAIT_S = 1.5  # for commits that are being written when the run is stopped
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    kind: Literal["load", "make", "pulse"]
+class _PendingCall:
+    method: Literal["load_model", "make_shard", "heartbeat"]
     actor: int
-    work: Work | None = None
+    attempt: ShardAttempt | None = None  # of make_shard
 
 
 class Pool:
@@ -43,206 +54,208 @@ class Pool:
         store: Store,
         cluster: Cluster,
         make_engine: EngineFactory = load_engine,
-        limits: Limits | None = None,
+        limits: FaultLimits | None = None,
     ):
         self.stop = threading.Event()  # set it from any thread, and `run` ends within seconds
         self._store = store
         self._job = job
         self._plan = plan
         self._cluster = cluster
-        driver = uuid4().hex[:8]
-        self._settings = Settings(
-            plan=plan,
-            output=job.output.uri,
-            single_writer=job.output.single_writer,
-            audio=job.audio,
-            device=job.model.device if cluster.gpus_per_actor or job.model.device != "auto" else "cpu",
-            dtype=job.model.dtype,
-            slots=plan.slots,
-            threads=cluster.threads,
-            driver=driver,
-            token=paths.driver_token(plan.run, driver),
-            # On a local cluster actors import the driver's own files; whoever edits these meanwhile knows what they do.
-            versions={name: value for name, value in versions().items() if name != "code" or not cluster.ours},
-        )
+        self._config = make_actor_config(job, plan, cluster)
         self._make_engine = make_engine
-        self._limits = limits or Limits(
-            errors=job.cluster.attempts, silence_s=job.cluster.silent_after_s, init_s=job.cluster.start_timeout_s
-        )
-        self._actors: dict[int, Any] = {}
-        self._calls: dict[Any, _Call] = {}
-        self._pulses: dict[int, Pulse] = {}
-        self._pulse_due: dict[int, float] = {}
-        self._loaded: list[Loaded] = []
+        self._limits = limits or make_fault_limits(job.cluster)
+        self._dispatcher = self._make_dispatcher(())
+        self._progress = Progress(rows=0, shards=0)  # what is committed
+        self._started_at: float | None = None
+        self._first_ready_at: float | None = None
+        self._actors: dict[int, ActorHandle] = {}
+        self._calls: dict[ray.ObjectRef, _PendingCall] = {}
+        self._heartbeats: dict[int, Heartbeat] = {}
+        self._heartbeat_due: dict[int, float] = {}
+        self._loaded_actors: list[LoadedActor] = []
         self._peak_rss_mb = 0.0
 
-    def run(self, shards: Sequence[int], rows: int, on_progress: Callable[[Progress], None]) -> Result:
-        """Make `shards` (with `rows` rows) and tell `on_progress` several times a second.
+    def run(self, shards: Sequence[int], rows: int, on_progress: Callable[[Progress], None]) -> GenerationResult:
+        """Make `shards`, which have `rows` rows, and call `on_progress` several times a second.
 
-        Raises `ActorsFailed` if it cannot go on, the `UserError` of a first actor that cannot work at all, and
-        `Stopped` after `stop` was set; its actors have ended then.
+        Raises `ActorsFailed` if the run cannot go on, `Stopped` if `stop` was set, and the `UserError` of a first actor
+        if no actor could work. In each case the actors have ended.
         """
-        self._started = time.monotonic()
-        self._first_ready = 0.0
+        self._started_at = time.monotonic()
+        self._first_ready_at = None
         self._progress = Progress(rows, len(shards))
-        self._dispatcher = Dispatcher(
-            shards, self._plan.shard_rows, self._job.cluster.min_actors, self._job.cluster.max_actors, self._limits
-        )
-        self._store.write(self._settings.token, b"the driver was here")
+        self._dispatcher = self._make_dispatcher(shards)
+        self._store.write(self._config.driver_token, b"the driver was here")
         try:
             while not self._dispatcher.finished:
                 if self.stop.is_set():
                     raise Stopped("stopped")
-                self._act()
-                self._listen()
-                on_progress(self._report())
+                self._carry_out_actions()
+                self._collect_replies()
+                on_progress(self._current_progress())
         except BaseException:
-            self._farewell()
+            self._await_commits()
             raise
         finally:
-            self._end_all()
+            for actor in list(self._actors):
+                with suppress(Exception):
+                    self._end_actor(actor)
             with suppress(StoreError, OSError):
-                self._store.delete(self._settings.token)
+                self._store.delete(self._config.driver_token)
         return self.result()
 
-    def result(self) -> Result:
-        """What `run` has come to, also when it did not end well."""
-        seconds = time.monotonic() - self._started
-        given_up, loaded = dict(self._dispatcher.given_up), tuple(self._loaded)
-        return Result(self._report(), given_up, loaded, seconds, self._peak_rss_mb, self._cluster.description)
+    def result(self) -> GenerationResult:
+        """Return what has been made so far; also after a `run` that raised, and before any."""
+        return GenerationResult(
+            progress=self._current_progress(),
+            given_up=dict(self._dispatcher.given_up),
+            loaded_actors=tuple(self._loaded_actors),
+            seconds=0.0 if self._started_at is None else time.monotonic() - self._started_at,
+            peak_rss_mb=self._peak_rss_mb,
+            cluster=self._cluster.description,
+        )
 
-    # Deeds
+    def _make_dispatcher(self, shards: Sequence[int]) -> Dispatcher:
+        settings = self._job.cluster
+        return Dispatcher(shards, self._plan.shard_rows, self._limits, settings.min_actors, settings.max_actors)
 
-    def _act(self) -> None:
+    # ------------------------------------------------------------ calls to actors
+
+    def _carry_out_actions(self) -> None:
         now = time.monotonic()
         for action in self._dispatcher.decide(now):
             match action:
-                case Start(actor):
-                    self._start(actor, now)
-                case Assign(actor, work):
-                    self._calls[self._actors[actor].make.remote(work)] = _Call("make", actor, work)
-                case Kill(actor) | Stop(actor):
-                    self._end(actor)
-        for actor, due in self._pulse_due.items():
+                case StartActor(actor):
+                    self._start_actor(actor)
+                case AssignAttempt(actor, attempt):
+                    reply = self._actors[actor].make_shard.remote(attempt)
+                    self._calls[reply] = _PendingCall("make_shard", actor, attempt)
+                case KillActor(actor) | StopActor(actor):
+                    self._end_actor(actor)
+        for actor, due in self._heartbeat_due.items():
             if now >= due:
-                self._calls[self._actors[actor].pulse.remote()] = _Call("pulse", actor)
-                self._pulse_due[actor] = float("inf")
+                self._calls[self._actors[actor].heartbeat.remote()] = _PendingCall("heartbeat", actor)
+                self._heartbeat_due[actor] = float("inf")
 
-    def _start(self, actor: int, now: float) -> None:
-        remote = ray.remote(
+    def _start_actor(self, actor: int) -> None:
+        actor_class = ray.remote(
             num_cpus=self._cluster.cpus_per_actor,
             num_gpus=self._cluster.gpus_per_actor,
-            max_restarts=0,  # the dispatcher replaces actors: it knows what they held
+            max_restarts=0,  # the dispatcher replaces actors, because it knows what they held
             max_task_retries=0,
-            concurrency_groups={"make": self._limits.in_flight + 1, "pulse": 1},
+            concurrency_groups={"generation": self._limits.attempts_per_actor + 1, "heartbeat": 1},
             scheduling_strategy="SPREAD",
         )(Generator)
-        self._actors[actor] = remote.remote(self._settings, self._make_engine)
-        self._calls[self._actors[actor].load.remote()] = _Call("load", actor)
+        self._actors[actor] = actor_class.remote(self._config, self._make_engine)
+        self._calls[self._actors[actor].load_model.remote()] = _PendingCall("load_model", actor)
 
-    def _end(self, actor: int) -> None:
+    def _end_actor(self, actor: int) -> None:
         handle = self._actors.pop(actor, None)
         if handle is not None:
             ray.kill(handle)
-        self._pulses.pop(actor, None)
-        self._pulse_due.pop(actor, None)
-        self._calls = {ref: call for ref, call in self._calls.items() if call.actor != actor}
+        self._heartbeats.pop(actor, None)
+        self._heartbeat_due.pop(actor, None)
+        self._calls = {reply: call for reply, call in self._calls.items() if call.actor != actor}
 
-    def _farewell(self) -> None:
-        """Let commits that are nearly there arrive. What does not is made again by the next run."""
-        makes = [ref for ref, call in self._calls.items() if call.kind == "make"]
+    def _await_commits(self) -> None:
+        """Wait a moment for commits that are being written. A shard that is not committed is made by the next run."""
+        replies = [reply for reply, call in self._calls.items() if call.method == "make_shard"]
         with suppress(BaseException):
-            ray.wait(makes, num_returns=len(makes), timeout=_FAREWELL_S) if makes else None
+            ray.wait(replies, num_returns=len(replies), timeout=_COMMIT_WAIT_S) if replies else None
 
-    def _end_all(self) -> None:
-        for actor in list(self._actors):
-            with suppress(Exception):
-                self._end(actor)
+    # ------------------------------------------------------------ replies of actors
 
-    # News
-
-    def _listen(self) -> None:
+    def _collect_replies(self) -> None:
         if not self._calls:
-            time.sleep(_TICK_S)
+            time.sleep(_POLL_INTERVAL_S)
             return
-        refs = list(self._calls)
-        ray.wait(refs, num_returns=1, timeout=_TICK_S)
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        for ref in ready:
-            call = self._calls.pop(ref, None)
-            if call is not None:  # None: its actor went down with an earlier reply
-                self._hear(call, ref)
+        replies = list(self._calls)
+        ray.wait(replies, num_returns=1, timeout=_POLL_INTERVAL_S)
+        ready, _ = ray.wait(replies, num_returns=len(replies), timeout=0)
+        for reply in ready:
+            call = self._calls.pop(reply, None)
+            if call is not None:  # None: its actor was ended because of an earlier reply
+                self._handle_reply(call, reply)
 
-    def _hear(self, call: _Call, ref: Any) -> None:
+    def _handle_reply(self, call: _PendingCall, reply: ray.ObjectRef) -> None:
         now = time.monotonic()
         try:
-            reply = ray.get(ref)
+            value = ray.get(reply)
         except ray.exceptions.RayTaskError as error:
-            self._raised(call, error.cause if isinstance(error.cause, Exception) else error, now)
+            self._handle_error(call, error.cause if isinstance(error.cause, Exception) else error, now)
         except ray.exceptions.RayError as error:
-            self._lost(call.actor, "preempted" if getattr(error, "preempted", False) else "crash", _why(error), now)
+            cause: DeathCause = "preempted" if getattr(error, "preempted", False) else "crash"
+            self._lose_actor(call.actor, cause, _describe_death(error), now)
         else:
-            self._replied(call, reply, now)
+            self._handle_value(call, value, now)
 
-    def _replied(self, call: _Call, reply: Any, now: float) -> None:
-        match reply:
-            case Loaded():
-                self._loaded.append(reply)
-                self._first_ready = self._first_ready or now
-                self._pulse_due[call.actor] = now
-                self._dispatcher.ready(call.actor, now)
-            case ShardReport() if self._dispatcher.finish(call.actor, reply.work, now):
-                # A shard that another driver committed counts as done, its rows as the store has them.
-                self._progress = replace(
-                    self._progress,
-                    made=self._progress.made + reply.made,
-                    failed=self._progress.failed + reply.failed,
-                    audio_s=self._progress.audio_s + reply.audio_s,
-                )
-                pulse = self._pulses.get(call.actor, Pulse())
-                self._pulses[call.actor] = replace(  # what is committed is no longer in hand
-                    pulse,
-                    rows_in_hand=max(0, pulse.rows_in_hand - reply.made - reply.failed),
-                    audio_s_in_hand=max(0.0, pulse.audio_s_in_hand - reply.audio_s),
-                )
-            case Pulse():
-                self._pulses[call.actor] = reply
-                self._pulse_due[call.actor] = now + min(self._job.cluster.heartbeat_s, self._limits.silence_s / 4)
-                self._peak_rss_mb = max(self._peak_rss_mb, reply.peak_rss_mb)
-                self._dispatcher.heard(call.actor, now, reply.stalled_s)
+    def _handle_value(self, call: _PendingCall, value: object, now: float) -> None:
+        match value:
+            case LoadedActor():
+                self._loaded_actors.append(value)
+                self._first_ready_at = self._first_ready_at or now
+                self._heartbeat_due[call.actor] = now
+                self._dispatcher.on_ready(call.actor, now)
+            case ShardReport() if self._dispatcher.on_finished(call.actor, value.attempt, now):
+                self._add_committed(call.actor, value)
+            case Heartbeat():
+                self._heartbeats[call.actor] = value
+                interval_s = min(self._job.cluster.heartbeat_s, self._limits.heartbeat_timeout_s / 4)
+                self._heartbeat_due[call.actor] = now + interval_s
+                self._peak_rss_mb = max(self._peak_rss_mb, value.peak_rss_mb)
+                self._dispatcher.on_heartbeat(call.actor, now, value.stalled_s)
 
-    def _raised(self, call: _Call, error: Exception, now: float) -> None:
-        reason = f"{error}" if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
-        if call.kind == "load":
-            if isinstance(error, UserError) and not self._loaded:
-                raise error  # no other actor will fare better
-            self._lost(call.actor, "crash", reason, now)
+    def _add_committed(self, actor: int, report: ShardReport) -> None:
+        """Count the rows of a committed shard, which are no longer uncommitted ones of its actor.
+
+        A shard that another driver has committed counts too, with the rows that the store has.
+        """
+        self._progress = replace(
+            self._progress,
+            made=self._progress.made + report.made,
+            failed=self._progress.failed + report.failed,
+            audio_s=self._progress.audio_s + report.audio_s,
+        )
+        heartbeat = self._heartbeats.get(actor, Heartbeat())
+        self._heartbeats[actor] = replace(
+            heartbeat,
+            uncommitted_rows=max(0, heartbeat.uncommitted_rows - report.made - report.failed),
+            uncommitted_audio_s=max(0.0, heartbeat.uncommitted_audio_s - report.audio_s),
+        )
+
+    def _handle_error(self, call: _PendingCall, error: Exception, now: float) -> None:
+        reason = str(error) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
+        if call.method == "load_model":
+            if isinstance(error, UserError) and not self._loaded_actors:
+                raise error  # any other actor would fail in the same way
+            self._lose_actor(call.actor, "crash", reason, now)
         elif isinstance(error, EngineFailed):
-            self._lost(call.actor, "engine", str(error), now)
-        elif call.work is not None:
-            self._dispatcher.failed(call.actor, call.work, reason, now)
+            self._lose_actor(call.actor, "engine", str(error), now)
+        elif call.attempt is not None:
+            self._dispatcher.on_failed(call.actor, call.attempt, reason, now)
 
-    def _lost(self, actor: int, death: Death, reason: str, now: float) -> None:
-        self._end(actor)
-        self._dispatcher.died(actor, death, reason, now)
+    def _lose_actor(self, actor: int, cause: DeathCause, reason: str, now: float) -> None:
+        self._end_actor(actor)
+        self._dispatcher.on_died(actor, cause, reason, now)
 
-    def _report(self) -> Progress:
+    def _current_progress(self) -> Progress:
+        heartbeats = self._heartbeats.values()
         return replace(
             self._progress,
-            shards_done=self._dispatcher.done,
-            rows_in_hand=sum(pulse.rows_in_hand for pulse in self._pulses.values()),
-            audio_s_in_hand=sum(pulse.audio_s_in_hand for pulse in self._pulses.values()),
-            actors=self._dispatcher.actors,
+            shards_done=self._dispatcher.shards_done,
+            uncommitted_rows=sum(heartbeat.uncommitted_rows for heartbeat in heartbeats),
+            uncommitted_audio_s=sum(heartbeat.uncommitted_audio_s for heartbeat in heartbeats),
+            actors=self._dispatcher.ready_actors,
             crashes=self._dispatcher.crashes,
             preemptions=self._dispatcher.preemptions,
-            generating_s=time.monotonic() - self._first_ready if self._first_ready else 0.0,
+            generating_s=0.0 if self._first_ready_at is None else time.monotonic() - self._first_ready_at,
         )
 
 
-def _why(error: Exception) -> str:
-    """The telling part of Ray's long message about a death."""
+def _describe_death(error: Exception) -> str:
+    """Return why an actor's process ended: the useful part of Ray's long message."""
     text = " ".join(str(error).split())
-    told = re.search(r"Worker exit type: (\w+) Worker exit detail: (.+?)(?:\. |$)", text)
-    if told:
-        return f"its process ended ({told[1]}: {told[2][:200]})"
+    exit_reason = re.search(r"Worker exit type: (\w+) Worker exit detail: (.+?)(?:\. |$)", text)
+    if exit_reason:
+        return f"its process ended ({exit_reason[1]}: {exit_reason[2][:200]})"
     return f"its process ended ({(text or type(error).__name__)[:200]})"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from actors.messages import Result
+from actors.messages import GenerationResult
 from flows.progress import RunObserver
 from flows.signals import run_interruptibly
 from flows.summary import Summary
@@ -78,7 +78,9 @@ def plan_run(
         )
 
 
-def generate_clips(context: JobContext, plan: Plan, cluster: "Cluster", observer: RunObserver) -> Result | None:
+def generate_clips(
+    context: JobContext, plan: Plan, cluster: "Cluster", observer: RunObserver
+) -> GenerationResult | None:
     """Make the run's missing shards on Ray actors; None if none is missing.
 
     What was done goes into the run's report, also when it ends by an exception or a signal. Raises `ActorsFailed` if
@@ -101,7 +103,9 @@ def generate_clips(context: JobContext, plan: Plan, cluster: "Cluster", observer
     return result
 
 
-def publish_run(context: JobContext, plan: Plan, result: Result | None) -> tuple[Summary, list[dict[str, object]]]:
+def publish_run(
+    context: JobContext, plan: Plan, result: GenerationResult | None
+) -> tuple[Summary, list[dict[str, object]]]:
     """Write the dataset's card and close the run's report.
 
     Returns the summary and the run's first failures as rows of failures/. Raises `StoreError`.
@@ -142,7 +146,7 @@ def _store_errors_stop_the_job() -> Iterator[None]:
         raise JobError(str(error)) from error
 
 
-def _record_session(context: JobContext, plan: Plan, result: Result, interrupted: bool = False) -> None:
+def _record_session(context: JobContext, plan: Plan, result: GenerationResult, interrupted: bool = False) -> None:
     """Add what this driver did to the run's report."""
     end = datetime.now(UTC)
     progress = result.progress
@@ -154,15 +158,15 @@ def _record_session(context: JobContext, plan: Plan, result: Result, interrupted
         failed=progress.failed,
         audio_s=progress.audio_s,
         wall_s=result.seconds,
-        actors=len(result.loaded),
+        actors=len(result.loaded_actors),
         timings_s={
-            "load": max((actor.load_s for actor in result.loaded), default=0.0),
+            "load": max((actor.load_s for actor in result.loaded_actors), default=0.0),
             "generate": progress.generating_s,
         },
         events={"crashes": progress.crashes, "preemptions": progress.preemptions, "given_up": len(result.given_up)},
         versions=package_versions(),
         hardware=describe_hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
-        engines=tuple(sorted({actor.engine for actor in result.loaded})),
+        engines=tuple(sorted({actor.engine for actor in result.loaded_actors})),
     )
     write_report(context.store, _run_report(plan, session))
 
@@ -171,9 +175,9 @@ def _run_report(plan: Plan, *sessions: Session) -> RunReport:
     return RunReport(plan.run, plan.job, asdict(plan.model), sessions)
 
 
-def _slow_path(result: Result | None) -> str:
+def _slow_path(result: GenerationResult | None) -> str:
     """Why a CPU engine ran without the compiled kernels, as its fingerprint says; empty if it ran with them."""
-    for actor in result.loaded if result else ():
+    for actor in result.loaded_actors if result else ():
         engine = json.loads(actor.engine)
         if engine.get("device") == "cpu" and engine.get("path", "").startswith("eager"):
             return str(engine["path"])

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from actors.cluster import Cluster, join_cluster
-from actors.messages import Result
+from actors.messages import GenerationResult
 from flows.artifacts import ProgressArtifact, publish_summary
 from flows.progress import NoObserver, RunObserver
 from flows.stages import JobContext, generate_clips, open_job, plan_run, publish_run
@@ -53,7 +53,7 @@ def plan_task(context: JobContext, retry_failed: Sequence[str]) -> PlanOutcome:
     retry_delay_seconds=10,
     retry_condition_fn=_is_storage_fault,
 )
-def generate_task(context: JobContext, plan: Plan, cluster: Cluster, observer: RunObserver) -> Result | None:
+def generate_task(context: JobContext, plan: Plan, cluster: Cluster, observer: RunObserver) -> GenerationResult | None:
     """Make the run's missing shards on Ray actors."""
     get_run_logger().info("generating run %s on %s", plan.run, cluster.description)
     return generate_clips(context, plan, cluster, ProgressArtifact(plan.run, observer))
@@ -67,7 +67,7 @@ def generate_task(context: JobContext, plan: Plan, cluster: Cluster, observer: R
     retry_delay_seconds=5,
     retry_condition_fn=_is_storage_fault,
 )
-def publish_task(context: JobContext, plan: Plan, result: Result | None) -> Summary:
+def publish_task(context: JobContext, plan: Plan, result: GenerationResult | None) -> Summary:
     """Write the dataset's card and close the run's report."""
     summary, failures = publish_run(context, plan, result)
     publish_summary(summary, failures)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from actors.cluster import Cluster, join_cluster
-from actors.dispatcher import Limits
-from actors.messages import Progress, Result
+from actors.fault_limits import FaultLimits, make_fault_limits
+from actors.messages import GenerationResult, Progress
 from musicgen.job import ClusterSettings, Job
 from musicgen.plan import Plan, make_plan, pending_shards
 from musicgen.storage import Store, open_store
 from tests.fixtures.checkpoints import *  # noqa: F403
 
-QUICK = Limits(silence_s=5.0, backoff_s=0.1, init_failures=2)
+QUICK = replace(make_fault_limits(ClusterSettings()), heartbeat_timeout_s=5.0, backoff_s=0.1, failed_starts=2)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ class Planned:
     store: Store
     cluster: Cluster
 
-    def pool(self, make_engine: Any = None, limits: Limits = QUICK) -> Any:
+    def pool(self, make_engine: Any = None, limits: FaultLimits = QUICK) -> Any:
         """A pool for it."""
         from actors.generator import load_engine
         from actors.pool import Pool
@@ -45,8 +45,8 @@ class Planned:
         return Pool(self.job, self.plan, self.store, self.cluster, make_engine or load_engine, limits)
 
     def run(
-        self, make_engine: Any = None, limits: Limits = QUICK, watch: Callable[[Any, Progress], None] | None = None
-    ) -> Result:
+        self, make_engine: Any = None, limits: FaultLimits = QUICK, watch: Callable[[Any, Progress], None] | None = None
+    ) -> GenerationResult:
         """Make what is pending; `watch(pool, progress)` may interfere."""
         pool = self.pool(make_engine, limits)
         return pool.run(

@@ -1,20 +1,23 @@
-"""Engines that misbehave: the real one on a small checkpoint, with the fault that a prompt names.
+"""Engines with faults: the real one on a small checkpoint, with the fault that a prompt names.
 
-Actors import this module by name, so it is on their path like the packages.
+Actors import this module by name, so it must be importable in their processes.
 """
 
 import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from actors.generator import Settings, load_engine
+from actors.actor_config import ActorConfig
+from actors.generator import load_engine
+from musicgen.errors import StoreError
 from musicgen.request import Request
 
 
-class Faulty:
-    """An engine that does what the prompts say."""
+class FaultyEngine:
+    """An engine that aborts its process or raises, if the prompt says so."""
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -30,39 +33,51 @@ class Faulty:
         self._engine.add(request)
 
 
-class Slow(Faulty):
-    """Takes its time, so that a fault can be made meanwhile."""
+class SlowEngine(FaultyEngine):
+    """An engine with slow steps, so that a test can make a fault meanwhile."""
 
     def step(self) -> Any:
         time.sleep(0.15)
         return self._engine.step()
 
 
-def faulty(settings: Settings) -> Any:
-    return Faulty(load_engine(settings))
+def make_faulty(config: ActorConfig) -> Any:
+    return FaultyEngine(load_engine(config))
 
 
-def slow(settings: Settings) -> Any:
-    return Slow(load_engine(settings))
+def make_slow(config: ActorConfig) -> Any:
+    return SlowEngine(load_engine(config))
 
 
-def ends_its_process(settings: Settings) -> Any:
+def end_process(config: ActorConfig) -> Any:
     os._exit(7)
 
 
-def raises(settings: Settings) -> Any:
+def raise_os_error(config: ActorConfig) -> Any:
     raise OSError("libcudart.so.12: cannot open shared object file")
 
 
-class Scripted:
-    """No model at all: each step finishes one request, when `may_step` is set. For tests of the feed."""
+def raise_store_error(config: ActorConfig) -> Any:
+    raise StoreError("s3://bucket: 503 Slow Down")
+
+
+def raise_store_error_once(config: ActorConfig) -> Any:
+    marker = Path(f"{config.output}.store-failed")
+    if not marker.exists():
+        marker.touch()
+        raise StoreError("s3://bucket: 503 Slow Down")
+    return load_engine(config)
+
+
+class ScriptedEngine:
+    """An engine without a model: each step finishes one request, when `may_step` is set."""
 
     fingerprint = "scripted"
 
     def __init__(self, slots: int = 2, make: Callable[[Request], Any] | None = None):
         self.slots, self.steps = slots, 0
         self.held: list[Request] = []
-        self.most = 0
+        self.max_held = 0
         self.idle_while_waiting = 0
         self.may_step = threading.Event()
         self.may_step.set()
@@ -78,7 +93,7 @@ class Scripted:
 
     def add(self, request: Request) -> None:
         self.held.append(request)
-        self.most = max(self.most, len(self.held))
+        self.max_held = max(self.max_held, len(self.held))
 
     def step(self) -> list[Any]:
         self.may_step.wait()

@@ -1,12 +1,12 @@
-"""Faults made for real: processes killed, stopped and broken under a pool, on a real Ray with the real engine."""
+"""Real faults: processes that are killed, stopped or broken under a pool, on a real Ray with the real engine."""
 
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
-from actors.dispatcher import Limits
 from actors.messages import ActorsFailed
 from musicgen.errors import JobError, ModelError
 from tests.actors import engines
@@ -17,31 +17,31 @@ pytestmark = pytest.mark.timeout(280, func_only=True)
 
 def test_killed_and_silent_actors_cost_time_and_nothing_else(planned):
     prompts = [f"tune {i}" for i in range(24)]
-    calm = planned(prompts, "calm", actors=1, shard_rows=16)
-    assert calm.run().progress.made == 24
+    undisturbed = planned(prompts, "undisturbed", actors=1, shard_rows=16)
+    assert undisturbed.run().progress.made == 24
 
-    wild = planned(prompts, "wild", actors=2, shard_rows=3)
-    blows: list[int] = []
+    disturbed = planned(prompts, "disturbed", actors=2, shard_rows=3)
+    struck: list[int] = []
 
-    def strike(pool, progress) -> None:
-        if not blows and len(pool._loaded) == 2 and progress.settled >= 1:
-            blows[:] = [actor.pid for actor in pool._loaded]
-            os.kill(blows[0], signal.SIGKILL)
-            os.kill(blows[1], signal.SIGSTOP)
+    def end_both(pool, progress) -> None:
+        if not struck and len(pool._loaded_actors) == 2 and progress.settled >= 1:
+            struck[:] = [actor.pid for actor in pool._loaded_actors]
+            os.kill(struck[0], signal.SIGKILL)
+            os.kill(struck[1], signal.SIGSTOP)
 
-    result = wild.run(engines.slow, watch=strike)
+    result = disturbed.run(engines.make_slow, watch=end_both)
     assert (result.progress.crashes, result.given_up) == (2, {})
     assert (result.progress.made, result.progress.failed) == (24, 0)
-    assert wild.sounds() == calm.sounds()
+    assert disturbed.sounds() == undisturbed.sounds()
     deadline = time.monotonic() + 10
-    while os.path.exists(f"/proc/{blows[1]}") and time.monotonic() < deadline:  # the stopped process does not linger
+    while os.path.exists(f"/proc/{struck[1]}") and time.monotonic() < deadline:  # the stopped process does not linger
         time.sleep(0.1)
-    assert not os.path.exists(f"/proc/{blows[1]}")
+    assert not os.path.exists(f"/proc/{struck[1]}")
 
 
 def test_rows_that_end_their_process_or_break_the_engine_are_found_and_the_others_made(planned):
     run = planned(["tune 0", "tune 1", "abort now", "tune 2", "raise now", "tune 3"], actors=2, shard_rows=2)
-    result = run.run(engines.faulty)
+    result = run.run(engines.make_faulty)
     assert (result.progress.made, result.progress.failed, result.given_up) == (4, 2, {})
     failures = {row["prompt"]: row for row in run.failures()}
     assert {prompt: row["error_class"] for prompt, row in failures.items()} == {
@@ -55,7 +55,11 @@ def test_rows_that_end_their_process_or_break_the_engine_are_found_and_the_other
 
 @pytest.mark.parametrize(
     ("make_engine", "reason"),
-    [(engines.ends_its_process, "its process ended"), (engines.raises, "OSError: libcudart.so.12")],
+    [
+        (engines.end_process, "its process ended"),
+        (engines.raise_os_error, "OSError: libcudart.so.12"),
+        (engines.raise_store_error, "s3://bucket: 503 Slow Down"),
+    ],
 )
 def test_actors_that_cannot_start_end_the_run_with_the_reason(planned, make_engine, reason):
     run = planned(["tune"])
@@ -66,45 +70,53 @@ def test_actors_that_cannot_start_end_the_run_with_the_reason(planned, make_engi
     assert not list(run.store.list(f"runs/{run.plan.run}/drivers"))
 
 
-def test_a_worker_with_another_checkpoint_or_other_versions_stops_the_run_at_once(planned, monkeypatch):
-    from dataclasses import replace
+def test_a_store_that_fails_while_an_actor_loads_costs_one_start(planned):
+    run = planned(["tune"])
+    result = run.run(engines.raise_store_error_once)
+    assert (result.progress.made, result.progress.crashes, len(result.loaded_actors)) == (1, 0, 1)
+    assert list(run.store.list("audio"))
 
+
+def test_a_pool_that_has_not_run_has_an_empty_result(planned):
+    result = planned(["tune"]).pool().result()
+    assert (result.progress.settled, result.given_up, result.loaded_actors, result.seconds) == (0, {}, (), 0.0)
+
+
+def test_a_worker_with_another_checkpoint_or_other_versions_stops_the_run_at_once(planned, monkeypatch):
     run = planned(["tune"])
     other = replace(run, plan=replace(run.plan, model=replace(run.plan.model, identity="0" * 64)))
     with pytest.raises(ModelError, match="is another checkpoint"):
         other.run()
     pool = run.pool()
-    pool._settings = replace(pool._settings, versions={**pool._settings.versions, "transformers": "4.0"})
+    pool._config = replace(pool._config, versions={**pool._config.versions, "transformers": "4.0"})
     with pytest.raises(JobError, match=r"transformers .*\(driver: 4\.0\)"):
         pool.run([0], 1, print)
 
 
-def test_a_folder_that_workers_do_not_see_is_found_at_once(planned, tmp_path):
-    from dataclasses import replace
-
+def test_a_folder_that_workers_do_not_see_is_reported_at_once(planned, tmp_path):
     run = planned(["tune"])
     pool = run.pool()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    pool._settings = replace(pool._settings, output=str(elsewhere))
+    pool._config = replace(pool._config, output=str(elsewhere))
     with pytest.raises(JobError, match="not shared between the machines"):
         pool.run([0], 1, print)
 
 
-def test_the_first_actor_settles_the_slots_for_all(planned):
+def test_all_actors_take_the_slots_of_the_first(planned):
     run = planned([f"tune {i}" for i in range(4)], slots="auto", shard_rows=2)
     run.store.write(f"runs/{run.plan.run}/slots.json", b'{"slots": 3}')
     result = run.run()
-    assert {actor.slots for actor in result.loaded} == {3}
+    assert {actor.slots for actor in result.loaded_actors} == {3}
     assert result.progress.made == 4
 
 
 @pytest.mark.slow
-def test_shards_that_storage_refuses_are_given_up_and_the_next_run_goes_on(planned, tmp_path):
+def test_shards_that_the_store_rejects_are_given_up_and_the_next_run_goes_on(planned, tmp_path):
     run = planned([f"tune {i}" for i in range(4)], shard_rows=2)
     index = tmp_path / "set" / "index"
     index.write_text("a file where the folder of the index belongs")
-    result = run.run(limits=Limits(errors=2, backoff_s=0.1, silence_s=QUICK.silence_s))
+    result = run.run(limits=replace(QUICK, storage_errors=2, failed_starts=3))
     assert set(result.given_up) == {0, 1}
     assert "index" in result.given_up[0]
     index.unlink()
