@@ -6,7 +6,7 @@ No fault of these stops a run.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from uuid import UUID
 
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -27,12 +27,14 @@ class ProgressArtifact:
 
     def __init__(self, run: str, observer: RunObserver):
         self._observer = observer
-        self._artifact_id: Any = None
+        self._artifact_id: UUID | None = None
         self._next_update = 0.0
         with suppress(Exception):
-            self._artifact_id = create_progress_artifact(
+            artifact_id = create_progress_artifact(
                 0.0, key=f"progress-{run}".lower(), description="clips made or failed"
             )
+            if isinstance(artifact_id, UUID):  # a coroutine only where the caller is one
+                self._artifact_id = artifact_id
 
     def announce(self, text: str) -> None:
         """Pass the event on."""

@@ -6,10 +6,10 @@ data: such a run is completed, with a warning among its artifacts.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from actors.cluster import Cluster, join_cluster
@@ -25,7 +25,7 @@ from musicgen.plan import Plan, PlanOutcome
 FLOW_NAME = "synthesize"
 
 
-def _is_storage_fault(task: Any, run: Any, state: Any) -> bool:
+def _is_storage_fault(task: object, run: object, state: State) -> bool:
     """Whether Prefect tries a task again: a store's fault may be over in a moment; others have been tried already."""
     try:
         state.result(raise_on_failure=True)

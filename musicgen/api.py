@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from musicgen.clip import Clip
 from musicgen.errors import RowError
 from musicgen.request import Request
+from musicgen.value_types import Codes
 
 if TYPE_CHECKING:
     from musicgen.engine import Engine
@@ -121,7 +122,7 @@ class MusicGen:
             waveform = np.ascontiguousarray(soxr.resample(waveform.T, sample_rate, self.sample_rate, quality="HQ").T)
         return self.model.codec.encode(waveform)
 
-    def decode(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
+    def decode(self, codes: Codes) -> NDArray[np.float32]:
         """Decode codes [codebooks, frames] to audio, float32 [channels, samples]. Raises ValueError."""
         return self.model.codec.decode(codes)
 

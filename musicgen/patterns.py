@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from musicgen.value_types import Codes
+
 Step = list[tuple[int, int]]
 Layout = list[Step]
 
@@ -123,7 +125,7 @@ def count_steps(name: str, codebooks: int, frames: int) -> int:
     return int(step_indices(name, codebooks, frames).max()) + 1
 
 
-def build_steps(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.integer]:
+def build_steps(name: str, codes: Codes, fill: int) -> Codes:
     """Arrange codes [codebooks, frames] by steps: [codebooks, steps], with `fill` (the special token) in the gaps."""
     codebooks, frames = codes.shape
     steps = step_indices(name, codebooks, frames)
@@ -132,7 +134,7 @@ def build_steps(name: str, codes: NDArray[np.integer], fill: int) -> NDArray[np.
     return sequence
 
 
-def revert_steps(name: str, sequence: NDArray[np.integer], frames: int) -> NDArray[np.integer]:
+def revert_steps(name: str, sequence: Codes, frames: int) -> Codes:
     """Take the codes [codebooks, frames] out of a sequence [codebooks, steps]: the inverse of `build_steps`.
 
     Raises ValueError for a wrong number of steps.

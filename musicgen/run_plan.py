@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 from musicgen.errors import StoreError
 from musicgen.shard import PlannedModel
+from musicgen.value_types import JsonObject
 
 PLAN_VERSION = 1
 
@@ -47,7 +47,7 @@ class Plan:
 
     run: str
     number: int
-    job: dict[str, Any]  # `Job` as JSON
+    job: JsonObject  # `Job` as JSON
     model: PlannedModel
     slots: int | str  # "auto": the first actor chooses (runs/<run>/slots.json)
     manifest_fingerprint: str

@@ -2,12 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.options import OK, Set, Verbose, handle_errors
+from musicgen.value_types import JsonObject
 
 if TYPE_CHECKING:
     from musicgen.training import CheckpointMeasure, Recipe
@@ -81,7 +81,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(line: Mapping[str, Any]) -> None:
+def _show(line: JsonObject) -> None:
     from musicgen.training import format_progress
 
     _say(format_progress(line))

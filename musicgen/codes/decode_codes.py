@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from musicgen.audio.encode import encode_audio
 from musicgen.codes.codes_file import FILES_SCHEMA, CodesSummary, CodesWriter, Progress, check_codec
 from musicgen.errors import ManifestError, RowError, first_line
 from musicgen.storage import expand_uri, open_store
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.value_types import Codes
 
 if TYPE_CHECKING:
     from musicgen.model.codec.codec import Codec
@@ -81,7 +81,7 @@ def _read_codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, pa.
                         yield f"{path} row {row_number}", None if names[index] is None else str(names[index]), codes
 
 
-def _to_array(codes: pa.Scalar) -> NDArray[np.integer]:
+def _to_array(codes: pa.Scalar) -> Codes:
     """Convert codes to integers [codebooks, frames] of the stored width; the codec refuses codes beyond its codebooks.
 
     Raises ValueError for anything else than a full matrix of whole numbers.

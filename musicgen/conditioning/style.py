@@ -20,7 +20,7 @@ not the melody. It is defined as in audiocraft's `StyleConditioner`, except that
 """
 
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from musicgen.model.checkpoint.tensors import load_parameters
 from musicgen.model.load import Model
 from musicgen.model.text.encoder import synchronized
 from musicgen.request import Request
+from musicgen.value_types import JsonObject
 
 _REMEMBERED = 256
 
@@ -46,7 +47,7 @@ class StyleSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    features: dict[str, Any]  # a HubertConfig
+    features: JsonObject  # a HubertConfig
     sample_rate: int = 24_000  # Hz, of the feature encoder
     dim: int = 512
     layers: int = 8
@@ -176,7 +177,7 @@ class StyleEncoder:
         return synchronized(self.network(torch.from_numpy(excerpt).to(self.device)).clone())
 
 
-def _parse_settings(conditioner: Mapping[str, Any], folder: str) -> StyleSettings:
+def _parse_settings(conditioner: Mapping[str, object], folder: str) -> StyleSettings:
     try:
         return StyleSettings.model_validate(dict(conditioner))
     except ValidationError as error:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from musicgen.corpus.score import Score
 from musicgen.corpus.synth import render_score
 from musicgen.corpus.timbre import RATE_HZ
 from musicgen.corpus.tune import Tune, play_tune
+from musicgen.value_types import TableRow
 
 CAPTIONS = "captions.parquet"
 TUNES = 600  # read from music21's corpus
@@ -90,7 +90,7 @@ def split_of_piece(name: str) -> str:
     return "test" if bucket < 2 else "valid" if bucket == 2 else "train"
 
 
-def _write_clip(folder: Path, settings: _CorpusSettings, clip_index: int) -> dict[str, Any]:
+def _write_clip(folder: Path, settings: _CorpusSettings, clip_index: int) -> TableRow:
     """Compose, render and write a clip. Returns its row of captions.parquet."""
     import soundfile
 
@@ -138,7 +138,7 @@ def _cached_tunes(folder: Path, count: int) -> list[Tune]:
     return load_tunes(folder / "tunes.json", count)
 
 
-def _write_captions(folder: Path, rows: list[dict[str, Any]]) -> None:
+def _write_captions(folder: Path, rows: list[TableRow]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

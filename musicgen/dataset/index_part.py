@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.storage import Store
+from musicgen.value_types import JsonObject
 
 _FOOTER_KEY = b"musicgen"
 _HUGGINGFACE_KEY = b"huggingface"
@@ -69,7 +69,7 @@ def read_footer(store: Store, path: str) -> Footer:
 def parse_footer(metadata: dict[bytes, bytes] | None, location: str) -> Footer:
     """Parse the footer in a Parquet file's metadata. Raises `ValueError` if there is none."""
     try:
-        document: dict[str, Any] = json.loads((metadata or {})[_FOOTER_KEY])
+        document: JsonObject = json.loads((metadata or {})[_FOOTER_KEY])
         return Footer(**{name: document[name] for name in Footer.__dataclass_fields__})
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{location} has no musicgen footer; it is not an index part") from None

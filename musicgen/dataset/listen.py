@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import quote
 
 from musicgen.audio import decode_audio
@@ -19,6 +18,7 @@ from musicgen.dataset.reader import Dataset, read_audio
 from musicgen.errors import JobError, StoreError
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.value_types import TableRow
 
 _ROWS_AT_ONCE = 16  # read at a time; few, because with `layout: parquet` rows hold the audio
 
@@ -59,7 +59,7 @@ def write_page(dataset: Dataset, folder: str | None = None, clips: int = 100) ->
     return ListenPage(target.join(paths.LISTEN), len(cards), dataset_clips, sum(bool(card.fault) for card in cards))
 
 
-def _read_first_rows(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
+def _read_first_rows(dataset: Dataset, count: int) -> Iterator[TableRow]:
     """Yield the first rows of the index, with audio and without codes, reading no further than needed."""
     for part_path in dataset.parts():
         with dataset.store.open(part_path) as file:
@@ -72,7 +72,7 @@ def _read_first_rows(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
                     return
 
 
-def _make_card(dataset: Dataset, target: Store, row: dict[str, Any]) -> ClipCard:
+def _make_card(dataset: Dataset, target: Store, row: TableRow) -> ClipCard:
     description = (row["prompt"] or "", row["duration_s"], _describe_clip(row))
     try:
         content = read_audio(dataset.store, row)
@@ -92,7 +92,7 @@ def _make_card(dataset: Dataset, target: Store, row: dict[str, Any]) -> ClipCard
     return ClipCard(*description, copy_path, picture_path)
 
 
-def _describe_clip(row: dict[str, Any]) -> list[tuple[str, str]]:
+def _describe_clip(row: TableRow) -> list[tuple[str, str]]:
     """Return the labeled properties to show next to a clip, without those that it does not have."""
     loudness = row["loudness_lufs"]
     level_marks = [name for name in ("clipped", "silent") if row[name]]

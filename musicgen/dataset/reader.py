@@ -3,9 +3,9 @@
 A dataset can also be read without this package: the index is plain Parquet, and its `audio` column locates the audio.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from musicgen.errors import StoreError
 from musicgen.parallel import map_ordered
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.value_types import TableRow
 
 if TYPE_CHECKING:
     import datasets
@@ -104,7 +105,7 @@ class Dataset:
         empty = self.schema().empty_table()
         return empty if columns is None else empty.select(list(columns))
 
-    def audio(self, clip: str | Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    def audio(self, clip: str | TableRow) -> tuple[NDArray[np.float32], int]:
         """Decode a clip: float32 [channels, samples], and its sample rate in Hz.
 
         `clip` is a key, which is searched in the index, or a row of the index, which needs no search. Raises `KeyError`
@@ -112,7 +113,7 @@ class Dataset:
         """
         return decode_audio(self.audio_bytes(clip))
 
-    def audio_bytes(self, clip: str | Mapping[str, Any]) -> bytes:
+    def audio_bytes(self, clip: str | TableRow) -> bytes:
         """Read a clip's audio file, by its key or its row. Raises `KeyError` for a key that the index does not have."""
         if not isinstance(clip, str):
             return read_audio(self.store, clip)
@@ -144,9 +145,9 @@ class Dataset:
 
         return pa.concat_tables([FAILURES.empty_table(), *map_ordered(read, self._failure_files(), threads=_THREADS)])
 
-    def first_failures(self, count: int) -> list[dict[str, Any]]:
+    def first_failures(self, count: int) -> list[TableRow]:
         """Read the first rows of `failures`, and no more files than needed."""
-        rows: list[dict[str, Any]] = []
+        rows: list[TableRow] = []
         for path in self._failure_files():
             with self.store.open(path) as file:
                 for batch in ParquetReader(file).iter_batches(count, columns=FAILURES.names):
@@ -212,7 +213,7 @@ def read_dataset(store: Store) -> Dataset:
 open = open_dataset  # the name before 0.2, which scripts use
 
 
-def read_audio(store: Store, row: Mapping[str, Any]) -> bytes:
+def read_audio(store: Store, row: TableRow) -> bytes:
     """Read the audio file of an index row with `audio`, `audio_offset` and `audio_bytes`, in any layout."""
     cell = row["audio"]
     if isinstance(cell, dict):

@@ -10,7 +10,6 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
 from musicgen.dataset.verification_report import Fault, VerificationReport
 from musicgen.parallel import map_ordered
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.value_types import TableRow
 
 _THREADS = 8
 _BATCH_ROWS = 256
@@ -85,13 +85,13 @@ def _count_rows(dataset: Dataset) -> int | None:
 
 def _check_rows(
     dataset: Dataset, deep: bool, report: VerificationReport, key_index: KeyIndex
-) -> Iterator[tuple[list[Fault], dict[str, Any]]]:
+) -> Iterator[tuple[list[Fault], TableRow]]:
     """Yield every row with its faults. Only a few rows are in memory at a time, whatever the size of the dataset."""
     rows = _read_rows(dataset, report, key_index)
     return map_ordered(lambda row: (_check_row(dataset, row, deep), row), rows, threads=_THREADS)
 
 
-def _read_rows(dataset: Dataset, report: VerificationReport, key_index: KeyIndex) -> Iterator[dict[str, Any]]:
+def _read_rows(dataset: Dataset, report: VerificationReport, key_index: KeyIndex) -> Iterator[TableRow]:
     for part_path in dataset.parts():
         report.parts += 1
         try:
@@ -150,11 +150,11 @@ def _check_failures(dataset: Dataset, footer: Footer) -> Fault | None:
     return None
 
 
-def _object_path(row: dict[str, Any]) -> str | None:
+def _object_path(row: TableRow) -> str | None:
     return row["audio"] if isinstance(row["audio"], str) else None
 
 
-def _check_row(dataset: Dataset, row: dict[str, Any], deep: bool) -> list[Fault]:
+def _check_row(dataset: Dataset, row: TableRow, deep: bool) -> list[Fault]:
     location = _object_path(row) or row["key"]
     try:
         content = read_audio(dataset.store, row)
@@ -171,7 +171,7 @@ def _check_row(dataset: Dataset, row: dict[str, Any], deep: bool) -> list[Fault]
     return list(_check_samples(location, row, content)) if deep else []
 
 
-def _check_samples(location: str, row: dict[str, Any], content: bytes) -> Iterator[Fault]:
+def _check_samples(location: str, row: TableRow, content: bytes) -> Iterator[Fault]:
     try:
         audio, sample_rate = decode_audio(content)
     except ValueError as error:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +28,7 @@ from musicgen.job import AudioSettings
 from musicgen.request import Request
 from musicgen.shard import PlannedModel, ShardRows
 from musicgen.storage import Store
+from musicgen.value_types import TableRow
 
 _ROW_GROUP_BYTES = 64 << 20  # of audio: a reader of `layout: parquet` holds one row group in memory
 
@@ -66,8 +66,8 @@ class ShardWriter:
         self._rows, self._audio, self._model, self._engine = rows, audio, model, engine
         self._layout = make_layout(audio.layout, store, audio.format, run, shard, attempt)
         self._schema = index_schema(audio.layout, rows.carried.schema, audio.codes)
-        self._made: dict[int, dict[str, Any]] = {}
-        self._failed: dict[int, dict[str, Any]] = {}
+        self._made: dict[int, TableRow] = {}
+        self._failed: dict[int, TableRow] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "ShardWriter":
@@ -157,7 +157,7 @@ class ShardWriter:
                 f"{self.run} shard {self.shard}: {len(missing)} rows neither made nor failed, first at {missing[0]}"
             )
 
-    def _index_row(self, request: Request, key: str, clip: Clip, encoded: EncodedAudio) -> dict[str, Any]:
+    def _index_row(self, request: Request, key: str, clip: Clip, encoded: EncodedAudio) -> TableRow:
         codes = {"codes": clip.codes.tolist()} if self._audio.codes else {}
         return {
             "key": key,
@@ -193,14 +193,14 @@ class ShardWriter:
             **codes,
         }
 
-    def _tar_member(self, position: int) -> dict[str, Any]:
+    def _tar_member(self, position: int) -> TableRow:
         """Return a row for the JSON of a tar's member: without the time, so that equal clips give equal tars."""
         row = {name: value for name, value in self._made[position].items() if name not in ("created_at", "codes")}
         return row | _take_carried(self._rows.carried, [position]).to_pylist()[0]
 
     def _make_batches(self, positions: list[int], places: Iterator[Place]) -> Iterator[pa.RecordBatch]:
         batch_positions: list[int] = []
-        batch_rows: list[dict[str, Any]] = []
+        batch_rows: list[TableRow] = []
         audio_bytes = 0
         for position, place in zip(positions, places, strict=True):
             batch_positions.append(position)
@@ -212,7 +212,7 @@ class ShardWriter:
         if batch_positions:
             yield self._make_batch(batch_positions, batch_rows)
 
-    def _make_batch(self, positions: list[int], rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    def _make_batch(self, positions: list[int], rows: list[TableRow]) -> pa.RecordBatch:
         carried = _take_carried(self._rows.carried, positions)
         own_schema = pa.schema([field for field in self._schema if field.name not in carried.column_names])
         table = pa.Table.from_pylist(rows, schema=own_schema)

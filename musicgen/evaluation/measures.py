@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from musicgen.evaluation.reference import Reference
 from musicgen.evaluation.tempo import tempo_matches
 from musicgen.model.spec import ModelSpec
 from musicgen.request import Request
+from musicgen.value_types import TableRow
 
 Measures = dict[str, float]
 """Values by name: "melody.value", "melody.chance", ...; docs/evaluation.md lists them all."""
@@ -51,7 +52,7 @@ def measure_model(
     model: EvaluatedModel,
     reference: Reference,
     seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
+    settings: TableRow | None = None,
     codec: bool = True,
     on_message: Callable[[str], None] = lambda text: None,
     on_clip: ClipCallback = lambda kind, number, clip: None,

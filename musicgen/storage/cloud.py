@@ -9,14 +9,18 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from musicgen.errors import StoreError
 from musicgen.storage import faults
 from musicgen.storage.location import S3_SCHEMES, check_path
 from musicgen.storage.store import FileInfo, Store
+from musicgen.value_types import JsonObject
+
+if TYPE_CHECKING:
+    import fsspec
 
 _T = TypeVar("_T")
 _CONFLICT_ATTEMPTS = 8
@@ -41,7 +45,7 @@ class CloudStore(Store):
     """A bucket's prefix. Credentials, region and endpoint come from the usual AWS variables and files."""
 
     @property
-    def _fs(self) -> Any:
+    def _fs(self) -> "fsspec.AbstractFileSystem":
         return _file_system(self.location.scheme, checking=False)
 
     def _full_path(self, path: str) -> str:
@@ -149,11 +153,11 @@ class CloudStore(Store):
             raise faults.translate_error(error, self.location) from error
 
 
-_file_systems: dict[tuple[object, ...], Any] = {}
+_file_systems: dict[tuple[object, ...], "fsspec.AbstractFileSystem"] = {}
 _file_systems_lock = threading.Lock()
 
 
-def _file_system(scheme: str, checking: bool) -> Any:
+def _file_system(scheme: str, checking: bool) -> "fsspec.AbstractFileSystem":
     """Return the fsspec file system, which all stores and threads share, since to make one takes a third of a second.
 
     There is one per process, since its event loop does not survive a fork, and per environment.
@@ -166,7 +170,7 @@ def _file_system(scheme: str, checking: bool) -> Any:
         return _file_systems[key]
 
 
-def _make_file_system(scheme: str, checking: bool) -> Any:
+def _make_file_system(scheme: str, checking: bool) -> "fsspec.AbstractFileSystem":
     import fsspec
 
     options: dict[str, object] = {"use_listings_cache": False, "skip_instance_cache": True}
@@ -188,6 +192,6 @@ def _make_file_system(scheme: str, checking: bool) -> Any:
     return fs
 
 
-def _file_info(path: str, entry: Mapping[str, Any]) -> FileInfo:
+def _file_info(path: str, entry: JsonObject) -> FileInfo:
     etag = entry.get("ETag") or entry.get("etag") or entry.get("generation") or entry.get("mtime") or ""
     return FileInfo(path, int(entry.get("size") or 0), str(etag).strip('"'))

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from musicgen import patterns
 from musicgen.api import MusicGen
@@ -19,6 +18,7 @@ from musicgen.training.log import read_log
 from musicgen.training.recipe import Recipe
 from musicgen.training.recipe_stages import MessageCallback, make_trainer, prepare_training
 from musicgen.training.trainer import StepCallback
+from musicgen.value_types import JsonObject
 
 CheckpointMeasure = Callable[[Path], Mapping[str, float]]
 
@@ -79,7 +79,7 @@ def _replace_file(path: Path, text: str) -> None:
 
 
 def _make_row(
-    log_lines: list[dict[str, Any]], export: Path, spec: ModelSpec, pattern: str, measures: CheckpointMeasure | None
+    log_lines: list[JsonObject], export: Path, spec: ModelSpec, pattern: str, measures: CheckpointMeasure | None
 ) -> dict[str, object]:
     last_line = log_lines[-1]
     validation: dict[str, object] = next((line for line in reversed(log_lines) if "valid" in line), {})

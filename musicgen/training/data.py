@@ -18,6 +18,7 @@ from musicgen.dataset.reader import open_dataset, read_audio
 from musicgen.errors import UserError
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.value_types import TableRow
 
 SPLITS = ("train", "valid", "test")
 _VALIDATION_EVERY = 50  # one of so many rows without a split is for validation
@@ -79,7 +80,7 @@ def _read_folder_rows(store: Store) -> Iterator[DataRow]:
                 yield _parse_folder_row(row, posixpath.dirname(path))
 
 
-def _parse_folder_row(row: dict[str, Any], folder: str) -> DataRow:
+def _parse_folder_row(row: TableRow, folder: str) -> DataRow:
     audio, melody = str(row["audio"] or ""), row.get("melody")
     split = row.get("split")
     return DataRow(
@@ -92,7 +93,7 @@ def _parse_folder_row(row: dict[str, Any], folder: str) -> DataRow:
     )
 
 
-def _positive_or_none(value: Any) -> float | None:
+def _positive_or_none(value: object) -> float | None:
     return float(value) if isinstance(value, float) and 0 < value < float("inf") else None
 
 

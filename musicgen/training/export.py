@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,6 +13,7 @@ from musicgen.model.checkpoint.resolve import Checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.training.network import Network
 from musicgen.training.start import copy_small_files
+from musicgen.value_types import JsonObject
 
 DTYPES = {"float16": "float16", "float32": "float32"}
 
@@ -63,12 +63,12 @@ def export_checkpoint(
 
 def format_model_card(
     *, title: str, start: Checkpoint, pattern: str, data: str, clips: int, hours_of_music: float, unusable_rows: int,
-    log_lines: Sequence[dict[str, Any]], parameters: int, command: str, schedule: dict[str, Any], about: str = ""
+    log_lines: Sequence[JsonObject], parameters: int, command: str, schedule: JsonObject, about: str = ""
 ) -> str:  # fmt: skip
     """Format the model card of a training: the model, its data, the command that trained it, and its losses."""
     spec = start.spec
     last_line = log_lines[-1] if log_lines else {}
-    validation: dict[str, Any] = next((line for line in reversed(log_lines) if "valid" in line), {})
+    validation: JsonObject = next((line for line in reversed(log_lines) if "valid" in line), {})
     rows = [
         (
             "decoder",

@@ -143,6 +143,6 @@ def _nearest_centroids(frames: FloatArray, centroids: FloatArray) -> NDArray[np.
     )
 
 
-def _round_to_half(values: NDArray[np.floating]) -> FloatArray:
+def _round_to_half(values: FloatArray) -> FloatArray:
     """Round to the nearest values of float16."""
     return values.astype(np.float16).astype(np.float32)

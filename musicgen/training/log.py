@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from musicgen.value_types import JsonObject
 
 
 class TrainingLog:
@@ -17,13 +17,13 @@ class TrainingLog:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept_lines), encoding="utf-8")
         os.replace(temporary, path)
 
-    def append(self, line: Mapping[str, Any]) -> None:
+    def append(self, line: JsonObject) -> None:
         """Append a line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[JsonObject]:
     """Read the complete lines of a log; none if there is no log."""
     if not path.is_file():
         return []
@@ -36,7 +36,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def format_progress(line: Mapping[str, Any]) -> str:
+def format_progress(line: JsonObject) -> str:
     """Format a line of the log as a line of progress."""
     codebook_losses = " ".join(f"{loss:.2f}" for loss in line["each"])
     validation = ""
@@ -50,7 +50,7 @@ def format_progress(line: Mapping[str, Any]) -> str:
     )
 
 
-def plot_losses(log_lines: list[dict[str, Any]], path: Path) -> None:
+def plot_losses(log_lines: list[JsonObject], path: Path) -> None:
     """Plot the losses over the steps as a PNG; does nothing without matplotlib (the extra `train`)."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -25,6 +25,7 @@ from musicgen.model.spec import parse_spec
 from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.network import Network
 from musicgen.training.ticks import tick_tokens
+from musicgen.value_types import JsonObject
 
 _SMALL_FILES = (
     "preprocessor_config.json",
@@ -70,7 +71,7 @@ class ModelSizes(BaseModel):
 class StoredCodec:
     """The codec of a checkpoint: the section `audio_encoder` of config.json, and the tensors under that name."""
 
-    section: dict[str, Any]
+    section: JsonObject
     tensors: Mapping[str, Tensor]
 
     @classmethod
@@ -119,7 +120,7 @@ def copy_small_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _model_config(sizes: ModelSizes, codec: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+def _model_config(sizes: ModelSizes, codec: JsonObject, pattern: str) -> JsonObject:
     from transformers import MusicgenDecoderConfig, MusicgenMelodyDecoderConfig, T5Config
 
     melody = sizes.kind == "melody"

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class Counters:
     seconds: float = 0.0  # of running
 
 
-def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, about: Mapping[str, Any]) -> None:
+def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, about: Mapping[str, object]) -> None:
     """Write a state into `folder`; `about` are the properties of the training that it belongs to."""
     from safetensors.torch import save_file
 
@@ -50,7 +49,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Counters, 
         shutil.rmtree(obsolete)
 
 
-def load_state(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counters] | None:
+def load_state(folder: Path, about: Mapping[str, object]) -> tuple[dict[str, Tensor], Counters] | None:
     """Load the latest state in `folder`; None if there is none. Raises `UserError` if `about` differs."""
     from safetensors.torch import load_file
 

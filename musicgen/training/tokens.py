@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from musicgen.model.codec.codec import Codec
 from musicgen.model.load import load_codec
 from musicgen.storage import Store
 from musicgen.training.data import DataRow, read_rows
+from musicgen.value_types import TableRow
 
 _VERSION = 2
 _MAX_S = 600.0  # of a clip; the rest is not used
@@ -49,7 +50,7 @@ class TokenizedData:
 
     codes: NDArray[np.int16]
     pitch_classes: NDArray[np.int8]
-    clips: list[dict[str, Any]]
+    clips: list[TableRow]
     bad_rows: list[tuple[str, str]]  # row, reason
 
     @classmethod
@@ -167,7 +168,7 @@ def _chunk_rows(rows: Iterable[DataRow]) -> Iterator[list[DataRow]]:
 def _write_tokens(
     folder: Path, rows: list[DataRow], results: Iterable[TokenizedRow | str], progress: Callable[[str], None]
 ) -> None:
-    clips: list[dict[str, Any]] = []
+    clips: list[TableRow] = []
     unusable_rows: list[tuple[str, str]] = []
     codes: list[NDArray[np.int16]] = []
     pitch_classes: list[NDArray[np.int8]] = []

@@ -7,7 +7,7 @@ with the same weights as one that was not.
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from musicgen.training.state import Counters, load_state, save_state
 from musicgen.training.ticks import tick_ids
 from musicgen.training.tokens import TokenizedData
 from musicgen.training.validation import measure_validation_losses
+from musicgen.value_types import JsonObject
 
 REPLICAS = 2
 _STEPS_PER_LINE = 10  # of the log
 _BETAS = (0.9, 0.95)
 
-StepCallback = Callable[[Mapping[str, Any]], None]
+StepCallback = Callable[[JsonObject], None]
 ExportCallback = Callable[["Trainer"], None]
 
 
@@ -185,7 +186,7 @@ class Trainer:
         clips = self.schedule.valid_clips
         return measure_validation_losses(self.average, self.validation_loader, clips, self.device, self._autocast, pool)
 
-    def _log_line(self, losses: Tensor, interval_start: tuple[float, int, int]) -> dict[str, Any]:
+    def _log_line(self, losses: Tensor, interval_start: tuple[float, int, int]) -> JsonObject:
         counters, schedule = self.counters, self.schedule
         seconds = max(1e-9, time.monotonic() - interval_start[0])
         left_s = (

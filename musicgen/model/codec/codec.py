@@ -6,8 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from musicgen.value_types import Codes
+
 # Codes [codebooks, frames] of any integer type.
-Codes = NDArray[np.integer]
 
 
 class Codec(Protocol):
