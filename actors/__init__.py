@@ -1,1 +1,1 @@
-"""Where it runs: Ray actors that each hold a model, and the dispatcher that keeps them in shards."""
+"""Runs a plan on Ray actors that each hold a model; a dispatcher gives them shards."""

@@ -1,1 +1,1 @@
-"""What runs when: the Prefect flow `synthesize` and the command line."""
+"""The Prefect flow `synthesize`, and the command line."""

@@ -1,6 +1,6 @@
-"""What a run shows in Prefect: log lines, a progress bar, counts, failures and a summary.
+"""Publishes a run as Prefect artifacts: a progress bar, counts, failures and a summary.
 
-No fault of these stops a run.
+An artifact that cannot be published does not stop the run.
 """
 
 import time
@@ -33,7 +33,7 @@ class ProgressArtifact:
             artifact_id = create_progress_artifact(
                 0.0, key=f"progress-{run}".lower(), description="clips made or failed"
             )
-            if isinstance(artifact_id, UUID):  # a coroutine only where the caller is one
+            if isinstance(artifact_id, UUID):  # in async code it would be a coroutine
                 self._artifact_id = artifact_id
 
     def announce(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A Prefect API to talk to: the one that is configured, or a temporary one that starts while the job is planned."""
+"""Connects to a Prefect API: the configured one, or a temporary one that starts while the job is planned."""
 
 import os
 import socket
@@ -83,7 +83,7 @@ class PrefectServer:
                 _check(configured)
             elif not self._stopping:
                 self._start()
-        except Exception as error:  # told in `connected`
+        except Exception as error:  # `connected` raises it
             self._error = error
 
     def _start(self) -> None:
@@ -104,8 +104,8 @@ class PrefectServer:
         while not self._stopping:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._log.seek(0)
-                told = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-                raise MusicGenError(f"Prefect's temporary server did not start: {' '.join(told) or 'no answer'}")
+                last_line = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
+                raise MusicGenError(f"Prefect's temporary server did not start: {' '.join(last_line) or 'no answer'}")
             try:
                 with urllib.request.urlopen(f"{self._url}/health", timeout=2):
                     return

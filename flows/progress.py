@@ -1,4 +1,4 @@
-"""What a run reports while it goes on, and how that reads."""
+"""The observer of a run, and the text of its progress."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from actors.messages import Progress
 
 
 class RunObserver(Protocol):
-    """Is told how a run goes on. Its methods are called from the thread that drives the run, and return at once."""
+    """Receives the progress of a run. Its methods are called in the thread that drives the run and return at once."""
 
     def announce(self, text: str) -> None:
         """Report one event, such as the cluster that the run uses."""
@@ -16,7 +16,7 @@ class RunObserver(Protocol):
 
 
 class NoObserver:
-    """Ignores everything: for runs that nobody watches."""
+    """An observer that ignores everything."""
 
     def announce(self, text: str) -> None:
         """Ignore the event."""
@@ -26,14 +26,14 @@ class NoObserver:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as `h:mm:ss`, or `m:ss` below an hour."""
+    """Format seconds as `h:mm:ss`, or `m:ss` below an hour."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def describe_progress(progress: Progress) -> str:
-    """One line: clips, failures, speed, and the time that is left."""
+    """Return one line: clips, failures, speed, and the time that is left."""
     text = f"{progress.settled}/{progress.rows} clips"
     if progress.failed:
         text += f", {progress.failed} failed"

@@ -1,4 +1,4 @@
-"""Stopping: SIGTERM as Ctrl-C, and work that ends itself when either comes."""
+"""Handles the signals that stop a command: SIGTERM acts like Ctrl-C, and a run ends its actors first."""
 
 import contextvars
 import signal
@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TypeVar
 
 _T = TypeVar("_T")
-_PATIENCE_S = 15.0
+_END_TIMEOUT_S = 15.0  # for work that was told to stop
 
 
 @contextmanager
@@ -24,37 +24,37 @@ def raise_on_sigterm() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    previous_handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
-    """Run `work` in a thread; whatever signal interrupts the wait for it, call `stop` and let it end first.
+    """Run `work` in a thread. If a signal interrupts the wait for it, call `stop` and wait until it has ended.
 
-    Ray's calls run native code that knows KeyboardInterrupt and swallows any other exception of a signal handler, such
-    as the one that Prefect's SIGTERM raises. Waiting in plain Python, the main thread hears all of them.
+    Ray's calls run native code that passes KeyboardInterrupt on and swallows any other exception of a signal handler,
+    such as the one that Prefect raises on SIGTERM. A main thread that waits in plain Python gets all of them.
     """
-    done: Future[_T] = Future()
+    outcome: Future[_T] = Future()
 
-    def run() -> None:
+    def run_work() -> None:
         try:
-            done.set_result(work())
+            outcome.set_result(work())
         except BaseException as error:
-            done.set_exception(error)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="work", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run_work,), name="work", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
             thread.join(0.2)
     except BaseException:
         stop()
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _END_TIMEOUT_S
         while thread.is_alive() and time.monotonic() < deadline:
             with suppress(BaseException):  # a second signal must not take Ray away from under its actors
                 thread.join(0.2)
         raise
-    return done.result()
+    return outcome.result()

@@ -1,5 +1,4 @@
-"""The stages of a run as plain functions over values. The Prefect flow and the command line call the same ones, each
-once.
+"""The stages of a run as plain functions over values, which the Prefect flow and the command line both call.
 
 context = open_job(job)
 outcome = plan_run(context)
@@ -40,7 +39,7 @@ _FAILURES_PRINTED = 10
 
 @dataclass(frozen=True)
 class JobContext:
-    """A job whose output and checkpoint have been found."""
+    """A job with its opened output and its resolved checkpoint."""
 
     job: Job
     store: Store
@@ -89,7 +88,7 @@ def generate_clips(
     shards = pending_shards(context.store, plan)
     if not shards:
         return None
-    from actors.pool import Pool  # imports Ray: `musicgen plan` does without
+    from actors.pool import Pool  # imports Ray, which `musicgen plan` does without
 
     rows = sum(plan.shard_rows(shard) for shard in shards)
     pool = Pool(context.job, plan, context.store, cluster)
@@ -114,7 +113,7 @@ def publish_run(
     run = dataset.run(plan.run)
     (status,) = run_statuses(run)
     publish_card(dataset)
-    write_report(context.store, replace(_run_report(plan), published_at=format_time(datetime.now(UTC))))
+    write_report(context.store, replace(_make_run_report(plan), published_at=format_time(datetime.now(UTC))))
     failures = run.first_failures(FAILURES_LISTED) if status.failed or status.invalid else []
     summary = Summary(
         dataset=context.job.output.uri,
@@ -131,15 +130,15 @@ def publish_run(
         preemptions=result.progress.preemptions if result else 0,
         given_up=result.given_up if result else {},
         failures=tuple((row["source"], row["error_class"], row["error"]) for row in failures[:_FAILURES_PRINTED]),
-        slow_path=_slow_path(result),
-        example=_first_audio_path(run),
+        slow_path=_find_slow_path(result),
+        example=_find_first_audio_path(run),
     )
     return summary, failures
 
 
 @contextmanager
 def _store_errors_stop_the_job() -> Iterator[None]:
-    """Before anything is started, a store that fails is an error of the job (exit code 2)."""
+    """Raise `JobError` (exit code 2) for a fault of the store, because nothing has been started yet."""
     try:
         yield
     except StoreError as error:
@@ -147,7 +146,7 @@ def _store_errors_stop_the_job() -> Iterator[None]:
 
 
 def _record_session(context: JobContext, plan: Plan, result: GenerationResult, interrupted: bool = False) -> None:
-    """Add what this driver did to the run's report."""
+    """Add what this driver has done to the run's report."""
     end = datetime.now(UTC)
     progress = result.progress
     session = Session(
@@ -168,15 +167,15 @@ def _record_session(context: JobContext, plan: Plan, result: GenerationResult, i
         hardware=describe_hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
         engines=tuple(sorted({actor.engine for actor in result.loaded_actors})),
     )
-    write_report(context.store, _run_report(plan, session))
+    write_report(context.store, _make_run_report(plan, session))
 
 
-def _run_report(plan: Plan, *sessions: Session) -> RunReport:
+def _make_run_report(plan: Plan, *sessions: Session) -> RunReport:
     return RunReport(plan.run, plan.job, asdict(plan.model), sessions)
 
 
-def _slow_path(result: GenerationResult | None) -> str:
-    """Why a CPU engine ran without the compiled kernels, as its fingerprint says; empty if it ran with them."""
+def _find_slow_path(result: GenerationResult | None) -> str:
+    """Return why a CPU engine ran without the compiled kernels, from its fingerprint; empty if it ran with them."""
     for actor in result.loaded_actors if result else ():
         engine = json.loads(actor.engine)
         if engine.get("device") == "cpu" and engine.get("path", "").startswith("eager"):
@@ -184,8 +183,8 @@ def _slow_path(result: GenerationResult | None) -> str:
     return ""
 
 
-def _first_audio_path(run: Dataset) -> str:
-    """The path of the run's first audio object inside the dataset; empty if it has none."""
+def _find_first_audio_path(run: Dataset) -> str:
+    """Return the path of the run's first audio object inside the dataset; empty if it has none."""
     if run.info.layout == "parquet":
         return ""
     for path, footer in run.footers():

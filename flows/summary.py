@@ -1,4 +1,4 @@
-"""How a run ended, as values and as text for people."""
+"""The result of a run, as values and as text for people."""
 
 import sys
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,7 @@ from flows.progress import format_duration
 
 @dataclass(frozen=True)
 class Summary:
-    """The end of a run. Rows are those the run planned; `invalid` were refused while planning."""
+    """How a run has ended. The rows are those that the run planned; `invalid` ones were refused while planning."""
 
     dataset: str
     run: str
@@ -23,7 +23,7 @@ class Summary:
     crashes: int = 0
     preemptions: int = 0
     given_up: dict[int, str] = field(default_factory=dict)  # shard -> reason
-    failures: tuple[tuple[str, str, str], ...] = ()  # source, class, reason: the first few
+    failures: tuple[tuple[str, str, str], ...] = ()  # (source, class, reason) of the first ones
     slow_path: str = ""  # why a CPU ran without the compiled kernels
     example: str = ""  # an audio file of the run, inside the dataset
 
@@ -34,7 +34,7 @@ class Summary:
 
     @property
     def all_made(self) -> bool:
-        """Nothing failed, nothing is missing."""
+        """Whether nothing failed and nothing is missing."""
         return not (self.failed or self.invalid or self.missing)
 
     def to_dict(self) -> dict[str, object]:
@@ -54,7 +54,7 @@ class Summary:
             lines.append(f"actors replaced: {self.crashes} crashed, {self.preemptions} preempted")
         if self.failed or self.invalid:
             lines.append(f"failed rows: {self.failed}, refused while planning: {self.invalid}")
-            lines += [f"  {source}: {kind}: {reason}" for source, kind, reason in self.failures]
+            lines += [f"  {source}: {error_class}: {reason}" for source, error_class, reason in self.failures]
             hidden = self.failed + self.invalid - len(self.failures)
             lines += [f"  ... and {hidden} more in {self.dataset}/failures/"] if hidden > 0 else []
         for shard, reason in list(self.given_up.items())[:5]:

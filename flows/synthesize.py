@@ -1,8 +1,8 @@
 """The Prefect flow `synthesize`: plan what is missing, generate it, publish the dataset.
 
 Each stage (flows/stages.py) is one task, whatever the size of the job. The flow runs from a Prefect deployment or
-called as a function; the command line plans first, and then calls the same tasks by `finish_run`. Rows that fail are
-data: such a run is completed, with a warning among its artifacts.
+called as a function; the command line plans first, and then calls the same tasks by `finish_run`. A run with failed
+rows counts as completed, with a warning among its artifacts.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from musicgen.plan import Plan, PlanOutcome
 FLOW_NAME = "synthesize"
 
 
-def _is_storage_fault(task: object, run: object, state: State) -> bool:
-    """Whether Prefect tries a task again: a store's fault may be over in a moment; others have been tried already."""
+def _is_storage_fault(failed_task: object, task_run: object, state: State) -> bool:
+    """Decide whether Prefect tries a task again: only after a fault of the store, which may be over in a moment."""
     try:
         state.result(raise_on_failure=True)
     except (StoreError, OSError):
@@ -38,7 +38,7 @@ def _is_storage_fault(task: object, run: object, state: State) -> bool:
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_task(context: JobContext, retry_failed: Sequence[str]) -> PlanOutcome:
-    """Freeze the rows that are missing."""
+    """Plan the rows that are missing."""
     outcome = plan_run(context, retry_failed=retry_failed)
     if (plan := outcome.plan) is not None:
         get_run_logger().info("run %s: %s rows in %s shards", plan.run, plan.rows, len(plan.shards))
@@ -79,7 +79,7 @@ def finish_run(context: JobContext, plan: Plan, cluster: Cluster, observer: RunO
     try:
         result = generate_task(context, plan, cluster, observer)
     except BaseException as error:
-        if not isinstance(error, Exception):  # Ctrl-C, SIGTERM, or cancelled in Prefect
+        if not isinstance(error, Exception):  # Ctrl-C, SIGTERM, or a cancellation in Prefect
             get_run_logger().warning(
                 "stopped; what is committed is safe. Run the same job again to go on with run %s", plan.run
             )

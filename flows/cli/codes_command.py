@@ -3,16 +3,20 @@
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import OK, SOME_FAILED, AsJson, Verbose, handle_errors
+from musicgen.errors import JobError
 
-_SHOWN = 20
-_EVERY = 100  # files between two lines of progress
+if TYPE_CHECKING:
+    from musicgen.codes import CodesSummary
 
-CodecOf = Annotated[
+_FAILURES_PRINTED = 20
+_PROGRESS_INTERVAL = 100  # files between two lines of progress
+
+CodecModel = Annotated[
     str, typer.Option("--model", metavar="NAME", help="The checkpoint whose codec it is: a preset, hub name or folder.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:0.")]
@@ -29,7 +33,7 @@ def encode(
     root: Annotated[
         list[str] | None, typer.Option("--root", metavar="FOLDER", help="Local files may lie here too; repeatable.")
     ] = None,
-    model: CodecOf = "embedded",
+    model: CodecModel = "embedded",
     device: Device = "auto",
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -40,14 +44,10 @@ def encode(
         from musicgen.model import load_codec
 
         codec = load_codec(model, device)
-        raise typer.Exit(
-            _tell(
-                encode_manifest(
-                    manifest, output, codec, column=column, roots=root or (), progress=_progress("encoded")
-                ),
-                as_json,
-            )
+        summary = encode_manifest(
+            manifest, output, codec, column=column, roots=root or (), progress=_make_progress("encoded")
         )
+        raise typer.Exit(_report_summary(summary, as_json))
 
 
 def decode(
@@ -59,7 +59,7 @@ def decode(
     ],
     output: Annotated[str, typer.Argument(metavar="FOLDER", help="The folder or s3://bucket/prefix for the audio.")],
     audio_format: Annotated[str, typer.Option("--format", metavar="NAME", help="flac, wav, ogg or mp3.")] = "flac",
-    model: CodecOf = "embedded",
+    model: CodecModel = "embedded",
     device: Device = "auto",
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -67,32 +67,34 @@ def decode(
     """Turn codes back into audio files."""
     with handle_errors(verbose):
         from musicgen.codes import decode_codes
-        from musicgen.errors import JobError
         from musicgen.model import load_codec
 
         if audio_format not in ("flac", "wav", "ogg", "mp3"):
             raise JobError(f"--format {audio_format!r} is not known; write flac, wav, ogg or mp3")
         codec = load_codec(model, device)
-        raise typer.Exit(
-            _tell(decode_codes(codes, output, codec, format=audio_format, progress=_progress("decoded")), as_json)
-        )
+        summary = decode_codes(codes, output, codec, format=audio_format, progress=_make_progress("decoded"))
+        raise typer.Exit(_report_summary(summary, as_json))
 
 
-def _progress(verb: str) -> Callable[[int], None]:
-    def show(done: int) -> None:
-        if done % _EVERY == 0:
-            print(f"{done} files {verb}", file=sys.stderr)
+def _make_progress(verb: str) -> Callable[[int], None]:
+    """Return a callback that prints the number of files now and then."""
 
-    return show
+    def show_count(count: int) -> None:
+        if count % _PROGRESS_INTERVAL == 0:
+            print(f"{count} files {verb}", file=sys.stderr)
+
+    return show_count
 
 
-def _tell(done: Any, as_json: bool) -> int:
+def _report_summary(summary: "CodesSummary", as_json: bool) -> int:
+    """Print what was made and what failed; returns the exit code."""
     if as_json:
-        typer.echo(json.dumps({"made": done.made, "failed": done.failed, "output": done.output}, ensure_ascii=False))
+        values = {"made": summary.made, "failed": summary.failed, "output": summary.output}
+        typer.echo(json.dumps(values, ensure_ascii=False))
     else:
-        for source, reason in done.failed[:_SHOWN]:
+        for source, reason in summary.failed[:_FAILURES_PRINTED]:
             print(f"{source}: {reason}", file=sys.stderr)
-        if len(done.failed) > _SHOWN:
-            print(f"... and {len(done.failed) - _SHOWN} more", file=sys.stderr)
-        typer.echo(f"{done.output}: {done.made} made, {len(done.failed)} failed")
-    return SOME_FAILED if done.failed else OK
+        if len(summary.failed) > _FAILURES_PRINTED:
+            print(f"... and {len(summary.failed) - _FAILURES_PRINTED} more", file=sys.stderr)
+        typer.echo(f"{summary.output}: {summary.made} made, {len(summary.failed)} failed")
+    return SOME_FAILED if summary.failed else OK

@@ -1,4 +1,4 @@
-"""`musicgen evaluate`: does a model do what it is asked, by judges that did not train it?"""
+"""`musicgen evaluate`: measures how well the clips of a model follow their prompts and melodies."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import OK, UNSOUND, AsJson, Verbose, handle_errors
+from musicgen.errors import JobError
 
 
 def evaluate(
@@ -34,7 +35,6 @@ def evaluate(
     """
     with handle_errors(verbose):
         from musicgen import MusicGen
-        from musicgen.errors import JobError
         from musicgen.evaluation import JUDGE_MODULES, evaluate_model, require_extras
 
         if clips < 2:
@@ -56,6 +56,6 @@ def evaluate(
             typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
         else:
             typer.echo(report.table())
-            kept = f"{len(report.verdicts) - len(report.short)} of {len(report.verdicts)} bounds hold"
-            typer.echo(f"{model}: {kept}; {output / 'report.json'}; {report.about['took_s']:.0f} s")
+            bounds = f"{len(report.verdicts) - len(report.short)} of {len(report.verdicts)} bounds hold"
+            typer.echo(f"{model}: {bounds}; {output / 'report.json'}; {report.about['took_s']:.0f} s")
         raise typer.Exit(UNSOUND if report.short else OK)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import OK, UNSOUND, Dataset, Verbose, handle_errors
+from musicgen.errors import JobError
 
 
 def listen(
@@ -22,15 +23,14 @@ def listen(
     with handle_errors(verbose):
         from musicgen.dataset import open_dataset
         from musicgen.dataset.listen import write_page
-        from musicgen.errors import JobError
 
         if clips < 1:
             raise JobError(f"--clips {clips} is too few; write 1 or more")
         page = write_page(open_dataset(dataset), output, clips)
-        of = "" if page.clips == page.dataset_clips else f" of {page.dataset_clips:,}"
+        total = "" if page.clips == page.dataset_clips else f" of {page.dataset_clips:,}"
         opener = "open" if sys.platform == "darwin" else "xdg-open"
         typer.echo(
-            f"{page.clips:,}{of} clips with spectrograms; listen in a browser: {opener} {shlex.quote(page.path)}"
+            f"{page.clips:,}{total} clips with spectrograms; listen in a browser: {opener} {shlex.quote(page.path)}"
         )
         if page.faults:
             print(f"{page.faults} clips could not be read; `musicgen verify {dataset}` names each", file=sys.stderr)

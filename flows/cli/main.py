@@ -41,8 +41,9 @@ app.command("evaluate")(evaluate)
 def main() -> None:
     """Entry point.
 
-    Libraries' threads may be in C++ when the interpreter is taken down, and then abort the process, whose exit code
-    scripts rely on. So what is to be done at exit is done here, and the interpreter is left standing.
+    If a library's thread runs C++ code while the interpreter is shut down, it may abort the process and change the exit
+    code, which scripts rely on. So this runs what is due at exit and ends the process without shutting the interpreter
+    down.
     """
     code: int | str | None = 0
     try:

@@ -19,9 +19,9 @@ def models(as_json: AsJson = False, verbose: Verbose = False) -> None:
         width = max(len(preset.name) for preset in presets)
         for preset in presets:
             size = f"{preset.parameters / 1e6:.0f}M" if preset.parameters else ""
-            sound = f"{preset.sample_rate / 1000:g} kHz {'stereo' if preset.channels == 2 else 'mono'}"
+            audio = f"{preset.sample_rate / 1000:g} kHz {'stereo' if preset.channels == 2 else 'mono'}"
             typer.echo(
-                f"{preset.name:<{width}} {size:>6}  {sound:<13}  {preset.license:<12}  {', '.join(preset.controls)}"
+                f"{preset.name:<{width}} {size:>6}  {audio:<13}  {preset.license:<12}  {', '.join(preset.controls)}"
             )
             if not preset.works:
                 typer.echo(f"{'':<{width}} does not work yet: {preset.status}")

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.quiet import quiet_libraries
+from flows.signals import raise_on_sigterm
+from musicgen.errors import JobError, MusicGenError, StoreError, UserError
+
 if TYPE_CHECKING:
     from musicgen.job import Job
 
-# The exit codes of contracts: what a script may rely on.
+# The exit codes, which scripts rely on.
 OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 JobPath = Annotated[
@@ -44,9 +48,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Libraries' own m
 
 
 def check_retry_classes(classes: list[str] | None) -> list[str]:
-    """The failure classes of --retry-failed. Raises `JobError` for a word that is none."""
-    from musicgen.errors import JobError
-
+    """Return the failure classes of --retry-failed. Raises `JobError` for an unknown one."""
     for name in classes or ():
         if name != "crash":
             raise JobError(
@@ -56,8 +58,8 @@ def check_retry_classes(classes: list[str] | None) -> list[str]:
 
 
 def load_job(path: str | None, settings: list[str] | None, **flags: object) -> "Job":
-    """The job of a command's arguments."""
-    from musicgen.job import Job
+    """Load the job of a command's arguments. Raises `JobError`."""
+    from musicgen.job import Job  # takes half a second, which `musicgen --help` does without
 
     return Job.load(path, settings or (), **flags)
 
@@ -69,10 +71,6 @@ def handle_errors(verbose: bool, store_error_code: int = USER_ERROR) -> Iterator
     A store that cannot be used is most often a wrong URI among the arguments. For a command that has checked its stores
     before it starts, `store_error_code` is `WRONG`.
     """
-    from flows.cli.quiet import quiet_libraries
-    from flows.signals import raise_on_sigterm
-    from musicgen.errors import MusicGenError, StoreError, UserError
-
     quiet_libraries(verbose)
     try:
         with raise_on_sigterm():

@@ -20,6 +20,8 @@ from flows.cli.options import (
     handle_errors,
     load_job,
 )
+from flows.cli.progress_bar import ProgressBar
+from flows.progress import format_duration
 
 if TYPE_CHECKING:
     from flows.stages import JobContext
@@ -62,7 +64,6 @@ def plan(
     """Say what a run would do, and do nothing."""
     with handle_errors(verbose):
         loaded = load_job(job, settings, manifest=manifest, output=output, model=model, limit=limit, actors=actors)
-        from flows.cli.progress_bar import ProgressBar
         from flows.stages import open_job, plan_run
 
         context = open_job(loaded)
@@ -96,8 +97,6 @@ def _make_report(context: "JobContext", outcome: "PlanOutcome") -> PlanReport:
 
 
 def _format_report(report: PlanReport) -> str:
-    from flows.progress import format_duration
-
     rows = [
         ("new", report["new"], ""),
         ("already made", report["made"], ""),

@@ -55,14 +55,14 @@ class ProgressBar:
         )
 
     def count(self, label: str) -> Callable[[int, int | None], None]:
-        """A callback (done, total) that shows `label` with a count; a total of None is not known."""
+        """Return a callback (done, total) that shows `label` with the count; the total is None if it is not known."""
 
-        def show(done: int, total: int | None = None) -> None:
+        def show_count(done: int, total: int | None = None) -> None:
             text = f"{label}: {done:,}" if total is None else f"{label}: {done:,} of {total:,}"
             self._show(text, done, total, at_once=False)
 
         self._printed_at = time.monotonic()  # short work shows nothing where there is no terminal
-        return show
+        return show_count
 
     def _show(self, text: str, done: int, total: int | None, at_once: bool) -> None:
         if self._is_terminal:

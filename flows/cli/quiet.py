@@ -1,4 +1,4 @@
-"""Silence from libraries, unless asked. Called before any of them is imported: most read the environment then."""
+"""Silences libraries. It has to be called before they are imported, because most read the environment then."""
 
 import logging
 import os

@@ -25,9 +25,11 @@ from flows.cli.options import (
     handle_errors,
     load_job,
 )
+from flows.cli.progress_bar import ProgressBar
+from flows.prefect_server import PrefectServer
+from musicgen.errors import StoreError
 
 if TYPE_CHECKING:
-    from flows.prefect_server import PrefectServer
     from flows.stages import JobContext
     from flows.summary import Summary
     from musicgen.job import Job
@@ -55,8 +57,6 @@ def run(
 def _run_job(job: "Job", retry_failed: Sequence[str], as_json: bool, verbose: bool) -> int:
     """Plan the job and finish its run; returns the exit code."""
     from actors.cluster import check_address
-    from flows.cli.progress_bar import ProgressBar
-    from flows.prefect_server import PrefectServer
     from flows.stages import open_job, plan_run
 
     check_address(job.cluster)
@@ -67,16 +67,14 @@ def _run_job(job: "Job", retry_failed: Sequence[str], as_json: bool, verbose: bo
             outcome = plan_run(context, retry_failed=retry_failed, on_rows_read=bar.count("manifest rows read"))
         if outcome.plan is None:
             return _report_nothing(outcome, job.output.uri, as_json)
-        return _report_summary(_finish(context, outcome, server, verbose), outcome, as_json)
+        return _report_summary(_finish_run(context, outcome, server, verbose), outcome, as_json)
     finally:
         server.stop()
 
 
-def _finish(context: "JobContext", outcome: "PlanOutcome", server: "PrefectServer", verbose: bool) -> "Summary":
+def _finish_run(context: "JobContext", outcome: "PlanOutcome", server: PrefectServer, verbose: bool) -> "Summary":
     """Generate and publish the planned run as a Prefect flow, with progress on stderr."""
     from actors.cluster import join_cluster
-    from flows.cli.progress_bar import ProgressBar
-    from musicgen.errors import StoreError
 
     plan = outcome.plan
     assert plan is not None

@@ -1,4 +1,4 @@
-"""`musicgen status`: how far each run of a dataset is."""
+"""`musicgen status`: shows how far each run of a dataset is."""
 
 import json
 

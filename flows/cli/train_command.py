@@ -1,8 +1,8 @@
-"""`musicgen train`: a recipe, or a folder of music, to a checkpoint."""
+"""`musicgen train`: trains a checkpoint from a recipe, or from a folder of music."""
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,29 +46,31 @@ def train(
         from musicgen.training import Recipe, run_ablation, run_recipe, with_default_codec
 
         given = {"data": data, "output": output, "from": start, "pattern": pattern, "steps": steps, "hours": hours}
-        flags: dict[str, tuple[str, Any]] = {
-            f"--{name}": (_FLAGS[name], value) for name, value in given.items() if value is not None
-        }
-        if steps is not None and hours is None:
-            flags["--steps "] = ("training.hours", None)
+        flags: list[tuple[str, str, object]] = [
+            (f"--{name}", _FLAGS[name], value) for name, value in given.items() if value is not None
+        ]
+        if steps is not None and hours is None:  # the one limit replaces the other, which the recipe may set
+            flags.append(("--steps", "training.hours", None))
         if hours is not None and steps is None:
-            flags["--hours "] = ("training.steps", None)
+            flags.append(("--hours", "training.steps", None))
         loaded = Recipe.load(recipe, settings or (), flags)
         if recipe is None:
             loaded = with_default_codec(loaded)
         command = shlex.join(["musicgen", "train", *sys.argv[2:]]) if sys.argv[1:2] == ["train"] else "musicgen train"
         if loaded.ablation:
-            typer.echo(run_ablation(loaded, command, on_message=_say, on_step=_show, measures=_judges(loaded)))
-        else:
             typer.echo(
-                f"{run_recipe(loaded, command, on_message=_say, on_step=_show)}: a checkpoint; try musicgen run "
-                "--model with it"
+                run_ablation(
+                    loaded, command, on_message=_print_message, on_step=_print_step, measures=_make_measure(loaded)
+                )
             )
+        else:
+            checkpoint = run_recipe(loaded, command, on_message=_print_message, on_step=_print_step)
+            typer.echo(f"{checkpoint}: a checkpoint; try musicgen run --model with it")
         raise typer.Exit(OK)
 
 
-def _judges(recipe: "Recipe") -> "CheckpointMeasure | None":
-    """What the ablation measures by ear: of the corpus that the project composes, whose labels the judges need."""
+def _make_measure(recipe: "Recipe") -> "CheckpointMeasure | None":
+    """Return the measure of an ablation's clips, or None for the user's own data, which lack the labels it needs."""
     if recipe.data is not None:
         return None
     from musicgen.evaluation import JUDGE_MODULES, make_ablation_measure, require_extras
@@ -77,11 +79,11 @@ def _judges(recipe: "Recipe") -> "CheckpointMeasure | None":
     return make_ablation_measure(recipe.folder / "corpus")
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(line: JsonObject) -> None:
+def _print_step(line: JsonObject) -> None:
     from musicgen.training import format_progress
 
-    _say(format_progress(line))
+    _print_message(format_progress(line))

@@ -1,4 +1,4 @@
-"""`musicgen verify`: the index against the audio."""
+"""`musicgen verify`: checks the index of a dataset against its audio."""
 
 import json
 from typing import Annotated
@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import OK, UNSOUND, AsJson, Dataset, Verbose, handle_errors
+from flows.cli.progress_bar import ProgressBar
 
-_SHOWN = 100
+_FAULTS_PRINTED = 100
 
 
 def verify(
@@ -20,7 +21,6 @@ def verify(
 ) -> None:
     """Check that every object of the index is there and is what the index says."""
     with handle_errors(verbose):
-        from flows.cli.progress_bar import ProgressBar
         from musicgen.dataset import open_dataset
         from musicgen.dataset.verification import verify_dataset
 
@@ -29,10 +29,10 @@ def verify(
         if as_json:
             typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
         else:
-            for fault in report.faults[:_SHOWN]:
+            for fault in report.faults[:_FAULTS_PRINTED]:
                 typer.echo(str(fault))
-            if report.fault_count > _SHOWN:
-                typer.echo(f"... and {report.fault_count - _SHOWN} more (--json names them)")
+            if report.fault_count > _FAULTS_PRINTED:
+                typer.echo(f"... and {report.fault_count - _FAULTS_PRINTED} more (--json names them)")
             verdict = "sound" if report.sound else f"NOT sound: {report.fault_count} faults"
             size = f"{report.rows} rows, {report.audio_s:.1f} s of audio in {report.parts} parts"
             typer.echo(f"{dataset}: {verdict}; {size}, {report.failed} failed rows")

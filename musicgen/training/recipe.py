@@ -1,6 +1,6 @@
 """Reads and checks a recipe: a YAML file with the settings of a training, its model and its data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -64,11 +64,11 @@ class Recipe(BaseModel):
         cls,
         path: str | Path | None,
         overrides: Sequence[str] = (),
-        flags: Mapping[str, tuple[str, object]] | None = None,
+        flags: Iterable[tuple[str, str, object]] = (),
     ) -> "Recipe":
-        """Load the recipe of a YAML file, or of flags alone. `flags` maps a flag to (key, value). Raises `JobError`."""
+        """Load the recipe of a YAML file, or of flags alone. `flags` are (flag, key, value). Raises `JobError`."""
         document = JobDocument.read(path) if path is not None else JobDocument()
-        for flag, (key, value) in (flags or {}).items():
+        for flag, key, value in flags:
             document.set(key, value, origin=flag)
         for override in overrides:
             document.override(override)
