@@ -1,6 +1,7 @@
 """Connects to a Prefect API: the configured one, or a temporary one that starts while the job is planned."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from musicgen.errors import JobError, MusicGenError
 
 _START_TIMEOUT_S = 180.0  # the first start on a busy machine migrates a database
 
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")  # the line that ends a traceback
+
 # It lives for one flow run: no interface, no schedules to keep, no blocks to register.
 _TEMPORARY = {
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -25,7 +28,7 @@ _TEMPORARY = {
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
 
 
@@ -36,14 +39,15 @@ class PrefectServer:
     """
 
     def __init__(self) -> None:
-        if os.environ.get("PREFECT_API_URL"):
-            _check(os.environ["PREFECT_API_URL"])
+        named = os.environ.get("PREFECT_API_URL", "")
+        if named:
+            _check(named)
         self._error: Exception | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._url = ""
         self._stopping = False
-        self._thread = threading.Thread(target=self._begin, name="prefect", daemon=True)
+        self._thread = threading.Thread(target=self._begin, args=(named,), name="prefect", daemon=True)
         self._thread.start()
 
     @contextmanager
@@ -74,14 +78,14 @@ class PrefectServer:
             process.kill()
             process.wait()
 
-    def _begin(self) -> None:
+    def _begin(self, named: str) -> None:
         try:
             from prefect.settings import PREFECT_API_URL
 
-            configured = PREFECT_API_URL.value()
-            if configured:
+            configured = PREFECT_API_URL.value()  # or by a profile of Prefect
+            if configured and not named:
                 _check(configured)
-            elif not self._stopping:
+            elif not named and not self._stopping:
                 self._start()
         except Exception as error:  # `connected` raises it
             self._error = error
@@ -104,13 +108,20 @@ class PrefectServer:
         while not self._stopping:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._log.seek(0)
-                last_line = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-                raise MusicGenError(f"Prefect's temporary server did not start: {' '.join(last_line) or 'no answer'}")
+                reason = _last_error(self._log.read().decode(errors="replace"))
+                raise MusicGenError(f"Prefect's temporary server did not start: {reason or 'no answer'}")
             try:
                 with urllib.request.urlopen(f"{self._url}/health", timeout=2):
                     return
             except OSError:
                 time.sleep(0.1)
+
+
+def _last_error(log: str) -> str:
+    """Return the last line of a log that names an exception, else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if _EXCEPTION.match(line)]
+    return (errors or lines or [""])[-1]
 
 
 def _check(url: str) -> None:

@@ -1,11 +1,13 @@
 """What every test may use: a real S3 server, and an environment without surprises."""
 
+import atexit
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,11 +20,15 @@ import pytest
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 
+_PREFECT_HOME = tempfile.mkdtemp(prefix="musicgen-test-")  # never the database of the user's own Prefect
+atexit.register(shutil.rmtree, _PREFECT_HOME, ignore_errors=True)
+
 # Before any test imports them: no telemetry, no hub, and threads that two cores can serve.
 os.environ.update(
     HF_HUB_OFFLINE="1",
     DO_NOT_TRACK="1",
     RAY_USAGE_STATS_ENABLED="0",
+    PREFECT_HOME=_PREFECT_HOME,
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     TOKENIZERS_PARALLELISM="false",
     OMP_WAIT_POLICY="passive",  # threads that spin are ruinous when several processes share two cores

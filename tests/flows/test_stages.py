@@ -1,7 +1,7 @@
 """One way through a job: the command line and the flow run the same stages, and each stage once."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,9 +51,13 @@ def calls(monkeypatch: pytest.MonkeyPatch, output: str) -> Counter[str]:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch, prefect_url: str) -> None:
+def served(monkeypatch: pytest.MonkeyPatch, prefect_url: str) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     monkeypatch.setenv("PREFECT_API_URL", prefect_url)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with temporary_settings({PREFECT_API_URL: prefect_url}):  # Prefect has read its environment already
+        yield
 
 
 def test_the_command_line_does_each_thing_once(
