@@ -1,7 +1,9 @@
 """The versions of the code and libraries of a process, and whether an actor has the same ones as its driver."""
 
 import hashlib
+import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 from musicgen.dataset.run_report import package_versions
 from musicgen.errors import JobError
 
-PACKAGES = ("musicgen", "actors", "flows", "configs")
+PACKAGES = ("musicgen", "actors", "flows")
+_CODE_SUFFIXES = frozenset({".py", ".cpp", ".h", ".yaml", ".csv", ".flac"})
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr", "librosa", "pyarrow", "ray")
 
 
@@ -46,7 +49,18 @@ def find_package_folders() -> list[Path]:
 
 def _hash_own_code() -> str:
     digest = hashlib.sha256()
-    for folder in find_package_folders():
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes())
+    for package in find_package_folders():
+        for name, file in sorted(_find_code_files(package)):
+            digest.update(f"{package.name}/{name}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _find_code_files(package: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files that tell one version of a package from another, each with its path inside the package.
+
+    Python, kernels and the data of `configs/`. The weights have an identity of their own.
+    """
+    for folder, _, names in os.walk(package, followlinks=True):  # `configs` is a link in the source tree
+        for file in (Path(folder, name) for name in names):
+            if file.suffix in _CODE_SUFFIXES:
+                yield file.relative_to(package).as_posix(), file

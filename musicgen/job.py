@@ -22,6 +22,7 @@ from musicgen.job_types import (
     make_absolute,
     refuse_secret,
 )
+from musicgen.presets import resolve_config
 from musicgen.request import Request
 
 _DEFAULTS = Request()  # a job that gives no settings has the defaults of a request
@@ -203,12 +204,13 @@ class Job(Section):
         """Read a job from a YAML file (or from flags alone), with `section.key=value` overrides and flags on top.
 
         `flags` are those of `FLAGS`; None means not given. The order of precedence is flag, override, file. Relative
-        paths are relative to the working directory. Raises `JobError` with one line, which holds no secret.
+        paths are relative to the working directory; a job file or manifest `configs/...` that is not there is taken
+        from the package. Raises `JobError`, with one line, which holds no secret.
         """
         unknown = set(flags) - set(FLAGS)
         if unknown:
             raise TypeError(f"no such flag of a job: {', '.join(sorted(unknown))}")
-        document = JobDocument.read(path) if path is not None else JobDocument()
+        document = JobDocument.read(resolve_config(path)) if path is not None else JobDocument()
         for override in overrides:
             document.override(override)
         for flag, value in flags.items():
@@ -221,6 +223,8 @@ class Job(Section):
             if not (isinstance(settings, Mapping) and "uri" in settings):
                 where = document.origin((section,))
                 raise JobError(f"{where}the job names no {section}: give {flag} URI or `{section}.uri` in the job file")
+        if isinstance(uri := values["manifest"]["uri"], str):
+            values["manifest"] = {**values["manifest"], "uri": resolve_config(uri)}
         try:
             return cls.model_validate(values)
         except ValidationError as error:

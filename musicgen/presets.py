@@ -3,6 +3,7 @@
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Literal
 
 import yaml
@@ -44,8 +45,28 @@ class Preset(BaseModel):
 
 
 def config_file(*path: str) -> Traversable:
-    """Return a file of `configs/` in the source tree or the installed package: `config_file("jobs", "demo.yaml")`."""
-    return files("configs").joinpath(*path)
+    """Return a file of `configs/`: `config_file("jobs", "demo.yaml")`.
+
+    The files are data of the package: `musicgen/configs` is a folder in a wheel and on a Ray worker, and in the source
+    tree a symbolic link to `configs/`. Where an archive or a file system has lost the link, `configs/` itself is read.
+    """
+    folder = files("musicgen").joinpath("configs")
+    if not folder.is_dir():
+        folder = Path(__file__).parents[1] / "configs"
+    return folder.joinpath(*path)
+
+
+def resolve_config(path: str | Path) -> str:
+    """Return the path as it is, or the file of the package for a `configs/...` that does not exist here.
+
+    So the example jobs can be run from any folder: `musicgen run configs/jobs/demo.yaml`.
+    """
+    text = str(path)
+    if text.startswith("configs/") and not Path(text).exists():
+        shipped = config_file(*text.split("/")[1:])
+        if shipped.is_file():
+            return str(shipped)
+    return text
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from musicgen.job_errors import describe_errors
 from musicgen.job_file import JobDocument
 from musicgen.job_keys import known_keys
 from musicgen.model.checkpoint.resolve import EMBEDDED
+from musicgen.presets import resolve_config
 from musicgen.training.schedule import Schedule
 from musicgen.training.start import ModelSizes
 
@@ -67,7 +68,7 @@ class Recipe(BaseModel):
         flags: Iterable[tuple[str, str, object]] = (),
     ) -> "Recipe":
         """Load the recipe of a YAML file, or of flags alone. `flags` are (flag, key, value). Raises `JobError`."""
-        document = JobDocument.read(path) if path is not None else JobDocument()
+        document = JobDocument.read(resolve_config(path)) if path is not None else JobDocument()
         for flag, key, value in flags:
             document.set(key, value, origin=flag)
         for override in overrides:

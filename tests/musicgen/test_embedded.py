@@ -11,13 +11,13 @@ import pytest
 import soundfile
 import torch
 
-import configs
 from musicgen import MusicGen, Request
 from musicgen.corpus.demo_melodies import write_melodies
 from musicgen.evaluation import features as heard
 from musicgen.evaluation import pitch_classes as chroma
+from musicgen.presets import config_file
 
-MELODIES = Path(configs.__file__).parent / "manifests" / "melodies"
+MELODIES = Path(str(config_file("manifests", "melodies")))
 
 
 @pytest.fixture(scope="module")

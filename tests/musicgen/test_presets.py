@@ -1,10 +1,17 @@
 """Model presets are data that the program can rely on."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from musicgen.job import Job
 from musicgen.model.spec import CONTROLS
-from musicgen.presets import all_presets, config_file, find_preset, preset_names, presets_with
+from musicgen.presets import all_presets, config_file, find_preset, preset_names, presets_with, resolve_config
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_published_checkpoint_has_one() -> None:
@@ -47,3 +54,29 @@ def test_the_demo_manifest_is_varied() -> None:
     assert len(rows) == 32
     assert len({row["prompt"] for row in rows}) == len({row["id"] for row in rows}) == 32
     assert len({row["genre"] for row in rows}) > 20
+
+
+def test_a_config_that_is_not_here_is_taken_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job.load("configs/jobs/demo.yaml")
+    assert Path(job.manifest.uri) == Path(str(config_file("manifests", "demo.csv")))
+    assert resolve_config("configs/jobs/absent.yaml") == "configs/jobs/absent.yaml"
+    assert resolve_config("jobs/demo.yaml") == "jobs/demo.yaml"
+
+
+def test_a_config_that_is_here_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("configs/jobs").mkdir(parents=True)
+    Path("configs/jobs/demo.yaml").write_text("manifest: {uri: own.csv}\noutput: {uri: own}\n")
+    assert Job.load("configs/jobs/demo.yaml").manifest.uri == str(tmp_path / "own.csv")
+
+
+def test_a_folder_named_configs_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise RuntimeError")
+    code = "from musicgen.presets import all_presets; print(len(all_presets()))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == len(all_presets())

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import configs
 from musicgen import MusicGen, Request
 from musicgen.errors import JobError, UserError
+from musicgen.presets import config_file
 from musicgen.training.ablation import run_ablation
 from musicgen.training.recipe import Recipe
 from musicgen.training.recipe_stages import run_recipe
@@ -124,14 +124,14 @@ def test_wrong_data_is_reported_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["embedded", "ablation"])
 def test_the_shipped_recipes_are_valid(name: str) -> None:
-    recipe = Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml")
+    recipe = Recipe.load(str(config_file("training", f"{name}.yaml")))
     assert recipe.data is None
     assert recipe.model.positions == 504
 
 
 def test_the_ablation_shares_what_the_embedded_model_is_made_of() -> None:
     embedded, ablation = (
-        Recipe.load(Path(configs.__file__).parent / "training" / f"{name}.yaml") for name in ("embedded", "ablation")
+        Recipe.load(str(config_file("training", f"{name}.yaml"))) for name in ("embedded", "ablation")
     )
     for name in ("output", "corpus", "codec", "model"):
         assert getattr(embedded, name) == getattr(ablation, name)
