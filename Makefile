@@ -15,15 +15,15 @@ define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "musicgen-batch needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make PYTHON=python3.12" >&2; exit 2; }
 @test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 @echo "Installing musicgen-batch into $(VENV) (once; two to four minutes) ..."
-@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(1)'
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(1)'
 endef
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(call install,[datasets$(comma)listen])
 	@touch $(STAMP)
 
 # What tests and linters need on top; the demo does without.
-$(DEV): pyproject.toml
+$(DEV): pyproject.toml constraints.txt
 	$(call install,[test$(comma)lint])
 	@touch $(STAMP) $(DEV)
 

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from flows.cli.run_command import run
 from flows.cli.status_command import status
 from flows.cli.train_command import train
 from flows.cli.verify_command import verify
+from musicgen.version import package_version
 
 app = typer.Typer(
     name="musicgen",
@@ -36,6 +38,22 @@ app.command("encode")(encode)
 app.command("decode")(decode)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"musicgen {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end."),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import deque
 from concurrent.futures import Future, wait
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.errors import RowError
 from musicgen.patterns import count_steps
 from musicgen.request import Request
+from musicgen.version import package_version
 
 if TYPE_CHECKING:
     from musicgen.model import Model
@@ -101,7 +102,7 @@ class Engine:
         if self._captures_steps and (self._allocated_stepper is None or self._allocated_stepper.captures_steps):
             path += "-graphs"
         parts: dict[str, str | int] = {
-            "musicgen": _package_version(),
+            "musicgen": package_version(),
             "torch": torch.__version__,
             "transformers": version("transformers"),
             "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
@@ -282,10 +283,3 @@ class Engine:
             running.sequence = running.window = None
             if running.preparing is not None and running.preparing.done() and running.preparing.exception() is not None:
                 running.preparing = None  # it may have failed for the same lack of memory
-
-
-def _package_version() -> str:
-    try:
-        return version("musicgen-batch")
-    except PackageNotFoundError:  # run from a folder that is not installed
-        return "source"

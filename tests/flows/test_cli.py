@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -29,3 +30,10 @@ def test_an_ending_has_its_code_and_all_that_was_said(code: str, returned: int) 
     assert done.returncode == returned
     assert done.stdout == "said waited for\nat exit\n"
     assert done.stderr.strip() == ("no such thing" if returned == 1 else "")
+
+
+def test_the_version_is_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "--version"], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert done.stdout == f"musicgen {version('musicgen-batch')}\n"
