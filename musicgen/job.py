@@ -223,8 +223,8 @@ class Job(Section):
             if not (isinstance(settings, Mapping) and "uri" in settings):
                 where = document.origin((section,))
                 raise JobError(f"{where}the job names no {section}: give {flag} URI or `{section}.uri` in the job file")
-        if isinstance(uri := values["manifest"]["uri"], str):
-            values["manifest"] = {**values["manifest"], "uri": resolve_config(uri)}
+            if section == "manifest" and isinstance(uri := settings["uri"], str):
+                values[section] = {**settings, "uri": resolve_config(uri)}
         try:
             return cls.model_validate(values)
         except ValidationError as error:
