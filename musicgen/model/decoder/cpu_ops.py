@@ -167,10 +167,10 @@ class CpuOps:
         if depth % 2:
             raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
         panel = 2 * self.lanes
-        data = _zeros_in_huge_pages(-(-columns // panel) * panel * depth, dtype=self.dtype)
+        packed = _zeros_in_huge_pages(-(-columns // panel) * panel * depth, dtype=self.dtype)
         plain = weight.float().contiguous()  # named: a temporary would be freed before the call
-        self._pack(plain.data_ptr(), columns, depth, data.data_ptr(), self.threads)
-        return PackedWeight(data, columns, depth)
+        self._pack(plain.data_ptr(), columns, depth, packed.data_ptr(), self.threads)
+        return PackedWeight(packed, columns, depth)
 
     def linear(self, x: Tensor, weight: PackedWeight, activate: bool = False) -> Tensor:
         """Multiply x [rows, depth] (first through the GELU if `activate`) with weight^T -> [rows, columns]."""
