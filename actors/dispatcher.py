@@ -109,13 +109,13 @@ class Dispatcher:
         if history.storage_errors >= self.limits.storage_errors:
             self._give_up(attempt.shard, reason)
             return
-        history.retry_at = now + self._backoff_after(history.storage_errors)
+        history.retry_at = now + self.limits.backoff_after(history.storage_errors)
         self._retries.append(attempt.shard)
 
     def on_died(self, actor: int, cause: DeathCause, reason: str, now: float) -> None:
         """Record that the actor is gone.
 
-        A preemption is charged to nobody. Before the actor was ready, its end counts as a failed start.
+        A preemption counts against no shard. Before the actor was ready, its end counts as a failed start.
         """
         lost = self._actors.pop(actor, None)
         if lost is None:
@@ -125,7 +125,7 @@ class Dispatcher:
         elif not lost.ready:
             self._failed_starts += 1
             self._first_start_error = self._first_start_error or reason
-            self._next_start_at = now + self._backoff_after(self._failed_starts)
+            self._next_start_at = now + self.limits.backoff_after(self._failed_starts)
         else:
             self.crashes += 1
         for attempt in lost.attempts:
@@ -248,6 +248,3 @@ class Dispatcher:
         self.given_up[shard] = reason
         self._given_up_in_a_row += 1
         del self._histories[shard]
-
-    def _backoff_after(self, failures: int) -> float:
-        return min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(failures - 1, 16))

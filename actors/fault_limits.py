@@ -21,6 +21,10 @@ class FaultLimits:
     backoff_s: float = 1.0  # before the second try; doubled for each further one
     max_backoff_s: float = 60.0
 
+    def backoff_after(self, failures: int) -> float:
+        """Return the seconds to wait after so many failures in a row."""
+        return min(self.max_backoff_s, self.backoff_s * 2.0 ** min(failures - 1, 16))
+
 
 def make_fault_limits(settings: ClusterSettings) -> FaultLimits:
     """Return the limits that a job sets."""

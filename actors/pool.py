@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import ray
@@ -28,6 +28,7 @@ from actors.messages import (
     ShardReport,
     Stopped,
 )
+from actors.progress_counter import ProgressCounter
 from musicgen.errors import MusicGenError, StoreError, UserError
 from musicgen.job import Job
 from musicgen.plan import Plan
@@ -65,15 +66,12 @@ class Pool:
         self._make_engine = make_engine
         self._limits = limits or make_fault_limits(job.cluster)
         self._dispatcher = self._make_dispatcher(())
-        self._progress = Progress(rows=0, shards=0)  # what is committed
+        self._counter = ProgressCounter()
         self._started_at: float | None = None
-        self._first_ready_at: float | None = None
         self._actors: dict[int, ActorHandle] = {}
         self._calls: dict[ray.ObjectRef, _PendingCall] = {}
-        self._heartbeats: dict[int, Heartbeat] = {}
         self._heartbeat_due: dict[int, float] = {}
         self._loaded_actors: list[LoadedActor] = []
-        self._peak_rss_mb = 0.0
 
     def run(self, shards: Sequence[int], rows: int, on_progress: Callable[[Progress], None]) -> GenerationResult:
         """Make `shards`, which have `rows` rows, and call `on_progress` several times a second.
@@ -82,8 +80,7 @@ class Pool:
         if no actor could work. In each case the actors have ended.
         """
         self._started_at = time.monotonic()
-        self._first_ready_at = None
-        self._progress = Progress(rows, len(shards))
+        self._counter = ProgressCounter(rows, len(shards))
         self._dispatcher = self._make_dispatcher(shards)
         self._store.write(self._config.driver_token, b"the driver was here")
         try:
@@ -111,7 +108,7 @@ class Pool:
             given_up=dict(self._dispatcher.given_up),
             loaded_actors=tuple(self._loaded_actors),
             seconds=0.0 if self._started_at is None else time.monotonic() - self._started_at,
-            peak_rss_mb=self._peak_rss_mb,
+            peak_rss_mb=self._counter.peak_rss_mb,
             cluster=self._cluster.description,
         )
 
@@ -153,7 +150,7 @@ class Pool:
         handle = self._actors.pop(actor, None)
         if handle is not None:
             ray.kill(handle)
-        self._heartbeats.pop(actor, None)
+        self._counter.forget_actor(actor)
         self._heartbeat_due.pop(actor, None)
         self._calls = {reply: call for reply, call in self._calls.items() if call.actor != actor}
 
@@ -193,35 +190,16 @@ class Pool:
         match value:
             case LoadedActor():
                 self._loaded_actors.append(value)
-                self._first_ready_at = self._first_ready_at or now
+                self._counter.on_ready(now)
                 self._heartbeat_due[call.actor] = now
                 self._dispatcher.on_ready(call.actor, now)
             case ShardReport() if self._dispatcher.on_finished(call.actor, value.attempt, now):
-                self._add_committed(call.actor, value)
+                self._counter.on_committed(call.actor, value)
             case Heartbeat():
-                self._heartbeats[call.actor] = value
+                self._counter.on_heartbeat(call.actor, value)
                 interval_s = min(self._job.cluster.heartbeat_s, self._limits.heartbeat_timeout_s / 4)
                 self._heartbeat_due[call.actor] = now + interval_s
-                self._peak_rss_mb = max(self._peak_rss_mb, value.peak_rss_mb)
                 self._dispatcher.on_heartbeat(call.actor, now, value.stalled_s)
-
-    def _add_committed(self, actor: int, report: ShardReport) -> None:
-        """Count the rows of a committed shard, which are no longer uncommitted ones of its actor.
-
-        A shard that another driver has committed counts too, with the rows that the store has.
-        """
-        self._progress = replace(
-            self._progress,
-            made=self._progress.made + report.made,
-            failed=self._progress.failed + report.failed,
-            audio_s=self._progress.audio_s + report.audio_s,
-        )
-        heartbeat = self._heartbeats.get(actor, Heartbeat())
-        self._heartbeats[actor] = replace(
-            heartbeat,
-            uncommitted_rows=max(0, heartbeat.uncommitted_rows - report.made - report.failed),
-            uncommitted_audio_s=max(0.0, heartbeat.uncommitted_audio_s - report.audio_s),
-        )
 
     def _handle_error(self, call: _PendingCall, error: Exception, now: float) -> None:
         reason = str(error) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
@@ -239,16 +217,9 @@ class Pool:
         self._dispatcher.on_died(actor, cause, reason, now)
 
     def _current_progress(self) -> Progress:
-        heartbeats = self._heartbeats.values()
-        return replace(
-            self._progress,
-            shards_done=self._dispatcher.shards_done,
-            uncommitted_rows=sum(heartbeat.uncommitted_rows for heartbeat in heartbeats),
-            uncommitted_audio_s=sum(heartbeat.uncommitted_audio_s for heartbeat in heartbeats),
-            actors=self._dispatcher.ready_actors,
-            crashes=self._dispatcher.crashes,
-            preemptions=self._dispatcher.preemptions,
-            generating_s=0.0 if self._first_ready_at is None else time.monotonic() - self._first_ready_at,
+        dispatcher = self._dispatcher
+        return self._counter.current(
+            dispatcher.shards_done, dispatcher.ready_actors, dispatcher.crashes, dispatcher.preemptions
         )
 
 

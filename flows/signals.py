@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TypeVar
 
 _T = TypeVar("_T")
-_END_TIMEOUT_S = 15.0  # for work that was told to stop
+_END_TIMEOUT_S = 15.0  # of work after `stop` was called
 
 
 @contextmanager
