@@ -81,12 +81,26 @@ def read_dataset_info(store: Store) -> DatasetInfo | None:
     return info
 
 
+def find_written_names(store: Store) -> list[str]:
+    """Return which of the names that a run writes at the top of a dataset are taken in the store."""
+    files = [name for name in paths.WRITTEN_FILES if store.exists(name)]
+    folders = [f"{name}/" for name in paths.WRITTEN_FOLDERS if next(iter(store.list(name)), None) is not None]
+    return files + folders
+
+
 def check_dataset_info(store: Store, expected: DatasetInfo) -> DatasetInfo | None:
     """Return the dataset's info if a job fits it, None if there is no dataset.
 
-    Raises `JobError` that names the differences.
+    Raises `JobError` that names the differences, and for a folder without a dataset that holds a name a run writes.
     """
     info = read_dataset_info(store)
+    if info is None and (foreign_names := find_written_names(store)):
+        info = read_dataset_info(store)  # another driver may have begun the dataset meanwhile
+        if info is None:
+            raise JobError(
+                f"{store.uri} is no dataset (it has no {paths.INFO}), but holds {', '.join(foreign_names)}, "
+                "which a run would write; move that away, or use another output.uri"
+            )
     if info is not None and (differences := info.differences(expected)):
         raise JobError(
             f"{store.uri} is a dataset that this job does not fit: {'; '.join(differences)}; "

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
-from musicgen.dataset_paths import OUTPUT_FOLDERS
+from musicgen import dataset_paths as paths
 from musicgen.errors import ManifestError, StoreError, first_line
-from musicgen.storage import expand_uri, open_store
+from musicgen.storage import covers_uri, expand_uri, open_store
+from musicgen.storage.location import parse_uri
 
 Format = Literal["parquet", "jsonl", "csv"]
 SUFFIXES: dict[str, Format] = {
@@ -44,7 +45,7 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     """List the files that a manifest URI (file, folder or glob) stands for, in the order of their names.
 
     In a folder, files of other kinds are skipped; given by name or by a glob, they are an error. `output` is the
-    dataset's canonical URI: its own Parquet files are never a manifest. Raises `ManifestError` if there is no file, or
+    dataset's canonical URI: what a run writes there is never a manifest. Raises `ManifestError` if there is no file, or
     more than one format; `StoreError` if the store cannot be used.
     """
     files = expand_uri(uri)
@@ -55,12 +56,8 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     if len(known) < len(files) and (named or not known):
         other = next(info.path for info in files if not _guess_format(info.path))
         raise ManifestError(f"{other}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
-    output_folders = [f"{output.rstrip('/')}/{folder}/" for folder in OUTPUT_FOLDERS] if output else []
-    inside = next((file.uri for file in known if file.uri.startswith(tuple(output_folders))), None)
-    if inside:
-        raise ManifestError(
-            f"{inside}: the manifest {uri} takes in what the job itself writes; move one of them, or use a glob"
-        )
+    if output:
+        _refuse_output(uri, known, output.rstrip("/"))
     formats = sorted({file.format for file in known})
     if len(formats) > 1:
         raise ManifestError(
@@ -68,6 +65,21 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
             f"{uri.rstrip('/')}/*.{formats[0]}"
         )
     return known
+
+
+def _refuse_output(uri: str, files: list[ManifestFile], output: str) -> None:
+    """Raise `ManifestError` if the manifest takes in, or on a later run would take in, what the job itself writes."""
+    written_files = [f"{output}/{name}" for name in paths.WRITTEN_FILES]
+    written_folders = tuple(f"{output}/{folder}/" for folder in paths.WRITTEN_FOLDERS)
+    uris = [file.uri for file in files]
+    taken = next((name for name in uris if name in written_files or name.startswith(written_folders)), None)
+    if taken is None and parse_uri(uri).uri not in uris:  # a folder or a glob
+        later = (*written_files, f"{output}/{paths.index_part('run', 0)}")
+        taken = next((path for path in later if _guess_format(path) and covers_uri(uri, path)), None)
+    if taken:
+        raise ManifestError(
+            f"{taken}: the manifest {uri} takes in what the job itself writes; move one of them, or use a glob"
+        )
 
 
 def _guess_format(path: str) -> Format | None:

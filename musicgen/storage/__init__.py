@@ -8,6 +8,6 @@ Stores are safe to use from many threads and pickle as their URI.
 
 from musicgen.storage.opening import open_store
 from musicgen.storage.store import FileInfo, Store
-from musicgen.storage.wildcards import expand_uri
+from musicgen.storage.wildcards import covers_uri, expand_uri
 
-__all__ = ["FileInfo", "Store", "expand_uri", "open_store"]
+__all__ = ["FileInfo", "Store", "covers_uri", "expand_uri", "open_store"]

@@ -34,6 +34,17 @@ def expand_uri(uri: str) -> list[FileInfo]:
     return [replace(file, path=store.join(file.path)) for file in store.list() if not _is_hidden(file.path)]
 
 
+def covers_uri(uri: str, file_uri: str) -> bool:
+    """Return whether a folder or glob takes in the URI of a file, which need not exist."""
+    location, file = parse_uri(uri), parse_uri(file_uri)
+    if location.scheme != file.scheme:
+        return False
+    if _GLOB.search(location.prefix):
+        return re.fullmatch(_translate_glob(location.root.split("/")), file.root, re.DOTALL) is not None
+    folder = location.root.rstrip("/") + "/"
+    return file.root.startswith(folder) and not _is_hidden(file.root.removeprefix(folder))
+
+
 def _is_below_root(location: Location) -> bool:
     return location.root != "/" and (location.scheme == "file" or "/" in location.root)
 

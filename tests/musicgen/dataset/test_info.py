@@ -51,6 +51,20 @@ def test_a_job_that_does_not_fit_gets_the_differences(tmp_path, job: DatasetInfo
     assert read_dataset_info(store) == FIRST
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", "metadata.parquet", "index/part.parquet", "audio/a/b.flac", "listen.html"]
+)
+def test_a_folder_without_a_dataset_that_holds_a_written_name_is_refused(tmp_path, name: str):
+    store = open_store(str(tmp_path))
+    store.write("notes.txt", b"mine")
+    assert check_dataset_info(store, FIRST) is None
+    store.write(name, b"mine")
+    with pytest.raises(JobError, match=name.split("/")[0]):
+        write_dataset_info(store, FIRST)
+    assert store.read(name) == b"mine"
+    assert not store.exists("dataset.json")
+
+
 def test_two_first_jobs_at_once_cannot_both_win(s3):
     store = open_store(s3.uri)
     jobs = [DatasetInfo.of("files", format) for format in ("flac", "mp3", "wav", "ogg")]

@@ -236,7 +236,29 @@ def test_a_manifest_never_takes_in_its_own_output(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="what the job itself writes"):
         list(read_manifest(str(tmp_path), ColumnMap({}), output=f"{tmp_path}/out"))
     assert len(list(read_manifest(f"{tmp_path}/*.parquet", ColumnMap({}), output=f"{tmp_path}/out"))) == 1
-    assert list(read_manifest(str(tmp_path), ColumnMap({}), output=f"{tmp_path}/elsewhere"))
+    assert list(read_manifest(str(tmp_path), ColumnMap({}), output=f"{tmp_path.parent}/elsewhere"))
+
+
+@pytest.mark.parametrize(
+    "manifest", ["", "/**/*.parquet", "/out/*.parquet", "/*/metadata.parquet", "/out/metadata.parquet"]
+)
+def test_a_manifest_that_would_take_in_what_a_run_writes_is_refused_before_it_does(
+    tmp_path: Path, manifest: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("m.parquet", "out/metadata.parquet" if manifest.endswith("metadata.parquet") else "out/mine.parquet"):
+        pq.write_table(pa.table({"prompt": ["asked"]}), tmp_path / name)
+    with pytest.raises(ManifestError, match="what the job itself writes"):
+        list(read_manifest(f"{tmp_path}{manifest}", ColumnMap({}), output=f"{tmp_path}/out"))
+
+
+@pytest.mark.parametrize("manifest", ["out/mine.parquet", "out/m*.csv", "*.parquet", "out/mine-*.parquet"])
+def test_other_files_beside_a_dataset_are_a_manifest(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("m.parquet", "out/mine.parquet", "out/mine-2.parquet"):
+        pq.write_table(pa.table({"prompt": ["asked"]}), tmp_path / name)
+    (tmp_path / "out" / "m.csv").write_text("prompt\nasked\n")
+    assert list(read_manifest(f"{tmp_path}/{manifest}", ColumnMap({}), output=f"{tmp_path}/out"))
 
 
 def test_batches_are_small(tmp_path: Path) -> None:
