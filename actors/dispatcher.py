@@ -1,9 +1,13 @@
 """Decides which actor makes which shard, and what follows from failures: no Ray, no threads, no clock.
 
 The pool reports events (`on_ready`, `on_heartbeat`, `on_finished`, `on_failed`, `on_died`) and does what `decide`
-returns. The state is counters and shard numbers only. Laws (tests/actors/test_dispatcher.py): every shard is settled
-once; no actor holds more than `attempts_per_actor` attempts; a suspected shard is alone in its actor, so that the next
-crash is known to be its own; a row that ends its process is found by bisection, and all rows beside it are made.
+returns. The state is counters and shard numbers only.
+
+Laws, which tests/actors/test_dispatcher.py checks:
+- Every shard is settled once.
+- No actor holds more than `attempts_per_actor` attempts.
+- A suspected shard is alone in its actor, so that the next crash is known to be its own.
+- A row that ends its process is found by bisection, and all rows beside it are made.
 """
 
 import math

@@ -62,8 +62,8 @@ class Request:
     def resolve(self, salt: int, frame_rate: float) -> "Request":
         """Return the request with its effective seed, 63 bits, in `seed`.
 
-        A row's own seed is used as it is for sample 0, so that a row with the `seed` of the index gets the same sound;
-        every other seed is a hash of the canonical form, the salt or own seed, and the sample.
+        Sample 0 of a row with its own seed uses exactly that seed, so that a row with the `seed` of the index gets the
+        same sound. Every other seed is a hash of the canonical form, the salt or own seed, and the sample.
         """
         if self.seed is not None and self.sample == 0:
             return self

@@ -14,7 +14,7 @@ from musicgen.audio import decode_audio
 from musicgen.audio.spectrogram import PIXELS, draw_spectrogram
 from musicgen.dataset import paths
 from musicgen.dataset.page import ClipCard, render_page
-from musicgen.dataset.reader import Dataset, read_audio
+from musicgen.dataset.reader import Dataset, read_audio_bytes
 from musicgen.errors import JobError, StoreError
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
@@ -75,7 +75,7 @@ def _read_first_rows(dataset: Dataset, count: int) -> Iterator[TableRow]:
 def _make_card(dataset: Dataset, target: Store, row: TableRow) -> ClipCard:
     description = (row["prompt"] or "", row["duration_s"], _describe_clip(row))
     try:
-        content = read_audio(dataset.store, row)
+        content = read_audio_bytes(dataset.store, row)
         audio, sample_rate = decode_audio(content)
     except (FileNotFoundError, ValueError) as error:
         reason = (

@@ -116,7 +116,7 @@ class Dataset:
     def audio_bytes(self, clip: str | TableRow) -> bytes:
         """Read a clip's audio file, by its key or its row. Raises `KeyError` for a key that the index does not have."""
         if not isinstance(clip, str):
-            return read_audio(self.store, clip)
+            return read_audio_bytes(self.store, clip)
         for part_path in self.parts():
             with self.store.open(part_path) as file:
                 index_part = ParquetReader(file)
@@ -125,7 +125,7 @@ class Dataset:
                         index_part.read_row_group(row_group, columns=["key"]).column("key"), clip
                     ).as_py()
                     if row_index >= 0:
-                        return read_audio(
+                        return read_audio_bytes(
                             self.store,
                             index_part.read_row_group(row_group, columns=_PLACE_COLUMNS)
                             .slice(row_index, 1)
@@ -181,7 +181,7 @@ class Dataset:
             return pa.array(
                 [{"bytes": None, "path": self.store.join(place["audio"])} for place in places], AUDIO_STRUCT
             )
-        contents = map_ordered(lambda place: read_audio(self.store, place), places, threads=_THREADS)
+        contents = map_ordered(lambda place: read_audio_bytes(self.store, place), places, threads=_THREADS)
         file_names = (f"{place['key']}.{place['audio_format']}" for place in places)
         return pa.array(
             [{"bytes": content, "path": name} for content, name in zip(contents, file_names, strict=True)], AUDIO_STRUCT
@@ -213,7 +213,7 @@ def read_dataset(store: Store) -> Dataset:
 open = open_dataset  # the name before 0.2, which scripts use
 
 
-def read_audio(store: Store, row: TableRow) -> bytes:
+def read_audio_bytes(store: Store, row: TableRow) -> bytes:
     """Read the audio file of an index row with `audio`, `audio_offset` and `audio_bytes`, in any layout."""
     cell = row["audio"]
     if isinstance(cell, dict):

@@ -20,7 +20,7 @@ from musicgen.audio.encode import hash_pcm, quantize_to_int16
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import Footer, parse_footer
 from musicgen.dataset.key_index import KeyIndex
-from musicgen.dataset.reader import Dataset, read_audio
+from musicgen.dataset.reader import Dataset, read_audio_bytes
 from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
 from musicgen.dataset.verification_report import Fault, VerificationReport
 from musicgen.parallel import map_ordered
@@ -157,7 +157,7 @@ def _object_path(row: TableRow) -> str | None:
 def _check_row(dataset: Dataset, row: TableRow, deep: bool) -> list[Fault]:
     location = _object_path(row) or row["key"]
     try:
-        content = read_audio(dataset.store, row)
+        content = read_audio_bytes(dataset.store, row)
     except FileNotFoundError:
         return [Fault("missing", location, "the audio object is missing")]
     except Exception as error:  # one unreadable object must not hide the faults of the others

@@ -69,11 +69,11 @@ class MissingRows:
         )
         return sums[0], ":".join(str(value) for value in sums)
 
-    def compare_with_dataset(self, retried_classes: frozenset[str]) -> RowCounts:
+    def find_missing(self, retried_classes: frozenset[str]) -> RowCounts:
         """Compare the distinct rows with `made.parquet` and `failed.parquet`; what is left is missing.
 
-        Of the rows that failed before, only those are held back whose last failure is of class `crash`, unless
-        `retried_classes` has "crash".
+        A row whose last failure is of class `crash` is held back, unless `retried_classes` has "crash". Rows that
+        failed otherwise are tried again.
         """
         self._db.execute(
             "CREATE TABLE unmade AS SELECT rows.* FROM rows ANTI JOIN read_parquet(?) USING (k1, k2)",

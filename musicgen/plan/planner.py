@@ -73,7 +73,7 @@ class _Planner:
         with MissingRows(self.folder) as missing_rows:
             self._refuse_repeated_id(missing_rows)
             distinct, fingerprint = missing_rows.keep_distinct()
-            counts = missing_rows.compare_with_dataset(retried_classes)
+            counts = missing_rows.find_missing(retried_classes)
             prefix = self._run_prefix(fingerprint)
             own_runs = sorted(
                 (run for run in history.values() if run.name_prefix == prefix),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from musicgen.dataset import paths
-from musicgen.dataset.reader import open_dataset, read_audio
+from musicgen.dataset.reader import open_dataset, read_audio_bytes
 from musicgen.errors import UserError
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
@@ -42,7 +42,7 @@ class DataRow:
         """Open the audio file. Raises FileNotFoundError, StoreError."""
         if isinstance(self.location, str):
             return store.open(self.location)
-        return io.BytesIO(read_audio(store, self.location))
+        return io.BytesIO(read_audio_bytes(store, self.location))
 
 
 def read_rows(store: Store) -> list[DataRow]:
