@@ -36,7 +36,7 @@ Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Only th
 Actors = Annotated[int | None, typer.Option("--actors", metavar="N", help="How many generator actors.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of the job file; repeatable."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of the file; repeatable."),
 ]
 Retry = Annotated[
     list[str] | None,
