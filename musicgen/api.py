@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from musicgen.clip import Clip
 from musicgen.errors import RowError
+from musicgen.patterns import Codes
 from musicgen.request import Request
-from musicgen.value_types import Codes
 
 if TYPE_CHECKING:
     from musicgen.engine import Engine

@@ -11,7 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.value_types import Codes
+Codes = NDArray[np.integer]
+"""Codes of an RVQ codec, [..., codebooks, frames], of any integer type."""
+
 
 Step = list[tuple[int, int]]
 Layout = list[Step]

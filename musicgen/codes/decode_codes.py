@@ -11,9 +11,9 @@ import pyarrow as pa
 from musicgen.audio.encode import encode_audio
 from musicgen.codes.codes_file import FILES_SCHEMA, CodesSummary, CodesWriter, Progress, check_codec
 from musicgen.errors import ManifestError, RowError, first_line
+from musicgen.patterns import Codes
 from musicgen.storage import expand_uri, open_store
 from musicgen.storage.parquet_reader import ParquetReader
-from musicgen.value_types import Codes
 
 if TYPE_CHECKING:
     from musicgen.model.codec.codec import Codec

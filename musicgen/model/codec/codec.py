@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.value_types import Codes
+from musicgen.patterns import Codes
 
 # Codes [codebooks, frames] of any integer type.
 
