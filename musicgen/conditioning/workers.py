@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from threading import get_native_id, local
+from threading import Barrier, get_native_id, local
 from typing import TypeVar
 
 import torch
@@ -27,12 +27,15 @@ class BackgroundWorkers:
         thread_count = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="beside", initializer=self._configure_thread)
         # All workers start now, because set_num_threads also sets the default of later threads, which is restored here.
-        for future in [self._pool.submit(torch.get_num_threads) for _ in range(workers)]:
+        # They wait for each other: else one of them may do the work of all while another has yet to start.
+        started = Barrier(workers)
+        for future in [self._pool.submit(started.wait) for _ in range(workers)]:
             future.result()
         torch.set_num_threads(thread_count)
 
     def _configure_thread(self) -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first call takes the default of that moment as its own number
         # The threads of a step wait for each other hundreds of times, so one that loses its core delays them all.
         with suppress(AttributeError, OSError):  # only Linux accepts a thread's id here
             os.setpriority(os.PRIO_PROCESS, get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))

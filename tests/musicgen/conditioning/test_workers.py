@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -22,6 +23,32 @@ def test_workers_compute_with_one_thread_and_leave_the_caller_alone() -> None:
         thread.start()
         thread.join()
         assert later == [3]
+        workers.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_worker_that_starts_late_computes_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure = BackgroundWorkers._configure_thread
+    first = threading.Lock()
+
+    def configure_late(self: BackgroundWorkers) -> None:
+        if first.acquire(blocking=False):
+            time.sleep(0.05)  # long enough for the other one to be started
+            configure(self)
+        else:
+            configure(self)
+            time.sleep(0.3)  # the first one has taken all there was to do, and the caller has gone on
+
+    monkeypatch.setattr(BackgroundWorkers, "_configure_thread", configure_late)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        workers = BackgroundWorkers(torch.device("cpu"), workers=2)
+        both = threading.Barrier(2)
+        counts = [workers.submit(lambda: (both.wait(10), torch.get_num_threads())[1]) for _ in range(2)]
+        assert [count.result() for count in counts] == [1, 1]
+        assert torch.get_num_threads() == 3
         workers.close()
     finally:
         torch.set_num_threads(before)
