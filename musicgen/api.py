@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from musicgen.audio.fetch import hash_audio
 from musicgen.clip import Clip
 from musicgen.errors import RowError
 from musicgen.patterns import Codes
@@ -152,8 +153,6 @@ def add_content_hashes(request: Request) -> Request:
 
     A job takes these hashes while planning. Raises `RowError` for a file that cannot be read.
     """
-    from musicgen.audio.fetch import hash_audio
-
     if request.melody and not request.melody_sha256:
         request = replace(request, melody_sha256=hash_audio(request.melody).sha256)
     if request.continuation and not request.continuation_sha256:

@@ -15,7 +15,8 @@ HUGGINGFACE_COPY = "huggingface.parquet"  # what the Parquet loader reads while 
 LISTEN = "listen.html"
 SPECTROGRAMS = "spectrograms"  # pictures of the listening page
 CLIPS = "clips"  # audio copied for the listening page where it cannot link to a file under `audio/`
-WRITTEN_FILES = (INFO, README, METADATA, HUGGINGFACE_COPY, LISTEN)
+# What a run, the card and the listening page write at the top of a dataset, beside `INFO`.
+WRITTEN_FILES = (README, METADATA, HUGGINGFACE_COPY, LISTEN)
 WRITTEN_FOLDERS = (*OUTPUT_FOLDERS, SPECTROGRAMS, CLIPS)
 
 _INDEX_PART = re.compile(r"index/(?P<run>[^/]+)/part-(?P<shard>\d{5,})\.parquet")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import OK, Set, Verbose, handle_errors
+from musicgen.training.log import format_progress
 from musicgen.value_types import JsonObject
 
 if TYPE_CHECKING:
@@ -84,6 +85,4 @@ def _print_message(text: str) -> None:
 
 
 def _print_step(line: JsonObject) -> None:
-    from musicgen.training import format_progress
-
     _print_message(format_progress(line))

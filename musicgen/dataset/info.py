@@ -81,26 +81,25 @@ def read_dataset_info(store: Store) -> DatasetInfo | None:
     return info
 
 
-def find_written_names(store: Store) -> list[str]:
-    """Return which of the names that a run writes at the top of a dataset are taken in the store."""
+def refuse_foreign_folder(store: Store) -> None:
+    """Raise `JobError` if the store has no dataset, but holds names that a run writes: somebody else's files."""
+    if read_dataset_info(store) is not None:
+        return
     files = [name for name in paths.WRITTEN_FILES if store.exists(name)]
     folders = [f"{name}/" for name in paths.WRITTEN_FOLDERS if next(iter(store.list(name)), None) is not None]
-    return files + folders
+    if (files or folders) and read_dataset_info(store) is None:  # else another driver has begun the dataset meanwhile
+        raise JobError(
+            f"{store.uri} is no dataset (it has no {paths.INFO}), but holds {', '.join(files + folders)}, "
+            "which a run would write; move that away, or use another output.uri"
+        )
 
 
 def check_dataset_info(store: Store, expected: DatasetInfo) -> DatasetInfo | None:
     """Return the dataset's info if a job fits it, None if there is no dataset.
 
-    Raises `JobError` that names the differences, and for a folder without a dataset that holds a name a run writes.
+    Raises `JobError` that names the differences.
     """
     info = read_dataset_info(store)
-    if info is None and (foreign_names := find_written_names(store)):
-        info = read_dataset_info(store)  # another driver may have begun the dataset meanwhile
-        if info is None:
-            raise JobError(
-                f"{store.uri} is no dataset (it has no {paths.INFO}), but holds {', '.join(foreign_names)}, "
-                "which a run would write; move that away, or use another output.uri"
-            )
     if info is not None and (differences := info.differences(expected)):
         raise JobError(
             f"{store.uri} is a dataset that this job does not fit: {'; '.join(differences)}; "
@@ -112,9 +111,10 @@ def check_dataset_info(store: Store, expected: DatasetInfo) -> DatasetInfo | Non
 def write_dataset_info(store: Store, expected: DatasetInfo) -> DatasetInfo:
     """Write `dataset.json` if it is absent, then check that the job fits it, since another job may have been first.
 
-    Raises `JobError` that names the differences.
+    Raises `JobError` that names the differences, and for a folder with somebody else's files.
     """
     if check_dataset_info(store, expected) is None:
+        refuse_foreign_folder(store)
         store.put_if_absent(paths.INFO, json.dumps(asdict(expected), indent=2, ensure_ascii=False).encode() + b"\n")
         check_dataset_info(store, expected)
     return expected

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from musicgen.dataset.info import DatasetInfo, check_dataset_info, read_dataset_info
+from musicgen.dataset.info import DatasetInfo, check_dataset_info, read_dataset_info, refuse_foreign_folder
 from musicgen.dataset.schema import carried_name
 from musicgen.job import Job
 from musicgen.manifest.audio_hashes import AudioHashes
@@ -60,7 +60,7 @@ def spill_manifest(
 
     Raises `ManifestError`, and `JobError` if the dataset in the store does not fit the job.
     """
-    _check_audio_settings(job, store)
+    _check_output(job, store)
     spill = Spill(folder)
     _read_rows(job, checkpoint, store, spill, on_rows_read)
     existing = read_dataset_info(store)
@@ -74,8 +74,12 @@ def spill_manifest(
     return SpilledManifest(spill, carried, info)
 
 
-def _check_audio_settings(job: Job, store: Store) -> None:
-    """Raise `JobError` for a dataset of another layout or format, before the manifest is read."""
+def _check_output(job: Job, store: Store) -> None:
+    """Raise `JobError` for a dataset of another layout or format, and for a folder that is not a dataset's.
+
+    It is known before the manifest is read, which may take hours.
+    """
+    refuse_foreign_folder(store)
     existing = read_dataset_info(store)
     if existing is not None:
         info = DatasetInfo(job.audio.layout, job.audio.format, existing.carried, job.audio.codes)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from musicgen.model.checkpoint.identity import PROCESSOR_FILES
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec import parse_spec
@@ -26,18 +27,6 @@ from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.network import Network
 from musicgen.training.ticks import tick_tokens
 from musicgen.value_types import JsonObject
-
-_SMALL_FILES = (
-    "preprocessor_config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spiece.model",
-    "vocab.json",
-    "merges.txt",
-)
 
 # A tokenizer spells words that are not in its vocabulary with these.
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()&#/"
@@ -115,7 +104,7 @@ def write_initial_checkpoint(
 
 def copy_small_files(source: Path, target: Path) -> None:
     """Copy the tokenizer and the settings of a checkpoint, without its weights and config."""
-    for name in _SMALL_FILES:
+    for name in ("generation_config.json", *PROCESSOR_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 

@@ -15,8 +15,7 @@ from musicgen.model.checkpoint.weights import weight_files
 
 _VERSION = "1"
 # Files besides weights that decide how text becomes tokens and sound becomes chroma.
-_SMALL_FILES = (
-    "config.json",
+PROCESSOR_FILES = (
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -26,6 +25,7 @@ _SMALL_FILES = (
     "vocab.json",
     "merges.txt",
 )
+_SMALL_FILES = ("config.json", *PROCESSOR_FILES)
 # The files that are fetched from a hub or bucket: the same, and nothing pickled.
 CHECKPOINT_FILE_PATTERNS = (*_SMALL_FILES, "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 

@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicgen.errors import ModelError, first_line
+from musicgen.errors import ModelError, StoreError, first_line
 from musicgen.model.checkpoint.identity import CHECKPOINT_FILE_PATTERNS, cache_folder, checkpoint_identity
 from musicgen.model.checkpoint.weights import weight_files
 from musicgen.model.spec import ModelSpec, read_spec
 from musicgen.presets import find_preset, preset_names
+from musicgen.storage import open_store
 
 if TYPE_CHECKING:
     from musicgen.storage import FileInfo, Store
@@ -140,9 +141,6 @@ def _download_from_hub(name: str, revision: str | None) -> tuple[Path, str]:
 def _stage_from_store(uri: str) -> Path:
     """Copy an object-store folder to this node's cache, by one process while the others wait. Raises `ModelError`."""
     from filelock import FileLock
-
-    from musicgen.errors import StoreError
-    from musicgen.storage import open_store
 
     try:
         store = open_store(uri)

@@ -5,7 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from musicgen.dataset.info import DatasetInfo, check_dataset_info, read_dataset_info, write_dataset_info
+from musicgen.dataset.info import (
+    DatasetInfo,
+    check_dataset_info,
+    read_dataset_info,
+    refuse_foreign_folder,
+    write_dataset_info,
+)
 from musicgen.errors import JobError
 from musicgen.storage import open_store
 
@@ -57,7 +63,7 @@ def test_a_job_that_does_not_fit_gets_the_differences(tmp_path, job: DatasetInfo
 def test_a_folder_without_a_dataset_that_holds_a_written_name_is_refused(tmp_path, name: str):
     store = open_store(str(tmp_path))
     store.write("notes.txt", b"mine")
-    assert check_dataset_info(store, FIRST) is None
+    refuse_foreign_folder(store)
     store.write(name, b"mine")
     with pytest.raises(JobError, match=name.split("/")[0]):
         write_dataset_info(store, FIRST)
