@@ -1,4 +1,4 @@
-"""A local Ray for the session, and planned runs on a small checkpoint."""
+"""A local Ray for these tests, and planned runs on a small checkpoint."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.fixtures.checkpoints import *  # noqa: F403
 QUICK = replace(make_fault_limits(ClusterSettings()), heartbeat_timeout_s=5.0, backoff_s=0.1, failed_starts=2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other test files start their own Ray in the same process
 def cluster() -> Iterator[Cluster]:
     """A local Ray with three CPUs, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:

@@ -49,7 +49,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("patterns")
     return {
         kind.channels: write_checkpoint(
-            folder / str(kind.channels), replace(kind, codebook_size=32, max_positions=WINDOW + kind.codebooks), seed=8
+            folder / str(kind.channels), replace(kind, codebook_size=32, max_positions=WINDOW + kind.codebooks), seed=9
         )
         for kind in (TEXT, STEREO)
     }
