@@ -131,7 +131,7 @@ int main(int, char** arguments) {
 
     int clips = 32, codebooks = 4, size = 2048;
     std::vector<float> logits = numbers((size_t)2 * clips * codebooks * size);
-    std::vector<Choice> choices(clips);
+    std::vector<SamplingParams> choices(clips);
     std::vector<int32_t> steps(clips, 3);
     for (int i = 0; i < clips; i++)
         choices[i] = {i, i, clips + i, 3, 1, (float)(i % 3), i % 5 ? 0 : 0.9f, i % 2 * 250, 0, i};

@@ -176,23 +176,24 @@ def test_an_infinity_that_an_earlier_clip_left_is_not_read(library: Any) -> None
             assert torch.isfinite(prefill(CpuOps(library, dtype, threads))[-1]).all()
 
 
+def compile_races(*flags: str) -> subprocess.CompletedProcess[str]:
+    common = ["-march=native", "-std=c++17", "-pthread", "-fno-strict-aliasing", "-Wno-psabi"]
+    command = ["g++", *common, *flags, f"-I{cpu_ops._SOURCE}", str(RACES)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("library")
+def test_the_program_for_thread_sanitizer_follows_the_kernels() -> None:
+    """The slow test below is run rarely; a renamed kernel is found here."""
+    done = compile_races("-fsyntax-only")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="session")
 def races(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels under ThreadSanitizer, as a program."""
     program = tmp_path_factory.mktemp("races") / "races"
-    flags = [
-        "-fsanitize=thread",
-        "-O1",
-        "-g",
-        "-march=native",
-        "-std=c++17",
-        "-pthread",
-        "-fno-strict-aliasing",
-        "-Wno-psabi",
-    ]
-    done = subprocess.run(
-        ["g++", *flags, f"-I{cpu_ops._SOURCE}", str(RACES), "-o", str(program)], capture_output=True, text=True
-    )
+    done = compile_races("-fsanitize=thread", "-O1", "-g", "-o", str(program))
     if "cannot find" in done.stderr and "tsan" in done.stderr:
         pytest.skip("no ThreadSanitizer")
     assert done.returncode == 0, done.stderr
