@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 KERNELS := musicgen/model/decoder/kernels
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint bench gpu chaos clean
 
 setup: $(STAMP)
 
@@ -42,11 +42,24 @@ lint: $(DEV)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/clang-format --dry-run --Werror --style=file:$(KERNELS)/.clang-format \
 	  $(KERNELS)/*.h $(KERNELS)/*.cpp tests/musicgen/model/*.cpp
+	@$(BIN)/hadolint infra/Dockerfile
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 bench: $(DEV)
 	@$(BIN)/python -m tests.benchmarks --out out/bench.json
+
+# Checks and measures the CUDA path on this machine's GPU; it takes minutes and no network. GPU= passes options on, such as
+# GPU='--device cpu --tiny', a rehearsal.
+gpu: $(DEV)
+	@$(BIN)/python -m tests.gpu --out out/gpu.json $(GPU)
+
+# Schedules of faults (tests/faults): make chaos SEEDS=1..100, SEED=7 replays one, FRESH=1 runs again what has a result
+# in out/chaos, SOAK=3600 is one run of an hour with a fault a minute.
+SEEDS ?= 1..100
+chaos: $(DEV)
+	@$(BIN)/python -m tests.faults --seeds $(or $(SEED),$(SEEDS)) $(if $(or $(FRESH),$(SEED)),--fresh) \
+	  $(if $(SOAK),--soak $(SOAK))
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

@@ -7,9 +7,10 @@ from actors.messages import ShardAttempt
 
 @dataclass(frozen=True, slots=True)
 class StartActor:
-    """Start an actor process under this number."""
+    """Start an actor process under this number, on none of the nodes of `avoid`."""
 
     actor: int
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

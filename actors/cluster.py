@@ -3,24 +3,29 @@
 A local cluster listens on loopback where Ray allows it. The other ports demand a token, which is Ray's own default.
 """
 
-import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, field, replace
+from math import ceil
 
-from actors.environment import find_package_folders
-from musicgen.errors import JobError, first_line
-from musicgen.job import ClusterSettings
+from actors.actor_share import NodeSize, choose_threads, find_local_node, share_nodes
+from actors.ray_start import connect_to_ray, start_local_ray, stop_ray
+from musicgen.errors import JobError
+from musicgen.job_sections import NO_CLUSTER, ClusterSettings
+from musicgen.plan.expected_actors import ActorsStart, ExpectedActors
 
 # The AWS settings that workers get from the driver, so that they look for the store in the same place. Credentials are
 # left out, because Ray would keep them in its metadata; workers have credentials of their own.
-FORWARDED_ENV = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-_OBJECT_STORE_BYTES = 100 << 20  # only small messages go through Ray's object store
+FORWARDED_ENV = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "MUSICGEN_STORE_TIMEOUT_S",
+)
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,34 @@ class Cluster:
     gpus: float
     cpus_per_actor: float
     gpus_per_actor: float
+    auto_actors: int = 1  # what `cluster.actors: auto` stands for
+    start_s: float = 0.0  # that starting or joining it took
+    node_labels: Mapping[str, str] = field(default_factory=dict)  # that a node must have to get an actor
+    preferred_labels: Mapping[str, str] = field(default_factory=dict)
+
+    def expect_actors(self, settings: ClusterSettings) -> ExpectedActors:
+        """Return the actors that a job will have here."""
+        fewest, most = settings.resolve_actors(self.auto_actors)
+        threads = choose_threads(self.cpus_per_actor, self.cpus if self.nodes == 1 else 0.0)
+        start: ActorsStart = "local_ray" if self.started_here else "joined"
+        if self.in_process:
+            start = "in_process"
+        return ExpectedActors(fewest, most, self.gpus_per_actor, threads, start)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether there is no Ray: the actor is this process."""
+        return self.address == NO_CLUSTER
 
     @property
     def description(self) -> str:
         """One line for people."""
         name = "a local Ray started for this run" if self.started_here else f"the Ray cluster at {self.address}"
+        if self.in_process:
+            name = "this process, without Ray"
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         nodes = f"{self.nodes} nodes, " if self.nodes > 1 else ""
         return f"{name} ({nodes}{self.cpus:g} CPU{gpus})"
-
-    @property
-    def threads_per_actor(self) -> int:
-        """CPU threads for the arithmetic of one actor."""
-        return max(1, int(self.cpus_per_actor))
 
 
 def check_address(settings: ClusterSettings) -> None:
@@ -54,7 +74,7 @@ def check_address(settings: ClusterSettings) -> None:
 
     Raises `JobError`.
     """
-    address = _find_address(settings)
+    address = find_address(settings)
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not address or not port.isdigit():
         return
@@ -67,109 +87,101 @@ def check_address(settings: ClusterSettings) -> None:
         ) from None
 
 
-def _find_address(settings: ClusterSettings) -> str:
-    """Return the address of the cluster to join; empty if a local one is to be started."""
+def find_address(settings: ClusterSettings) -> str:
+    """Return the address of the cluster to join; empty if a local one is to be started, or none."""
     address = os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address
-    return "" if address == "local" else address
+    return "" if address in ("local", NO_CLUSTER) else address
+
+
+def expect_local_actors(settings: ClusterSettings, device: str) -> ExpectedActors:
+    """Return the actors that a job will have on a local Ray, before it is started; `device` is `model.device`."""
+    if settings.address == NO_CLUSTER:
+        return _describe_process(settings, device).expect_actors(settings)
+    node = find_local_node()
+    share = share_nodes(settings, device, [node])
+    fewest, most = settings.resolve_actors(share.auto_actors)
+    return ExpectedActors(fewest, most, share.gpus, choose_threads(share.cpus, node.cpus))
 
 
 @contextmanager
-def join_cluster(settings: ClusterSettings, verbose: bool = False) -> Iterator[Cluster]:
+def join_cluster(
+    settings: ClusterSettings, verbose: bool = False, device: str = "auto", brings_code: bool = True
+) -> Iterator[Cluster]:
     """Connect this process to the job's cluster: `address`, else the one that RAY_ADDRESS names, else a local one.
 
-    Raises `JobError` if the cluster cannot be joined.
+    With `address` none there is no cluster, and the actor is this process.
+
+    `device` is `model.device`. With `brings_code` the workers of a joined cluster get our code; who only asks what the
+    cluster has does without. Raises `JobError` if the cluster cannot be joined.
     """
+    if settings.address == NO_CLUSTER:
+        yield _describe_process(settings, device)
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end must fail, not start another cluster
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning on machines without GPU
-    address = _find_address(settings)
+    address = find_address(settings)
+    begun_at = time.monotonic()
     import ray
 
     # Ray prints the death of every worker to the driver's stderr, and no setting prevents it; the summary counts them.
     ray._private.worker._worker_logs_enabled = verbose
-    # Ray installs a SIGTERM handler of its own; the one that the caller has installed is put back.
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    sigterm_handler = signal.getsignal(signal.SIGTERM) if in_main_thread else None
     try:
         if address:
-            _connect_to(address, verbose)
+            connect_to_ray(address, FORWARDED_ENV, verbose, brings_code)
         else:
-            _start_local(settings, verbose)
-        if sigterm_handler is not None:
-            signal.signal(signal.SIGTERM, sigterm_handler)
-        yield _describe_cluster(settings, address)
+            start_local_ray(_count_local_cpus(settings, device), verbose)
+        yield replace(_describe_cluster(settings, device, address), start_s=time.monotonic() - begun_at)
     finally:
-        ray.shutdown()
+        stop_ray()
 
 
-def _start_local(settings: ClusterSettings, verbose: bool) -> None:
-    import ray
+def _count_local_cpus(settings: ClusterSettings, device: str) -> int:
+    """Return the CPUs that a local Ray has: more actors than cores are slow, but a job may demand them."""
+    node = find_local_node()
+    share = share_nodes(settings, device, [node])
+    fewest, _ = settings.resolve_actors(share.auto_actors)
+    return max(int(node.cpus), ceil(fewest * share.cpus - 1e-6))
 
-    cpus_per_actor = 1 if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
-    needed_cpus = int(settings.min_actors * cpus_per_actor + 0.999)
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, needed_cpus),  # more actors than cores are slow, but the job demands them
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
-        **_make_log_options(verbose),
+
+def _describe_process(settings: ClusterSettings, device: str) -> Cluster:
+    """Return the cluster that this process is by itself, with one actor."""
+    node = find_local_node()
+    share = share_nodes(settings, device, [node])
+    return Cluster(
+        address=NO_CLUSTER,
+        started_here=True,
+        nodes=1,
+        cpus=node.cpus,
+        gpus=node.gpus,
+        cpus_per_actor=share.cpus,
+        gpus_per_actor=share.gpus,
     )
 
 
-def _connect_to(address: str, verbose: bool) -> None:
-    import ray
-
-    environment = {
-        "py_modules": [str(folder) for folder in find_package_folders()],
-        "env_vars": {name: os.environ[name] for name in FORWARDED_ENV if name in os.environ},
-    }
-    try:
-        ray.init(address=address, runtime_env=environment, **_make_log_options(verbose))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise JobError(
-            f"the Ray cluster at {address} cannot be joined: {first_line(error)}; check cluster.address and "
-            "RAY_ADDRESS, and if it demands a token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        ) from None
-
-
-class _LogOptions(TypedDict):
-    logging_level: int
-    log_to_driver: bool
-
-
-def _make_log_options(verbose: bool) -> _LogOptions:
-    return {"logging_level": logging.INFO if verbose else logging.CRITICAL, "log_to_driver": verbose}
-
-
-def _describe_cluster(settings: ClusterSettings, address: str) -> Cluster:
+def _describe_cluster(settings: ClusterSettings, device: str, address: str) -> Cluster:
     """Return the cluster that this process is connected to; `address` is empty for a local one."""
     import ray
 
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    workers = [node for node in nodes if node["Resources"].get("CPU")]  # a head may be configured to run no actors
-    if not workers and settings.gpus_per_actor == "auto":
+    labels = settings.node_labels
+    nodes = [node for node in ray.nodes() if node["Alive"] and labels.items() <= node["Labels"].items()]
+    sizes = [NodeSize(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
+    # A head may be configured to run no actors.
+    if not any(size.cpus for size in sizes) and settings.gpus_per_actor == "auto":
         raise JobError(
             f"the Ray cluster at {address} has neither CPUs nor GPUs yet, so what an actor needs is not known; "
             "set cluster.gpus_per_actor (1 where GPU nodes start on demand)"
         )
-    gpus_per_actor = (1.0 if gpus else 0.0) if settings.gpus_per_actor == "auto" else settings.gpus_per_actor
-    if settings.cpus_per_actor != "auto":
-        cpus_per_actor = settings.cpus_per_actor
-    elif gpus_per_actor:
-        cpus_per_actor = 1.0
-    else:
-        fewest_cpus = min((node["Resources"]["CPU"] for node in workers), default=1.0)
-        actors_per_node = -(-settings.max_actors // max(1, len(workers)))
-        cpus_per_actor = float(max(1, int(fewest_cpus // actors_per_node)))
+    share = share_nodes(settings, device, sizes)
     return Cluster(
         address=address or "local",
         started_here=not address,
         nodes=len(nodes),
-        cpus=cpus,
-        gpus=gpus,
-        cpus_per_actor=float(cpus_per_actor),
-        gpus_per_actor=float(gpus_per_actor),
+        cpus=sum(size.cpus for size in sizes),
+        gpus=sum(size.gpus for size in sizes),
+        cpus_per_actor=share.cpus,
+        gpus_per_actor=share.gpus,
+        auto_actors=share.auto_actors,
+        node_labels=settings.node_labels,
+        preferred_labels=settings.preferred_labels,
     )

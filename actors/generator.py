@@ -1,53 +1,67 @@
-"""The Ray actor that holds a model: it is given attempts at shards, and commits shards.
+"""The actor that holds a model: it is given attempts at shards, and commits shards.
 
-`load_model` comes first; `make_shard` is called for two shards at a time, so that the rows of the next one wait in the
-generation loop while one ends; `heartbeat` is answered at any time. It is a plain class here; the pool makes the Ray
-actor of it.
+`load_model` comes first; `make_shard` is called for several shards at a time, so that the rows of the next ones wait in
+the generation loop while one ends; `heartbeat` is answered at any time. It is a plain class, which Ray's actors
+(`ray_generator.py`) and the one of a single process (`in_process_actors.py`) share.
 """
 
-import json
 import os
 import platform
 import resource
 import time
-from dataclasses import replace
-from math import ceil
-
-import ray
 
 from actors.actor_config import ActorConfig, EngineFactory
+from actors.actor_device import count_threads, name_device, prepare_device
+from actors.agreed_engine import AgreedSlots, make_agreed_engine
 from actors.environment import check_versions
-from actors.generation_loop import GenerationEngine, GenerationLoop
+from actors.feeding import count_writers
+from actors.generation_loop import GenerationLoop
 from actors.messages import Heartbeat, LoadedActor, ShardAttempt, ShardReport
 from actors.running_attempt import RunningAttempt
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import read_footer
-from musicgen.errors import JobError, ModelError
-from musicgen.model.checkpoint.resolve import resolve_checkpoint
+from musicgen.errors import JobError, ModelError, StoreDenied, StoreUnavailable
+from musicgen.families.family import EngineSettings, GenerationEngine
+from musicgen.families.registry import resolve_checkpoint
+from musicgen.model.decoder.build import measure_compile_s
 from musicgen.storage import Store, open_store
+from musicgen.storage.patience import wait_for_store
+from musicgen.store_waits import find_longest_wait
+from musicgen.temporary_folder import remove_abandoned_folders
+from musicgen.unfinished_clips import UnfinishedClips
+
+_SLOW_STORE_S = 5.0  # a call that takes longer is said to wait for the store
 
 
 def load_engine(config: ActorConfig) -> GenerationEngine:
-    """Load the planned checkpoint into an engine. Raises `ModelError` if this machine resolves it to another one."""
-    import torch  # the driver imports this module too, and does without torch
+    """Load the planned checkpoint into an engine.
 
-    from musicgen.conditioning.conditioner import RequestConditioner
-    from musicgen.engine import Engine
-    from musicgen.model import load_model
-
-    torch.set_num_threads(config.threads)
-    planned = config.plan.model
-    checkpoint = resolve_checkpoint(planned.name, planned.revision)
+    Raises `ModelError` if the job's model is another one on this machine or its GPU cannot be used, `StoreError` if its
+    store cannot be used.
+    """
+    prepare_device(config)
+    planned, model_settings = config.plan.model, config.model
+    try:
+        checkpoint = resolve_checkpoint(model_settings.name, model_settings.revision, model_settings.allow_pr)
+    except ModelError as error:
+        if isinstance(error.__cause__, StoreUnavailable | StoreDenied):  # it may pass, and the model is not at fault
+            raise error.__cause__ from None
+        raise
     if checkpoint.identity != planned.identity:
         raise ModelError(
-            f"{planned.name} on {platform.node()} is another checkpoint ({checkpoint.identity[:12]}) than the one "
-            f"planned ({planned.identity[:12]}); give all workers the same files, or name a hub revision or s3:// "
-            "folder"
+            f"{model_settings.name} on {platform.node()} is another checkpoint ({checkpoint.identity[:12]}) than "
+            f"{planned.name}, which the run was planned with ({planned.identity[:12]}); give all workers the same "
+            "files, or name a hub revision or s3:// folder"
         )
-    max_frames = ceil(config.plan.longest_s * planned.frame_rate)
-    model = load_model(checkpoint, config.device, config.dtype)
-    conditioner = RequestConditioner(model)
-    return Engine(model, conditioner, slots=config.slots, threads=config.threads, max_frames=max_frames)
+    settings = EngineSettings(
+        device=config.device,
+        dtype=config.dtype,
+        slots=config.slots,
+        threads=count_threads(config),
+        longest_s=config.plan.longest_s,
+        store_patience_s=config.store_patience_s,
+    )
+    return checkpoint.family.load_engine(checkpoint, settings)
 
 
 class Generator:
@@ -60,95 +74,107 @@ class Generator:
         self._engine: GenerationEngine | None = None
         self._loop: GenerationLoop | None = None
         self._running: dict[ShardAttempt, RunningAttempt] = {}
+        self._waited_at = time.monotonic()  # when a heartbeat last found something waiting for a store
+        self._clips = 0  # made in attempts that have ended
 
-    @ray.method(concurrency_group="generation")
     def load_model(self) -> LoadedActor:
         """Check versions and store, load the model, and start the generation loop.
 
-        Raises a `UserError` if no actor could work like this, and `StoreError`.
+        Waits for a store that cannot be used. Raises a `UserError` if no actor could work like this, `NodeFault` if
+        this machine has too little memory, and `StoreError`.
         """
         started_at = time.monotonic()
-        check_versions(self._config.versions, platform.node())
-        self._store = open_store(self._config.output, self._config.single_writer)
-        self._check_driver_token(self._store)
-        self._engine = self._make_agreed_engine(self._store)
-        self._loop = GenerationLoop(self._engine, writers=max(2, min(8, self._engine.slots)))
+        config = self._config
+        remove_abandoned_folders()
+        check_versions(config.versions, platform.node())
+        self._store = store = open_store(config.output, config.single_writer)
+        wait_for_store(lambda: self._check_driver_token(store), config.store_patience_s)
+        agreed = AgreedSlots(store, config, name_device(config))
+        self._engine = make_agreed_engine(config, self._make_engine, agreed)
+        self._loop = GenerationLoop(
+            self._engine,
+            writers=count_writers(self._engine.slots),
+            lower_slots=agreed.lower if config.slots == "auto" else None,
+        )
         return LoadedActor(
             host=platform.node(),
             pid=os.getpid(),
             engine=self._engine.fingerprint,
             slots=self._engine.slots,
             load_s=time.monotonic() - started_at,
+            compile_s=measure_compile_s(),
         )
 
-    @ray.method(concurrency_group="generation")
     def make_shard(self, attempt: ShardAttempt) -> ShardReport:
         """Make a shard's rows and commit them; a trial makes its rows and commits nothing.
 
-        Raises `StoreError` if rows cannot be read or the commit cannot be written, `EngineFailed` if the generation
-        thread has ended.
+        Waits for a store that cannot be used, and keeps what it has made. Raises `StoreError` if that takes longer than
+        `cluster.store_patience_s`, and at faults of the store that time does not cure; `NodeFault` if this machine's
+        disk is full; `EngineFailed` if the generation thread has ended, `SlotsLowered` if it ended for lack of memory.
         """
         assert self._store is not None, "load_model comes first"
         assert self._engine is not None
         assert self._loop is not None
-        config = self._config
         if (report := self._find_commit(self._store, attempt)) is not None:
             return report
-        running = RunningAttempt(
-            self._store, config.plan, attempt, config.driver, config.audio, self._engine.fingerprint
-        )
+        loop = self._loop
+        running = RunningAttempt(self._store, self._config, attempt, self._engine.fingerprint)
         self._running[attempt] = running
         try:
-            running.submit_rows(self._loop)
-            running.wait()
+            running.submit_rows(loop)
+            running.wait(loop)
             return running.commit()
         finally:
             del self._running[attempt]
+            self._clips += running.clips
             running.close()
 
-    @ray.method(concurrency_group="heartbeat")
     def heartbeat(self) -> Heartbeat:
-        """Return a sign of life, whatever the other threads do."""
-        peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if self._loop is None:
-            return Heartbeat(peak_rss_mb=peak_rss_mb)
-        running = [attempt for attempt in list(self._running.values()) if not attempt.attempt.is_trial]
+        """Return a sign of life, whatever the other threads do.
+
+        Time that something waits for a store does not count as a stall: such calls have deadlines of their own.
+        """
+        now = time.monotonic()
+        wait = find_longest_wait(_SLOW_STORE_S)
+        if wait is not None:
+            self._waited_at = now
+        attempts = list(self._running.values())
+        loop, engine = self._loop, self._engine
+        stalls = [loop.stalled_s()] if loop is not None else []
+        stalled_s = max([*stalls, *(attempt.stalled_s() for attempt in attempts)], default=0.0)
+        to_commit = [attempt for attempt in attempts if not attempt.attempt.is_trial]
         return Heartbeat(
-            uncommitted_rows=sum(attempt.settled_rows for attempt in running),
-            uncommitted_audio_s=sum(attempt.audio_s for attempt in running),
-            stalled_s=self._loop.stalled_s(),
-            peak_rss_mb=peak_rss_mb,
+            uncommitted_rows=sum(attempt.settled_rows for attempt in to_commit),
+            uncommitted_audio_s=sum(attempt.audio_s for attempt in to_commit),
+            stalled_s=min(stalled_s, now - self._waited_at),
+            peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            waiting_for="" if wait is None else str(wait),
+            waiting_s=0.0 if wait is None else wait.seconds,
+            clips=self._clips + sum(attempt.clips for attempt in attempts),
+            unfinished=engine.measure_unfinished() if engine is not None else UnfinishedClips(),
         )
+
+    def close(self, wait_s: float) -> bool:
+        """Stop generating; returns whether the generation thread has ended within `wait_s`. Ray's actors need it not.
+
+        Attempts that wait for rows end by `EngineFailed`.
+        """
+        ended = self._loop is None or self._loop.close(wait_s)
+        if ended and self._engine is not None:
+            self._engine.close()
+        self._loop = self._engine = None
+        return ended
 
     def _find_commit(self, store: Store, attempt: ShardAttempt) -> ShardReport | None:
         """Return a report of the shard's commit by another driver, or by an attempt that was given up but ran on."""
-        path = paths.index_part(self._config.plan.run, attempt.shard)
-        if attempt.is_trial or not store.exists(path):
+        if attempt.is_trial:
             return None
-        footer = read_footer(store, path)
-        return ShardReport(attempt, False, footer.made, footer.failed, footer.audio_s)
-
-    def _make_agreed_engine(self, store: Store) -> GenerationEngine:
-        """Make an engine with the run's number of slots.
-
-        If the job leaves the number to the engine, the run's first actor puts its choice into the store, and all others
-        take it: a clip's bits depend on the shapes of the arithmetic, so all actors of a run must have the same,
-        now and after any restart.
-        """
-        config = self._config
-        if config.slots != "auto":
-            return self._make_engine(config)
-        path = paths.slots_file(config.plan.run)
+        path = paths.index_part(self._config.plan.run, attempt.shard)
         try:
-            return self._make_engine(replace(config, slots=json.loads(store.read(path))["slots"]))
+            footer = wait_for_store(lambda: read_footer(store, path), self._config.store_patience_s)
         except FileNotFoundError:
-            engine = self._make_engine(config)
-        store.put_if_absent(path, json.dumps({"slots": engine.slots}).encode())
-        slots = json.loads(store.read(path))["slots"]
-        if slots == engine.slots:
-            return engine
-        engine.close()
-        return self._make_engine(replace(config, slots=slots))
+            return None
+        return ShardReport(attempt, False, footer.made, footer.failed, footer.audio_s, footer.closed, footer.attempt)
 
     def _check_driver_token(self, store: Store) -> None:
         config = self._config

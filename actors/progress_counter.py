@@ -3,21 +3,25 @@
 import time
 from dataclasses import replace
 
+from actors.death_counts import DeathCounts
 from actors.messages import Heartbeat, Progress, ShardReport
+from musicgen.unfinished_clips import UnfinishedClips
 
 
 class ProgressCounter:
-    """Adds up committed shards, and the rows that each actor has made since."""
+    """Adds up committed shards, and the rows that each actor has made since. `driver` names this driver's attempts."""
 
-    def __init__(self, rows: int = 0, shards: int = 0):
+    def __init__(self, rows: int = 0, shards: int = 0, driver: str = ""):
         self.peak_rss_mb = 0.0
+        self._driver = driver
         self._committed = Progress(rows, shards)
         self._heartbeats: dict[int, Heartbeat] = {}
         self._first_ready_at: float | None = None
+        self._ended_at: float | None = None
 
-    def on_ready(self, now: float) -> None:
+    def on_ready(self) -> None:
         """Start the clock of generation, when the first actor is ready."""
-        self._first_ready_at = self._first_ready_at or now
+        self._first_ready_at = self._first_ready_at or time.monotonic()
 
     def on_heartbeat(self, actor: int, heartbeat: Heartbeat) -> None:
         """Replace what the actor has made and not committed."""
@@ -27,26 +31,40 @@ class ProgressCounter:
     def on_committed(self, actor: int, report: ShardReport) -> None:
         """Count the rows of a committed shard, which are no longer uncommitted ones of its actor.
 
-        A shard that another driver has committed counts too, with the rows that the store has.
+        A shard that another driver has committed does not count as made by this one.
         """
-        self._committed = replace(
-            self._committed,
-            made=self._committed.made + report.made,
-            failed=self._committed.failed + report.failed,
-            audio_s=self._committed.audio_s + report.audio_s,
-        )
+        if report.won or report.committed_by.startswith(f"{self._driver}-"):
+            self._committed = replace(
+                self._committed,
+                made=self._committed.made + report.made,
+                failed=self._committed.failed + report.failed,
+                audio_s=self._committed.audio_s + report.audio_s,
+            )
+        else:
+            self.on_committed_elsewhere(report.made + report.failed)
         heartbeat = self._heartbeats.get(actor, Heartbeat())
+        rows = report.made + report.failed
         self._heartbeats[actor] = replace(
             heartbeat,
-            uncommitted_rows=max(0, heartbeat.uncommitted_rows - report.made - report.failed),
+            unfinished=heartbeat.unfinished.without(max(0, rows - heartbeat.uncommitted_rows)),
+            uncommitted_rows=max(0, heartbeat.uncommitted_rows - rows),
             uncommitted_audio_s=max(0.0, heartbeat.uncommitted_audio_s - report.audio_s),
         )
+
+    def on_committed_elsewhere(self, rows: int) -> None:
+        """Count the rows of a shard that another driver has committed."""
+        self._committed = replace(self._committed, rows_elsewhere=self._committed.rows_elsewhere + rows)
 
     def forget_actor(self, actor: int) -> None:
         """Drop what an actor that has ended had not committed."""
         self._heartbeats.pop(actor, None)
 
-    def current(self, shards_done: int, actors: int, crashes: int, preemptions: int) -> Progress:
+    def stop_clock(self) -> None:
+        """End the time of generation, when the run ends: the summary's rate is then the one that was shown last."""
+        if self._first_ready_at is not None:
+            self._ended_at = self._ended_at or time.monotonic()
+
+    def current(self, shards_done: int, actors: int, deaths: DeathCounts, waiting_for: tuple[str, ...]) -> Progress:
         """Return the progress of the run, with the counts that the dispatcher keeps."""
         heartbeats = self._heartbeats.values()
         return replace(
@@ -54,8 +72,17 @@ class ProgressCounter:
             shards_done=shards_done,
             uncommitted_rows=sum(heartbeat.uncommitted_rows for heartbeat in heartbeats),
             uncommitted_audio_s=sum(heartbeat.uncommitted_audio_s for heartbeat in heartbeats),
+            unfinished=sum((heartbeat.unfinished for heartbeat in heartbeats), UnfinishedClips()),
             actors=actors,
-            crashes=crashes,
-            preemptions=preemptions,
-            generating_s=0.0 if self._first_ready_at is None else time.monotonic() - self._first_ready_at,
+            crashes=deaths.crashes,
+            preemptions=deaths.preemptions,
+            losses=deaths.losses,
+            kills=deaths.kills,
+            generating_s=self._measure_generating_s(),
+            waiting_for=waiting_for,
         )
+
+    def _measure_generating_s(self) -> float:
+        if self._first_ready_at is None:
+            return 0.0
+        return (self._ended_at or time.monotonic()) - self._first_ready_at

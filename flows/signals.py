@@ -4,6 +4,7 @@ import contextvars
 import signal
 import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -34,6 +35,9 @@ def raise_on_sigterm() -> Iterator[None]:
 def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
     """Run `work` in a thread. If a signal interrupts the wait for it, call `stop` and wait until it has ended.
 
+    A Prefect deployment with a concurrency limit cancels the thread of a flow when it cannot reach the server to renew
+    the limit's lease. Work goes on then: Prefect stands beside a run, and two drivers of one job do each other no harm.
+
     Ray's calls run native code that passes KeyboardInterrupt on and swallows any other exception of a signal handler,
     such as the one that Prefect raises on SIGTERM. A main thread that waits in plain Python gets all of them.
     """
@@ -49,7 +53,8 @@ def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(0.2)
+            with suppress(CancelledError):  # a cancellation by the user comes as a signal
+                thread.join(0.2)
     except BaseException:
         stop()
         deadline = time.monotonic() + _END_TIMEOUT_S

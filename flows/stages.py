@@ -1,9 +1,9 @@
 """The stages of a run as plain functions over values, which the Prefect flow and the command line both call.
 
 context = open_job(job)
-outcome = plan_run(context)
-with join_cluster(job.cluster) as cluster:
-    result = generate_clips(context, outcome.plan, cluster, observer)
+outcome = plan_run(context, expect_actors(job, None))
+with join_cluster(job.cluster, device=job.model.device) as cluster:
+    result = generate_clips(context, outcome.plan, cluster, on_progress)
 summary, failures = publish_run(context, outcome.plan, result)
 """
 
@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
-from actors.messages import GenerationResult
-from flows.progress import RunObserver
+from actors.cluster import Cluster, expect_local_actors
+from actors.messages import GenerationResult, Progress, RunClosed
 from flows.signals import run_interruptibly
 from flows.summary import Summary
 from musicgen.dataset.card import publish_card
@@ -23,15 +22,15 @@ from musicgen.dataset.reader import Dataset, read_dataset
 from musicgen.dataset.run_report import RunReport, Session, describe_hardware, package_versions, write_report
 from musicgen.dataset.status import run_statuses
 from musicgen.errors import JobError, StoreError
+from musicgen.families.family import FamilyCheckpoint
+from musicgen.families.registry import resolve_checkpoint
 from musicgen.job import Job
-from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.plan import Plan, PlanOutcome, make_plan, pending_shards
+from musicgen.plan.expected_actors import ExpectedActors
 from musicgen.run_plan import format_time
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
-
-if TYPE_CHECKING:
-    from actors.cluster import Cluster
+from musicgen.storage.patience import wait_for_store
 
 FAILURES_LISTED = 20  # rows of failures/ that a summary brings
 _FAILURES_PRINTED = 10
@@ -43,7 +42,7 @@ class JobContext:
 
     job: Job
     store: Store
-    checkpoint: Checkpoint
+    checkpoint: FamilyCheckpoint
 
 
 def open_job(job: Job) -> JobContext:
@@ -51,20 +50,30 @@ def open_job(job: Job) -> JobContext:
     with _store_errors_stop_the_job():
         store = open_store(job.output.uri, job.output.single_writer)
         store.check()
-    return JobContext(job, store, resolve_checkpoint(job.model.name, job.model.revision))
+    return JobContext(job, store, resolve_checkpoint(job.model.name, job.model.revision, job.model.allow_pr))
+
+
+def expect_actors(job: Job, cluster: Cluster | None) -> ExpectedActors:
+    """Return the actors that the job will have on `cluster`; None: on a local Ray that is not started yet."""
+    if cluster is not None:
+        return cluster.expect_actors(job.cluster)
+    return expect_local_actors(job.cluster, job.model.device)
 
 
 def plan_run(
     context: JobContext,
+    actors: ExpectedActors,
     dry_run: bool = False,
     retry_failed: Collection[str] = (),
     on_rows_read: Callable[[int, int | None], None] | None = None,
+    on_shards_closed: Callable[[str, int, int], None] | None = None,
 ) -> PlanOutcome:
-    """Plan the rows that are missing, or adopt the job's unfinished run.
+    """Plan the rows that are missing, or adopt the job's unfinished run. Shards are cut for `actors`.
 
     Unless it is a dry run, the store is probed and the plan is put into it. `retry_failed` names the failure classes
     that are tried again only when asked. `on_rows_read` is called with the number of manifest rows read so far, and
-    None: how many there are is not known. Raises `ManifestError` or `JobError`; then nothing was started.
+    None: how many there are is not known; `on_shards_closed` with the name of a run that this one supersedes, how many
+    of its pending shards are closed, and of how many. Raises `ManifestError` or `JobError`; then nothing was started.
     """
     with _store_errors_stop_the_job():
         return make_plan(
@@ -74,26 +83,30 @@ def plan_run(
             dry_run=dry_run,
             retry_failed=tuple(retry_failed),
             progress=on_rows_read,
+            on_shards_closed=on_shards_closed,
+            actors=actors,
+            tokenizer_folder=context.checkpoint.folder,
         )
 
 
 def generate_clips(
-    context: JobContext, plan: Plan, cluster: "Cluster", observer: RunObserver
+    context: JobContext, plan: Plan, cluster: Cluster, on_progress: Callable[[Progress], None]
 ) -> GenerationResult | None:
     """Make the run's missing shards on Ray actors; None if none is missing.
 
-    What was done goes into the run's report, also when it ends by an exception or a signal. Raises `ActorsFailed` if
+    `on_progress` is called several times a second in another thread, and has to return at once. What was done goes into
+    the run's report, also when it ends by an exception or a signal. Raises `ActorsFailed` if
     generation cannot go on, and `StoreError`.
     """
     shards = pending_shards(context.store, plan)
     if not shards:
         return None
-    from actors.pool import Pool  # imports Ray, which `musicgen plan` does without
+    from actors.pool import Pool  # takes a second, which `musicgen plan` does without
 
     rows = sum(plan.shard_rows(shard) for shard in shards)
     pool = Pool(context.job, plan, context.store, cluster)
     try:
-        result = run_interruptibly(lambda: pool.run(shards, rows, observer.update), pool.stop.set)
+        result = run_interruptibly(lambda: pool.run(shards, rows, on_progress), pool.stop.set)
     except BaseException:
         with suppress(Exception):  # the exception that ended the run matters more
             _record_session(context, plan, pool.result(), interrupted=True)
@@ -105,15 +118,25 @@ def generate_clips(
 def publish_run(
     context: JobContext, plan: Plan, result: GenerationResult | None
 ) -> tuple[Summary, list[dict[str, object]]]:
-    """Write the dataset's card and close the run's report.
+    """Write the dataset's card and close the run's report, and wait for a store that does not answer meanwhile.
 
-    Returns the summary and the run's first failures as rows of failures/. Raises `StoreError`.
+    Returns the summary and the run's first failures as rows of failures/. Raises `RunClosed` if another run has closed
+    this one meanwhile, which will publish the dataset, and `StoreError`.
     """
+    return wait_for_store(lambda: _publish_run(context, plan, result), context.job.cluster.store_patience_s)
+
+
+def _publish_run(
+    context: JobContext, plan: Plan, result: GenerationResult | None
+) -> tuple[Summary, list[dict[str, object]]]:
     dataset = read_dataset(context.store)
     run = dataset.run(plan.run)
     (status,) = run_statuses(run)
-    publish_card(dataset)
-    write_report(context.store, replace(_make_run_report(plan), published_at=format_time(datetime.now(UTC))))
+    if status.closed_by is not None:
+        raise RunClosed.by(plan.run, status.closed_by)
+    card = publish_card(dataset)
+    published_at = format_time(datetime.now(UTC))
+    write_report(context.store, replace(_make_run_report(plan), published_at=published_at, parts=status.committed))
     failures = run.first_failures(FAILURES_LISTED) if status.failed or status.invalid else []
     summary = Summary(
         dataset=context.job.output.uri,
@@ -125,13 +148,19 @@ def publish_run(
         invalid=status.invalid,
         audio_s=result.progress.audio_s if result else 0.0,
         seconds=result.seconds if result else 0.0,
+        generating_s=result.progress.generating_s if result else 0.0,
         cluster=result.cluster if result else "",
         crashes=result.progress.crashes if result else 0,
         preemptions=result.progress.preemptions if result else 0,
+        losses=result.progress.losses if result else 0,
+        kills=result.progress.kills if result else 0,
+        set_aside=result.set_aside if result else {},
         given_up=result.given_up if result else {},
         failures=tuple((row["source"], row["error_class"], row["error"]) for row in failures[:_FAILURES_PRINTED]),
         slow_path=_find_slow_path(result),
         example=_find_first_audio_path(run),
+        notes=card.notes,
+        missing_audio=card.unreadable,
     )
     return summary, failures
 
@@ -159,10 +188,18 @@ def _record_session(context: JobContext, plan: Plan, result: GenerationResult, i
         wall_s=result.seconds,
         actors=len(result.loaded_actors),
         timings_s={
+            "cluster": result.cluster_start_s,
             "load": max((actor.load_s for actor in result.loaded_actors), default=0.0),
+            "compile": max((actor.compile_s for actor in result.loaded_actors), default=0.0),
             "generate": progress.generating_s,
         },
-        events={"crashes": progress.crashes, "preemptions": progress.preemptions, "given_up": len(result.given_up)},
+        events={
+            "crashes": progress.crashes,
+            "preemptions": progress.preemptions,
+            "losses": progress.losses,
+            "kills": progress.kills,
+            "given_up": len(result.given_up),
+        },
         versions=package_versions(),
         hardware=describe_hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
         engines=tuple(sorted({actor.engine for actor in result.loaded_actors})),

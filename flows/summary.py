@@ -1,9 +1,20 @@
 """The result of a run, as values and as text for people."""
 
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from flows.progress import format_duration
+from flows.next_commands import list_next_commands
+from flows.own_command import own_command
+from flows.progress import format_audio_length, format_count, format_duration, format_rate
+
+
+def describe_missing_audio(audio_files: Sequence[str], dataset: str) -> str:
+    """Return one line about audio files of a dataset that are gone."""
+    more = f" and {len(audio_files) - 1:,} more" if len(audio_files) > 1 else ""
+    return (
+        f"missing from the dataset: {audio_files[0]}{more}; load_dataset is given the other clips, and "
+        f"`{own_command('verify', dataset)}` names all damage"
+    )
 
 
 @dataclass(frozen=True)
@@ -18,14 +29,20 @@ class Summary:
     failed: int
     invalid: int
     audio_s: float  # of the clips that this call made
-    seconds: float
+    seconds: float  # that the actors took, with their start
+    generating_s: float = 0.0  # of these, since the first actor was ready
     cluster: str = ""
     crashes: int = 0
     preemptions: int = 0
+    losses: int = 0  # of actors, with their node or for lack of memory
+    kills: int = 0  # of actors that did not answer or stood still
+    set_aside: dict[str, str] = field(default_factory=dict)  # host where no actor was started any more -> why
     given_up: dict[int, str] = field(default_factory=dict)  # shard -> reason
     failures: tuple[tuple[str, str, str], ...] = ()  # (source, class, reason) of the first ones
     slow_path: str = ""  # why a CPU ran without the compiled kernels
     example: str = ""  # an audio file of the run, inside the dataset
+    notes: tuple[str, ...] = ()  # files of the user's that were left alone, each as a sentence
+    missing_audio: tuple[str, ...] = ()  # audio files of the dataset, of any run, that are gone
 
     @property
     def missing(self) -> int:
@@ -35,7 +52,7 @@ class Summary:
     @property
     def all_made(self) -> bool:
         """Whether nothing failed and nothing is missing."""
-        return not (self.failed or self.invalid or self.missing)
+        return not (self.failed or self.invalid or self.missing or self.missing_audio)
 
     def to_dict(self) -> dict[str, object]:
         """Return the values for `--json`."""
@@ -43,15 +60,21 @@ class Summary:
 
     def to_text(self) -> str:
         """Return the last lines of `musicgen run`: counts, failures, and commands to go on with."""
-        rate = f", {self.audio_s / self.seconds:.2f} audio-s/s" if self.seconds > 0 else ""
         lines = [
-            f"{self.made} of {self.rows} clips made, {self.audio_s:.1f} s of audio in "
-            f"{format_duration(self.seconds)}{rate} (run {self.run})"
+            f"{self.made:,} of {format_count(self.rows, 'clip')} made, {format_audio_length(self.audio_s)} in "
+            f"{format_duration(self.seconds)}{self._describe_rate()} (run {self.run})"
         ]
         if self.slow_path:
             lines.append(f"it ran on torch's operations, which are slower than the compiled kernels: {self.slow_path}")
-        if self.crashes or self.preemptions:
-            lines.append(f"actors replaced: {self.crashes} crashed, {self.preemptions} preempted")
+        replaced = {
+            "crashed": self.crashes,
+            "lost with their node or preempted": self.losses + self.preemptions,
+            "ended because they did not answer": self.kills,
+        }
+        if any(replaced.values()):
+            counts = ", ".join(f"{count} {fate}" for fate, count in replaced.items() if count)
+            lines.append(f"actors replaced: {counts}")
+        lines += [f"no more actors were started on {host}: {reason}" for host, reason in self.set_aside.items()]
         if self.failed or self.invalid:
             lines.append(f"failed rows: {self.failed}, refused while planning: {self.invalid}")
             lines += [f"  {source}: {error_class}: {reason}" for source, error_class, reason in self.failures]
@@ -60,26 +83,15 @@ class Summary:
         for shard, reason in list(self.given_up.items())[:5]:
             lines.append(f"shard {shard} was given up: {reason}")
         if self.missing:
-            lines.append(f"{self.missing} rows are missing; run the same command again to go on")
-        return "\n".join([*lines, "", *self._next_commands()])
+            lines.append(f"missing: {format_count(self.missing, 'row')}; run the same command again to go on")
+        if self.missing_audio:
+            lines.append(describe_missing_audio(self.missing_audio, self.dataset))
+        lines += self.notes
+        return "\n".join([*lines, "", *list_next_commands(self.dataset, self.made)])
 
-    def _next_commands(self) -> list[str]:
-        dataset = self.dataset.rstrip("/")
-        remote = "://" in dataset
-        lines = [f"dataset  {dataset}"]
-        if self.example and self.layout == "files":
-            opener = "open" if sys.platform == "darwin" else "xdg-open"
-            example = f"{dataset}/{self.example}"
-            lines.append(
-                f"listen   aws s3 cp {example} ." if dataset.startswith("s3://") else f"listen   {opener} {example}"
-            )
-        else:
-            lines.append(f"listen   musicgen.dataset.open_dataset({dataset!r}).audio(key) gives (samples, rate)")
-        lines += [
-            f"load     datasets.load_dataset({dataset!r})"
-            if not remote
-            else f"load     musicgen.dataset.open_dataset({dataset!r}).to_arrow()",
-            f"query    duckdb -c \"select key, prompt, duration_s from '{dataset}/index/**/*.parquet' limit 5\"",
-            f"check    musicgen verify {dataset} --deep",
-        ]
-        return lines
+    def _describe_rate(self) -> str:
+        """Return the time that the actors took to start, and the rate since then, which the progress bar shows too."""
+        if not self.generating_s:
+            return ""
+        start_s = max(0.0, self.seconds - self.generating_s)
+        return f": {format_duration(start_s)} to start, then {format_rate(self.audio_s / self.generating_s)}"

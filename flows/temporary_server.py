@@ -1,28 +1,29 @@
-"""A Prefect API for one command: `python -m flows.temporary_server PORT`, until its stdin closes.
+"""A Prefect API for one run: `python -m flows.temporary_server PORT`, until its stdin closes.
 
-Its own process, and its own session: Ctrl-C in a terminal must not take it away before the flow has said how it ended,
-and whatever becomes of the command, even SIGKILL, closes the pipe. Prefect's own temporary server does neither, and
-starting it imports the whole server into the command's process first, five seconds before anything begins.
+Its own process: whatever becomes of the one that has started it, even SIGKILL, closes the pipe. Prefect's own temporary
+server does not end then, and starting it imports the whole server into the process that starts it first.
 """
 
 import os
-import signal
+import shutil
 import sys
 import threading
-import time
+
+_NICENESS = 10  # nothing waits for this server, and the run is not to wait for the processor
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(home: str) -> None:
     while os.read(0, 4096):  # sys.stdin would hold its lock, and an interpreter that ends meanwhile would abort
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(3)
+    os.rename(home, f"{home}.old")  # SQLite makes no new files in a folder that is not there
+    shutil.rmtree(f"{home}.old", ignore_errors=True)
     os._exit(0)
 
 
 def main(port: int) -> None:
-    """Serve on loopback."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Serve on loopback, with the database in PREFECT_HOME, which is removed at the end."""
+    os.nice(_NICENESS)
+    threading.Thread(target=_end_with_parent, args=(os.environ["PREFECT_HOME"],), daemon=True).start()
     import uvicorn
 
     uvicorn.run(
@@ -32,7 +33,6 @@ def main(port: int) -> None:
         port=port,
         log_level="error",
         lifespan="on",
-        timeout_graceful_shutdown=1,
     )
 
 

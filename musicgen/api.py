@@ -1,22 +1,33 @@
 """The Python API: load a checkpoint, generate clips, turn audio into codes and back."""
 
+import os
+import tempfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from musicgen.audio.fetch import hash_audio
-from musicgen.clip import Clip
+from musicgen.audio.sound_files import write_sound
+from musicgen.clip import Clip, Failed
 from musicgen.errors import RowError
+from musicgen.manifest.request_check import check_request
 from musicgen.patterns import Codes
-from musicgen.request import Request
+from musicgen.request import AudioSource, Request
 
 if TYPE_CHECKING:
     from musicgen.engine import Engine
     from musicgen.model import Model, ModelSpec
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+Requests: TypeAlias = Sequence[Request | str] | Request | str
 
 
 class MusicGen:
@@ -32,6 +43,7 @@ class MusicGen:
         self.model = model
         self._slots = slots
         self._engine: Engine | None = None
+        self._sounds: tempfile.TemporaryDirectory[str] | None = None  # samples of requests, as files
 
     @classmethod
     def from_pretrained(
@@ -41,15 +53,16 @@ class MusicGen:
         dtype: str = "auto",
         revision: str | None = None,
         slots: "int | str" = "auto",
+        allow_pr: bool = False,
     ) -> "MusicGen":
         """Load a checkpoint: a preset, a hub name (at `revision`), a folder, an object-store folder, or "embedded".
 
-        `device` and `dtype` as in `musicgen.model.load_model`; `slots` is how many clips are generated at once. Raises
-        `ModelError`.
+        `device` and `dtype` as in `musicgen.model.load_model`; `slots` is how many clips are generated at once.
+        `allow_pr` as in `resolve_checkpoint`. Raises `ModelError`.
         """
         from musicgen.model import load_model, resolve_checkpoint
 
-        return cls(load_model(resolve_checkpoint(name, revision), device, dtype), slots)
+        return cls(load_model(resolve_checkpoint(name, revision, allow_pr), device, dtype), slots)
 
     @property
     def spec(self) -> "ModelSpec":
@@ -61,45 +74,101 @@ class MusicGen:
         """Samples per second of the audio that is generated and decoded."""
         return self.spec.sample_rate
 
-    def generate(self, requests: Sequence[Request | str], salt: int = 0) -> list[Clip]:
+    @overload
+    def generate(
+        self, requests: Requests, salt: int = 0, *, errors: Literal["raise"] = "raise", progress: bool = False
+    ) -> list[Clip]:
+        """Raise the first error."""
+
+    @overload
+    def generate(
+        self, requests: Requests, salt: int = 0, *, errors: Literal["return"], progress: bool = False
+    ) -> list[Clip | Failed]:
+        """Return the errors among the clips."""
+
+    def generate(
+        self,
+        requests: Requests,
+        salt: int = 0,
+        *,
+        errors: Literal["raise", "return"] = "raise",
+        progress: bool = False,
+    ) -> list[Clip] | list[Clip | Failed]:
         """Return one clip per request, in order; a string is a prompt with MusicGen's own settings.
 
-        A request without a seed gets one from its content and `salt`, as in a job with this `generation.seed`. The same
-        request always gives the same clip; variations have another `sample` or `seed`. The clip's request has the seed.
-        Raises the first `RowError` after the others are done.
+        One string or `Request` alone is taken as a list of one. A melody or continuation may be `(samples, rate)`:
+        float in [-1, 1] or integers, [samples], [channels, samples] or [samples, channels], at `rate` Hz. A request
+        without a seed gets one from its content and `salt`, as in a job with this `generation.seed`. The same request
+        always gives the same clip; variations have another `sample` or `seed`. The clip's request has the seed.
+
+        Numbers are checked as in a manifest. A request that cannot be made costs no other its clip: with
+        `errors="return"` its place in the list has a `Failed` with the reason, else its `RowError` (the first one) is
+        raised once the others are done. `progress` shows a bar on stderr. Raises ValueError for another `errors`.
         """
-        resolved = [
-            add_content_hashes(Request(prompt=request) if isinstance(request, str) else request).resolve(
-                salt, self.spec.frame_rate
-            )
-            for request in requests
-        ]
-        try:
-            outcomes = self._generate_distinct(list(dict.fromkeys(resolved)))
-        except BaseException:  # also Ctrl-C: the next call must not get clips of this one
-            self.close()
-            raise
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors is {errors!r}; write 'raise' or 'return'")
+        outcomes = self._generate_all(
+            [requests] if isinstance(requests, str | Request) else list(requests), salt, progress
+        )
+        if errors == "return":
+            return outcomes
         clips = []
-        for request in resolved:
-            outcome = outcomes[request]
-            if isinstance(outcome, RowError):
-                raise outcome
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                raise outcome.error
             clips.append(outcome)
         return clips
 
-    def _generate_distinct(self, requests: list[Request]) -> "dict[Request, Clip | RowError]":
+    def _generate_all(self, requests: list[Request | str], salt: int, progress: bool) -> list[Clip | Failed]:
+        """Return what becomes of each request, in order; equal requests are generated once."""
+        resolved: list[Request | Failed] = []
+        for request in requests:
+            given = Request(prompt=request) if isinstance(request, str) else request
+            try:
+                checked = self._write_sounds(check_request(given))
+                resolved.append(add_content_hashes(checked).resolve(salt, self.spec.frame_rate))
+            except RowError as error:
+                resolved.append(Failed(given, error))
+        distinct = list(dict.fromkeys(request for request in resolved if isinstance(request, Request)))
+        try:
+            outcomes = self._generate_distinct(distinct, progress)
+        except BaseException:  # also Ctrl-C: the next call must not get clips of this one
+            self.close()
+            raise
+        return [outcomes[request] if isinstance(request, Request) else request for request in resolved]
+
+    def _write_sounds(self, request: Request) -> Request:
+        """Return the request with files in the place of samples; they are deleted with this object."""
+        return replace(
+            request,
+            melody=self._write_sound(request.melody, "melody"),
+            continuation=self._write_sound(request.continuation, "continuation"),
+        )
+
+    def _write_sound(self, source: "AudioSource | None", subject: str) -> str | None:
+        if source is None:
+            return None
+        if isinstance(source, str | os.PathLike):
+            return os.fspath(source)
+        self._sounds = self._sounds or tempfile.TemporaryDirectory(prefix="musicgen-sounds-")
+        return write_sound(source, Path(self._sounds.name), subject)
+
+    def _generate_distinct(self, requests: list[Request], progress: bool) -> dict[Request, Clip | Failed]:
         engine = self._open_engine()
-        outcomes: dict[Request, Clip | RowError] = {}
+        outcomes: dict[Request, Clip | Failed] = {}
         waiting = deque(requests)
-        while waiting or engine.busy:
-            while waiting and engine.room > 0:
-                request = waiting.popleft()
-                try:
-                    engine.add(request)
-                except RowError as error:
-                    outcomes[request] = error
-            for outcome in engine.step():
-                outcomes[outcome.request] = outcome if isinstance(outcome, Clip) else outcome.error
+        with Progress(*_COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
+            task = bar.add_task("clips", total=len(requests))
+            while waiting or engine.busy:
+                while waiting and engine.room > 0:
+                    request = waiting.popleft()
+                    try:
+                        engine.add(request)
+                    except RowError as error:
+                        outcomes[request] = Failed(request, error)
+                for outcome in engine.step():
+                    outcomes[outcome.request] = outcome
+                bar.update(task, completed=len(outcomes))
         return outcomes
 
     def encode(self, audio: ArrayLike, sample_rate: int | None = None) -> NDArray[np.int16]:
@@ -153,8 +222,8 @@ def add_content_hashes(request: Request) -> Request:
 
     A job takes these hashes while planning. Raises `RowError` for a file that cannot be read.
     """
-    if request.melody and not request.melody_sha256:
-        request = replace(request, melody_sha256=hash_audio(request.melody).sha256)
-    if request.continuation and not request.continuation_sha256:
-        request = replace(request, continuation_sha256=hash_audio(request.continuation, subject="continuation").sha256)
+    if (melody := request.melody_uri) and not request.melody_sha256:
+        request = replace(request, melody_sha256=hash_audio(melody).sha256)
+    if (continuation := request.continuation_uri) and not request.continuation_sha256:
+        request = replace(request, continuation_sha256=hash_audio(continuation, subject="continuation").sha256)
     return request

@@ -21,8 +21,16 @@ class JobError(UserError):
     """The job file or a command-line setting is wrong."""
 
 
+class DatasetBusy(JobError):
+    """Another run is at work on the dataset; the same job may start when that has ended."""
+
+
+class ClusterUnavailable(JobError):
+    """The Ray cluster does not start or cannot be joined, now or as the job names it."""
+
+
 class ManifestError(UserError):
-    """The manifest cannot be read, lacks a column, is empty or repeats an id."""
+    """The manifest cannot be read, lacks a column or is empty."""
 
 
 class ModelError(UserError):
@@ -35,6 +43,18 @@ class StoreError(MusicGenError):
 
     While a job is planned it is raised as a `JobError` (flows/stages.py); later it is no mistake of the user's.
     """
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer, or says "later" (time-out, reset, 5xx, throttling): the same call may succeed soon."""
+
+
+class StoreFull(StoreError):
+    """The store or disk has no room left (ENOSPC, EDQUOT, a quota of the bucket)."""
+
+
+class StoreDenied(StoreError):
+    """The store refuses these credentials (401, 403)."""
 
 
 class RowError(MusicGenError):

@@ -1,5 +1,6 @@
 """The presets: checkpoints that `configs/models/` describes, one YAML file each, with the controls that they offer."""
 
+import difflib
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from musicgen.errors import ModelError
 
 WORKS = "works"
+EMBEDDED = "embedded"  # the preset inside the package
 
 Control = Literal["text", "unconditional", "long", "continuation", "melody", "style", "stereo"]
 
@@ -24,16 +26,18 @@ class Preset(BaseModel):
     name: str
     hub: str | None  # the name on the Hugging Face hub; None for the one inside the package
     revision: str | None
+    commit_prefix: str | None = Field(default=None, pattern="^[0-9a-f]{7,40}$")  # of the commit of `revision`
     description: str
-    kind: Literal["text", "melody", "style"]
+    family: str = "musicgen"
+    kind: Literal["text", "melody", "style", "diffusion"]
     parameters: int | None = Field(ge=1)  # of the decoder
     window_s: float = Field(gt=0)
     sample_rate: int = Field(ge=1)  # Hz
     frame_rate: float = Field(gt=0)  # codec frames per second
-    codebooks: int = Field(ge=1)
+    codebooks: int | None = Field(ge=1)
     codebook_size: int | None = Field(ge=1)
     channels: Literal[1, 2]
-    pattern: str
+    pattern: str | None
     controls: tuple[Control, ...]
     license: str  # of the weights
     status: str
@@ -98,6 +102,17 @@ def find_preset(name: str) -> Preset | None:
 def preset_names() -> list[str]:
     """Return the names of the presets on the hub (all but the embedded one)."""
     return [preset.name for preset in all_presets() if preset.hub is not None]
+
+
+def suggest_names(name: str) -> str:
+    """Say what a name of no model could have been, for an error message."""
+    known = [EMBEDDED, *preset_names()]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    suggestion = f"did you mean {close[0]!r}? " if close else ""
+    return (
+        f"{suggestion}It may be a preset ({', '.join(known)}), a hub name such as facebook/musicgen-small, a "
+        "folder, or s3://bucket/folder"
+    )
 
 
 def presets_with(control: str, channels: int | None = None) -> list[str]:

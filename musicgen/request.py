@@ -8,9 +8,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from numpy.typing import ArrayLike  # numpy takes a while to import, which `musicgen --help` does without
+
+AudioSource: TypeAlias = "str | PathLike[str] | tuple[ArrayLike, int]"
+"""A path or URI; or a `Path`, or samples and their rate in Hz, which only the Python API takes."""
 
 KEY_VERSION = 1
 SEED_BITS = 63
+
+# The fields of a manifest row by their own names: those that every model family reads, those of families that sample
+# codes, and those of families that denoise.
+COMMON_ROW_FIELDS = frozenset({"prompt", "id", "duration_s", "samples", "seed", "guidance_scale"})
+SAMPLING_ROW_FIELDS = frozenset({"temperature", "top_k", "top_p"})
+DENOISING_ROW_FIELDS = frozenset({"negative_prompt", "steps"})
 
 # They do not change the sound: the hashes of the files do.
 _URI_FIELDS = frozenset({"melody", "continuation"})
@@ -34,13 +49,25 @@ class Request:
     top_k: int = 250
     top_p: float = 0.0
     guidance_scale: float = 3.0
-    melody: str | None = None
+    melody: "AudioSource | None" = None
     melody_sha256: str | None = None
-    continuation: str | None = None
+    continuation: "AudioSource | None" = None
     continuation_sha256: str | None = None
     keep_continuation: bool = True
     stems: bool = False  # leave drums and bass out of the melody
     stride_s: float = 18.0
+    negative_prompt: str = ""  # of families that take one
+    steps: int | None = None  # denoising steps, of families that have them; None: the family's own number
+
+    @property
+    def melody_uri(self) -> str | None:
+        """The melody's path or URI. Raises TypeError for samples, which `MusicGen.generate` writes to a file first."""
+        return _expect_uri(self.melody)
+
+    @property
+    def continuation_uri(self) -> str | None:
+        """The continuation's path or URI. Raises TypeError for samples, as `melody_uri` does."""
+        return _expect_uri(self.continuation)
 
     def frames(self, frame_rate: float) -> int:
         """Return the duration in codec frames (at least one)."""
@@ -93,6 +120,12 @@ class Request:
             "model": model_identity,
             "audio": dict(encoding),
         }
+
+
+def _expect_uri(source: "AudioSource | None") -> str | None:
+    if source is None or isinstance(source, str):
+        return source
+    raise TypeError("samples are no path or URI; MusicGen.generate takes them")
 
 
 def canonical_text(form: Mapping[str, object]) -> str:

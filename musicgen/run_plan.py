@@ -2,16 +2,18 @@
 
 import json
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
 from itertools import accumulate
 
 from musicgen.errors import StoreError
+from musicgen.own_checksum import dump_json
 from musicgen.shard import PlannedModel
 from musicgen.value_types import JsonObject
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+"""The version of plans that are written now. Since version 2 a plan has a number among all runs: `order`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Plan:
     carried: dict[str, str] = field(default_factory=dict)  # carried columns and their Arrow types, as text
     created_at: str = ""  # ISO 8601, UTC
     version: int = PLAN_VERSION
+    csv: JsonObject | None = None  # the dialect of the manifest's CSV files; None: it has none
+    order: int = 0  # its number among all runs of the dataset (runs/order/); 0: planned before version 2
 
     @property
     def shards(self) -> range:
@@ -89,31 +93,91 @@ class Plan:
         return part.shard_audio_s[group]
 
     def to_json(self) -> str:
-        """Return the plan as JSON text."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """Return the plan as JSON text, with its own checksum."""
+        return dump_json(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Plan":
-        """Return the plan of a JSON text. Raises `StoreError` if it is damaged or of another version."""
+        """Return the plan of a JSON text of this version or an earlier one; fields that are unknown are passed over.
+
+        Raises `StoreError` if it is of a later version or damaged.
+        """
+        outline = PlanOutline.from_json(text)
+        if outline.version > PLAN_VERSION:
+            raise StoreError(describe_later_version(outline))
+        document: JsonObject = json.loads(text)
         try:
-            document = json.loads(text)
-            if document["version"] != PLAN_VERSION:
-                raise StoreError(
-                    f"the plan of run {document.get('run')} has version {document['version']}; this program writes "
-                    f"{PLAN_VERSION}"
-                )
-            document["model"] = PlannedModel(**document["model"])
+            document["model"] = PlannedModel(**_known_fields(PlannedModel, document["model"]))
             document["parts"] = tuple(
                 PlanPart(part["path"], tuple(part["shard_rows"]), tuple(part["shard_audio_s"]))
                 for part in document["parts"]
             )
-            return cls(**document)
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"a plan.json in the dataset is damaged ({error}); remove that run's folder to plan it anew"
-            ) from None
+            return cls(**_known_fields(cls, document))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _damaged(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOutline:
+    """What plans of all versions say: enough to tell whether a run is finished, and to close its shards."""
+
+    run: str
+    order: int
+    version: int
+    shard_rows: tuple[int, ...]  # the rows of each shard
+    rows: int
+    invalid: int
+    manifest_files: tuple[str, ...]
+    created_at: str = ""  # ISO 8601, UTC
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "PlanOutline":
+        """Return the outline of a plan's JSON text, of any version. Raises `StoreError` if it is damaged."""
+        try:
+            document: JsonObject = json.loads(text)
+            parts = document["parts"]
+            shard_rows = tuple(int(rows) for part in parts for rows in part["shard_rows"])
+            return cls(
+                run=str(document["run"]),
+                order=int(document.get("order", 0)),
+                version=int(document["version"]),
+                shard_rows=shard_rows,
+                rows=int(document.get("rows", sum(shard_rows))),
+                invalid=int(document.get("invalid", 0)),
+                manifest_files=tuple(str(part["path"]) for part in parts),
+                created_at=str(document.get("created_at", "")),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _damaged(error) from None
+
+
+def describe_later_version(outline: PlanOutline) -> str:
+    """Say that a run cannot be taken up by this release, and what to do."""
+    return (
+        f"run {outline.run} was planned by a later release (its plan has version {outline.version}, this release knows "
+        f"versions up to {PLAN_VERSION}); finish it with that release"
+    )
+
+
+def _known_fields(kind: type, document: JsonObject) -> JsonObject:
+    """Return the values of those fields that the dataclass has."""
+    names = {known.name for known in fields(kind)}
+    return {name: value for name, value in document.items() if name in names}
+
+
+def _damaged(error: Exception) -> StoreError:
+    return StoreError(f"it is damaged ({type(error).__name__}: {error})")
 
 
 def format_time(time: datetime) -> str:
     """Format a time for a file of `runs/`: ISO 8601 with milliseconds."""
     return time.isoformat(timespec="milliseconds")
+
+
+def parse_time(text: str) -> datetime | None:
+    """Parse a time as `format_time` writes it; None for any other text."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None

@@ -32,3 +32,4 @@ class PlannedModel:
     revision: str | None
     identity: str
     frame_rate: float
+    family: str = "musicgen"

@@ -1,6 +1,7 @@
 """What every test may use: a real S3 server, and an environment without surprises."""
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -33,6 +34,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     OMP_WAIT_POLICY="passive",  # threads that spin are ruinous when several processes share two cores
 )
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which transformers does
 
 
 def free_port() -> int:
@@ -80,33 +84,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    ports = {
-        name: free_port()
-        for name in ("s3.port", "master.port", "volume.port", "filer.port", "s3.port.grpc", "filer.port.grpc")
-    }
-    ports |= {name: free_port() for name in ("master.port.grpc", "volume.port.grpc", "admin.port", "admin.port.grpc")}
-    server = subprocess.Popen(
-        [
-            weed,
-            "mini",
-            f"-dir={folder / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            f"-s3.config={folder / 's3.json'}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-webdav=false",
-            "-admin.ui=false",
-            "-master.telemetry=false",
-            *(f"-{name}={port}" for name, port in ports.items()),
-        ],
-        stdout=(folder / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-        cwd=folder,
-    )
+    ports, server = _start_s3(weed, folder)
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
     try:
-        _await_s3(endpoint, server, folder / "log")
         bucket = "music"
         fs = fsspec.filesystem("s3", key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=endpoint, skip_instance_cache=True)
         fs.mkdir(bucket)
@@ -119,14 +99,54 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
             server.kill()
 
 
-def _await_s3(endpoint: str, server: subprocess.Popen, log: Path) -> None:
+_S3_PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
+
+
+def _start_s3(weed: str, folder: Path) -> tuple[dict[str, int], subprocess.Popen]:
+    """Start the server, with other ports if another process takes one of them meanwhile."""
+    for attempt in range(3):
+        names = [*_S3_PORTS, *(f"{name}.grpc" for name in _S3_PORTS)]
+        with contextlib.ExitStack() as stack:  # all at once, so that no port is found twice
+            sockets = [stack.enter_context(socket.socket()) for _ in names]
+            for sock in sockets:
+                sock.bind(("127.0.0.1", 0))
+            ports = {name: sock.getsockname()[1] for name, sock in zip(names, sockets, strict=True)}
+        server = subprocess.Popen(
+            [
+                weed,
+                "mini",
+                f"-dir={folder / 'data'}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                f"-s3.config={folder / 's3.json'}",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-webdav=false",
+                "-admin.ui=false",
+                "-master.telemetry=false",
+                *(f"-{name}={port}" for name, port in ports.items()),
+            ],
+            stdout=(folder / "log").open("wb"),
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
+        endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+        if _await_s3(endpoint, server, folder / "log", last=attempt == 2):
+            return ports, server
+    raise AssertionError("unreachable")
+
+
+def _await_s3(endpoint: str, server: subprocess.Popen, log: Path, last: bool) -> bool:
+    """Wait until the server answers; False if it has ended and another attempt is left."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
+        if server.poll() is not None and not last:
+            return False
         assert server.poll() is None, f"the S3 server stopped:\n{log.read_text()[-2000:]}"
         try:
             urllib.request.urlopen(endpoint, timeout=1)
         except urllib.error.HTTPError:  # 403: it is up, and it checks signatures
-            return
+            return True
         except OSError:
             time.sleep(0.1)
     pytest.fail(f"the S3 server did not answer within 30 s:\n{log.read_text()[-2000:]}")

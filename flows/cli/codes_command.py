@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import musicgen.dataset
 from flows.cli.options import OK, SOME_FAILED, AsJson, Verbose, handle_errors
+from flows.progress import format_count
 from musicgen.errors import JobError
 
 if TYPE_CHECKING:
     from musicgen.codes import CodesSummary
+    from musicgen.model.codec.codec import Codec
 
 _FAILURES_PRINTED = 20
 _PROGRESS_INTERVAL = 100  # files between two lines of progress
@@ -24,26 +27,29 @@ Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu
 
 def encode(
     manifest: Annotated[
-        str, typer.Argument(metavar="MANIFEST", help="Parquet, JSONL(.gz) or CSV(.gz) with a column of audio files.")
+        str, typer.Argument(metavar="MANIFEST", help="Parquet, JSONL, CSV or TSV (.gz) with a column of audio files.")
     ],
     output: Annotated[str, typer.Argument(metavar="CODES.parquet", help="The file to write, here or in a bucket.")],
     column: Annotated[
         str, typer.Option("--column", metavar="NAME", help="The column that names the audio files.")
     ] = "audio",
     root: Annotated[
-        list[str] | None, typer.Option("--root", metavar="FOLDER", help="Local files may lie here too; repeatable.")
+        list[str] | None,
+        typer.Option("--root", metavar="FOLDER", help="Another folder that local files may be in; repeatable."),
     ] = None,
     model: CodecModel = "embedded",
     device: Device = "auto",
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn audio files into the codec's codes, one row of a Parquet file each."""
+    """Turn audio files into the codec's codes, one row of a Parquet file each.
+
+    For example: musicgen encode songs.csv codes.parquet --column file
+    """
     with handle_errors(verbose):
         from musicgen.codes import encode_manifest
-        from musicgen.model import load_codec
 
-        codec = load_codec(model, device)
+        codec = _load_codec(model, device)
         summary = encode_manifest(
             manifest, output, codec, column=column, roots=root or (), progress=_make_progress("encoded")
         )
@@ -54,7 +60,7 @@ def decode(
     codes: Annotated[
         str,
         typer.Argument(
-            metavar="CODES", help="Parquet files of codes, or the index of a dataset with audio.codes: true."
+            metavar="CODES", help="Parquet files of codes, or a dataset that was made with audio.codes: true."
         ),
     ],
     output: Annotated[str, typer.Argument(metavar="FOLDER", help="The folder or s3://bucket/prefix for the audio.")],
@@ -64,16 +70,36 @@ def decode(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn codes back into audio files."""
+    """Turn codes back into audio files.
+
+    For example: musicgen decode codes.parquet out/audio --format wav
+    """
     with handle_errors(verbose):
         from musicgen.codes import decode_codes
-        from musicgen.model import load_codec
 
         if audio_format not in ("flac", "wav", "ogg", "mp3"):
             raise JobError(f"--format {audio_format!r} is not known; write flac, wav, ogg or mp3")
-        codec = load_codec(model, device)
-        summary = decode_codes(codes, output, codec, format=audio_format, progress=_make_progress("decoded"))
+        codec = _load_codec(model, device)
+        progress = _make_progress("decoded")
+        left_out = _list_removed(codes)
+        summary = decode_codes(codes, output, codec, format=audio_format, left_out=left_out, progress=progress)
         raise typer.Exit(_report_summary(summary, as_json))
+
+
+def _load_codec(name: str, device: str) -> "Codec":
+    from musicgen.families.codec_loader import load_family_codec
+
+    return load_family_codec(name, device)
+
+
+def _list_removed(uri: str) -> frozenset[str]:
+    """Return the keys of the clips that were removed from a dataset; none for what is no dataset."""
+    from musicgen.storage import open_store
+
+    store = open_store(uri)
+    if not store.exists(musicgen.dataset.paths.INFO):
+        return frozenset()
+    return frozenset(musicgen.dataset.read_tombstones(store).hidden_keys())
 
 
 def _make_progress(verb: str) -> Callable[[int], None]:
@@ -81,7 +107,7 @@ def _make_progress(verb: str) -> Callable[[int], None]:
 
     def show_count(count: int) -> None:
         if count % _PROGRESS_INTERVAL == 0:
-            print(f"{count} files {verb}", file=sys.stderr)
+            print(f"{verb} {format_count(count, 'file')}", file=sys.stderr)
 
     return show_count
 

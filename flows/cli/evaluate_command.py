@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import musicgen
 from flows.cli.options import OK, UNSOUND, AsJson, Verbose, handle_errors
 from musicgen.errors import JobError
 
@@ -16,14 +17,15 @@ def evaluate(
         str, typer.Argument(metavar="MODEL", help="A preset, hub name, folder, s3:// folder, or `embedded`.")
     ],
     clips: Annotated[
-        int, typer.Option("--clips", metavar="N", help="How many unseen examples; the bounds ask for 100 or more.")
+        int, typer.Option("--clips", metavar="N", help="How many unseen examples; for the bounds, 100 or more.")
     ] = 120,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Another seed: other examples, other clips.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", metavar="FOLDER", help="For report.json, the clips and the originals.")
     ] = Path("out/evaluation"),
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", metavar="FOLDER", help="A corpus that is there; without it one is made.")
+        Path | None,
+        typer.Option("--corpus", metavar="FOLDER", help="A corpus made before; by default a new one is made."),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:0.")] = "auto",
     as_json: AsJson = False,
@@ -32,17 +34,25 @@ def evaluate(
     """Generate from unseen prompts and melodies, and judge the clips.
 
     Exit code 4: some bounds do not hold; each is named.
+
+    For example: musicgen evaluate embedded --output out/evaluation
     """
     with handle_errors(verbose):
-        from musicgen import MusicGen
         from musicgen.evaluation import JUDGE_MODULES, evaluate_model, require_extras
+        from musicgen.evaluation.bounds import LEAST_CLIPS
 
         if clips < 2:
             raise JobError(
                 f"--clips {clips} is too few: two are the least that can be compared, and the bounds ask for 100"
             )
         require_extras(*(JUDGE_MODULES if corpus else ()))  # before a model is fetched
-        with MusicGen.from_pretrained(model, device) as loaded:
+        with musicgen.MusicGen.from_pretrained(model, device) as loaded:
+            if clips < LEAST_CLIPS and loaded.spec.supports("melody"):
+                print(
+                    f"--clips {clips} is fewer than the {LEAST_CLIPS} that the bound melody.n asks for, so the exit "
+                    "code will be 4, however good the model is",
+                    file=sys.stderr,
+                )
             report = evaluate_model(
                 loaded,
                 model,

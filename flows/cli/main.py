@@ -10,11 +10,18 @@ from typing import Annotated
 import typer
 
 from flows.cli.codes_command import decode, encode
+from flows.cli.convert_command import convert
+from flows.cli.deploy_command import deploy
 from flows.cli.evaluate_command import evaluate
+from flows.cli.gc_command import gc
 from flows.cli.listen_command import listen
 from flows.cli.models_command import models
+from flows.cli.options import INTERRUPTED
 from flows.cli.plan_command import plan
+from flows.cli.remove_command import remove
+from flows.cli.repair_command import repair
 from flows.cli.run_command import run
+from flows.cli.settings_command import settings
 from flows.cli.status_command import status
 from flows.cli.train_command import train
 from flows.cli.verify_command import verify
@@ -32,8 +39,14 @@ app.command("run")(run)
 app.command("plan")(plan)
 app.command("status")(status)
 app.command("verify")(verify)
+app.command("repair")(repair)
 app.command("listen")(listen)
+app.command("deploy")(deploy)
+app.command("remove")(remove)
+app.command("gc")(gc)
 app.command("models")(models)
+app.command("settings")(settings)
+app.command("convert")(convert)
 app.command("encode")(encode)
 app.command("decode")(decode)
 app.command("train")(train)
@@ -71,7 +84,8 @@ def main() -> None:
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # threads that are to be waited for, and their own hooks
+    if code != INTERRUPTED:  # then threads are left behind: one may be waiting for a store for an hour
+        threading._shutdown()  # type: ignore[attr-defined]  # threads that are to be waited for, and their own hooks
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a closed pipe

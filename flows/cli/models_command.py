@@ -8,7 +8,10 @@ from flows.cli.options import AsJson, Verbose, handle_errors
 
 
 def models(as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """List the model presets and what a row may ask of each."""
+    """List the model presets and what a row may ask of each.
+
+    For example: musicgen models --json
+    """
     with handle_errors(verbose):
         from musicgen.presets import all_presets
 

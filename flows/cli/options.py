@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.quiet import quiet_libraries
+from flows.cli.safe_output import escape_output
+from flows.redaction import redact_urls
 from flows.signals import raise_on_sigterm
 from musicgen.errors import JobError, MusicGenError, StoreError, UserError
 
 if TYPE_CHECKING:
     from musicgen.job import Job
 
+RETRY_CLASSES = ("crash", "melody", "generation", "storage")
 # The exit codes, which scripts rely on.
 OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 JobPath = Annotated[
     str | None,
-    typer.Argument(metavar="[JOB.yaml]", help="The job file; flags and --set go on top of it.", show_default=False),
+    typer.Argument(metavar="JOB.yaml", help="The job file; flags and --set go on top of it.", show_default=False),
 ]
 Manifest = Annotated[
     str | None,
-    typer.Option("--manifest", metavar="URI", help="Parquet, JSONL(.gz) or CSV(.gz): a file, folder or glob."),
+    typer.Option("--manifest", metavar="URI", help="Parquet, JSONL, CSV or TSV (.gz): a file, folder or glob."),
 ]
 Output = Annotated[
     str | None, typer.Option("--output", metavar="URI", help="The dataset: a folder or s3://bucket/prefix.")
@@ -33,28 +36,41 @@ Model = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="A preset, hub name, folder, s3:// folder, or `embedded`.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Only the first N rows of the manifest.")]
-Actors = Annotated[int | None, typer.Option("--actors", metavar="N", help="How many generator actors.")]
+Actors = Annotated[
+    int | None, typer.Option("--actors", metavar="N", help="How many generator actors (default: one a GPU).")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of the file; repeatable."),
 ]
+Supersede = Annotated[
+    bool,
+    typer.Option(
+        "--supersede",
+        help="Close an unfinished run of another job or of an earlier manifest, and plan what is missing.",
+    ),
+]
 Retry = Annotated[
     list[str] | None,
-    typer.Option("--retry-failed", metavar="CLASS", help="Also try rows of this failure class again: crash."),
+    typer.Option(
+        "--retry-failed",
+        metavar="CLASS",
+        help="Also try rows that are held back: crash, melody, generation, storage; repeatable, or with commas.",
+    ),
 ]
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset: a folder or s3://bucket/prefix.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Libraries' own messages, and tracebacks.")]
 
 
 def check_retry_classes(classes: list[str] | None) -> list[str]:
-    """Return the failure classes of --retry-failed. Raises `JobError` for an unknown one."""
-    for name in classes or ():
-        if name != "crash":
-            raise JobError(
-                f"--retry-failed {name!r} is not known; write crash (all other classes are tried again anyway)"
-            )
-    return list(classes or ())
+    """Return the failure classes of --retry-failed, also from lists. Raises `JobError` for an unknown one."""
+    names = [name.strip() for text in classes or () for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in RETRY_CLASSES:
+            raise JobError(f"--retry-failed {name!r} is not known; write one of {', '.join(RETRY_CLASSES)}")
+    return names
 
 
 def load_job(path: str | None, settings: list[str] | None, **flags: object) -> "Job":
@@ -72,6 +88,11 @@ def handle_errors(verbose: bool, store_error_code: int = USER_ERROR) -> Iterator
     before it starts, `store_error_code` is `WRONG`.
     """
     quiet_libraries(verbose)
+    with escape_output():
+        yield from _exit_on_errors(verbose, store_error_code)
+
+
+def _exit_on_errors(verbose: bool, store_error_code: int) -> Iterator[None]:
     try:
         with raise_on_sigterm():
             yield
@@ -86,10 +107,13 @@ def handle_errors(verbose: bool, store_error_code: int = USER_ERROR) -> Iterator
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        text = " ".join(str(error).split()) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
+        text = " ".join(str(error).split())
+        if not isinstance(error, MusicGenError):
+            text = f"{type(error).__name__}: {text}"
         code = USER_ERROR if isinstance(error, UserError) else WRONG
         if isinstance(error, StoreError):
             code = store_error_code
         hint = "" if verbose or code == USER_ERROR else " (-v shows more)"
-        print(" ".join([f"musicgen: {text}{hint}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        line = " ".join([f"musicgen: {text}{hint}", *getattr(error, "__notes__", ())])
+        print(redact_urls(line), file=sys.stderr)
         raise typer.Exit(code) from None

@@ -2,7 +2,10 @@
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _ALWAYS = {
     "DO_NOT_TRACK": "1",
@@ -33,3 +36,31 @@ def quiet_libraries(verbose: bool = False) -> None:
         logging.disable(logging.ERROR)
     else:
         logging.basicConfig(level=logging.INFO)
+
+
+@contextmanager
+def hide_native_output(verbose: bool = False) -> Iterator[None]:
+    """Keep what native code writes to descriptor 2 off the terminal, unless the command is verbose.
+
+    Ray's C++ code writes there for 20 s when a cluster refuses a token, whatever its log level is. Python's own stderr
+    goes on to the terminal; processes that are started within the block write nothing there.
+    """
+    try:
+        is_descriptor_2 = sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # a stderr that a test or a notebook has put there
+        is_descriptor_2 = False
+    if verbose or not is_descriptor_2:
+        yield
+        return
+    terminal, python_stderr = os.dup(2), sys.stderr
+    python_stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    sys.stderr = os.fdopen(terminal, "w", encoding=python_stderr.encoding, errors="backslashreplace", buffering=1)
+    try:
+        yield
+    finally:
+        ours, sys.stderr = sys.stderr, python_stderr  # first, because another thread may be printing
+        ours.flush()
+        os.dup2(terminal, 2)
+        ours.close()

@@ -1,31 +1,79 @@
 """`musicgen status`: shows how far each run of a dataset is."""
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
+import musicgen.dataset
 from flows.cli.options import AsJson, Dataset, Verbose, handle_errors
+from flows.progress import format_local_time
+
+if TYPE_CHECKING:
+    from musicgen.dataset.status import RunStatus
+
+_COUNTS = ("planned", "made", "failed", "missing", "invalid")
 
 
 def status(dataset: Dataset, as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """Show the rows planned, made, failed and missing, per run."""
-    with handle_errors(verbose):
-        from musicgen.dataset import open_dataset
-        from musicgen.dataset.status import run_statuses
+    """Show the rows planned, made, failed and missing, per run, the newest run first.
 
-        runs = run_statuses(open_dataset(dataset))
+    For example: musicgen status s3://bucket/datasets/first
+    """
+    with handle_errors(verbose):
+        runs = sorted(
+            musicgen.dataset.run_statuses(musicgen.dataset.open_dataset(dataset)),
+            key=lambda run: (run.created_at, run.run),
+            reverse=True,
+        )
         if as_json:
             typer.echo(json.dumps({"dataset": dataset, "runs": [run.to_json() for run in runs]}, indent=1))
             return
         if not runs:
             typer.echo(f"{dataset} has no runs.")
             return
-        width = max(3, *(len(run.run) for run in runs))
-        typer.echo(
-            f"{'run':<{width}} {'planned':>10} {'made':>10} {'failed':>8} {'missing':>10} {'invalid':>8}  shards"
-        )
-        for run in runs:
-            counts = f"{run.planned:>10} {run.made:>10} {run.failed:>8} {run.missing:>10} {run.invalid:>8}"
-            typer.echo(
-                f"{run.run:<{width}} {counts}  {run.committed}/{run.shards}{' closed' if run.superseded else ''}"
+        counts = (*_COUNTS, "removed") if any(run.removed for run in runs) else _COUNTS
+        header = ("run", "planned at", "model", *counts, "audio", "shards", "state")
+        lines = [header, *(_describe_run(run, counts) for run in runs)]
+        if len(runs) > 1:
+            lines.append(_describe_total(runs, counts))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            cells = (
+                cell.rjust(width) if name in counts or name in ("audio", "shards") else cell.ljust(width)
+                for name, cell, width in zip(header, line, widths, strict=True)
             )
+            typer.echo("  ".join(cells).rstrip())
+
+
+def _describe_run(run: "RunStatus", counts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the cells of a run's line."""
+    return (
+        run.run,
+        format_local_time(run.created_at) or "?",
+        (run.model or "?").rstrip("/").rpartition("/")[2],
+        *(f"{getattr(run, name):,}" for name in counts),
+        _format_hours(run.audio_s),
+        f"{run.committed}/{run.shards}",
+        _describe_state(run),
+    )
+
+
+def _describe_state(run: "RunStatus") -> str:
+    if run.drivers:
+        return ", ".join(
+            f"running since {format_local_time(driver.started_at)} on {driver.host}" for driver in run.drivers
+        )
+    closed_by = f" by {run.closed_by}" if run.closed_by else ""
+    return f"{run.state}{closed_by}"
+
+
+def _describe_total(runs: list["RunStatus"], counts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the cells of the last line. What is missing of a closed run is planned by later ones."""
+    summed = ("made", "failed", "removed")
+    sums = (f"{sum(getattr(run, name) for run in runs):,}" if name in summed else "" for name in counts)
+    return ("total", "", "", *sums, _format_hours(sum(run.audio_s for run in runs)), "", "")
+
+
+def _format_hours(audio_s: float) -> str:
+    return f"{audio_s / 3600:,.2f} h" if audio_s >= 360 else f"{audio_s:,.1f} s"

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import OK, Set, Verbose, handle_errors
+from flows.own_command import own_command
 from musicgen.training.log import format_progress
 from musicgen.value_types import JsonObject
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from musicgen.training import CheckpointMeasure, Recipe
 
 _FLAGS = {"data": "data", "output": "output", "from": "start", "pattern": "training.pattern", "steps": "training.steps"}
@@ -19,7 +22,7 @@ _FLAGS |= {"hours": "training.hours"}
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE.yaml]", help="The recipe; flags and --set go on top of it.")
+        str | None, typer.Argument(metavar="RECIPE.yaml", help="The recipe; flags and --set go on top of it.")
     ] = None,
     data: Annotated[
         str | None,
@@ -37,12 +40,17 @@ def train(
     pattern: Annotated[
         str | None, typer.Option("--pattern", metavar="NAME", help="delay, parallel, coarse_first, flattening ...")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="How many steps.")] = None,
-    hours: Annotated[float | None, typer.Option("--hours", metavar="H", help="Or how many hours of running.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="End after N steps.")] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", metavar="H", help="Or end after H hours of running.")
+    ] = None,
     settings: Set = None,
     verbose: Verbose = False,
 ) -> None:
-    """Train a model, or go on with one. Run it again after any interruption, and it goes on."""
+    """Train a model, or go on with one. Run it again after any interruption, and it goes on.
+
+    For example: musicgen train --data music --output out/mine --hours 3
+    """
     with handle_errors(verbose):
         from musicgen.training import Recipe, run_ablation, run_recipe, with_default_codec
 
@@ -66,8 +74,13 @@ def train(
             )
         else:
             checkpoint = run_recipe(loaded, command, on_message=_print_message, on_step=_print_step)
-            typer.echo(f"{checkpoint}: a checkpoint; try musicgen run --model with it")
+            typer.echo(f"the trained model is {checkpoint}; make clips with it: {_try_command(checkpoint)}")
         raise typer.Exit(OK)
+
+
+def _try_command(checkpoint: "Path") -> str:
+    """Return a command that makes the clips of the demo with the checkpoint."""
+    return own_command("run", "configs/jobs/demo.yaml", "--model", str(checkpoint), "--output", f"{checkpoint}-clips")
 
 
 def _make_measure(recipe: "Recipe") -> "CheckpointMeasure | None":

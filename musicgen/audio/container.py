@@ -1,160 +1,160 @@
 """Detects the kind of an audio file and whether its end is missing, from the headers alone, before decoding.
 
 libsndfile decodes a truncated wav or mp3 file without an error, as a shorter sound, and mpg123 writes its warnings to
-the process's stderr. So the headers of both kinds are checked here first. Sources: RIFF/WAVE (Microsoft, 1991); MPEG-1
-audio, ISO/IEC 11172-3 section 2.4.2.3 (frame headers), MPEG-2 13818-3; the Xing/Info header as LAME writes it; ID3v2.4
-section 3.1.
+the process's stderr. So the headers are checked here first, as tolerantly as players do: wrong sizes, tags, padding and
+junk are passed over.
 """
 
 import os
 import struct
 from dataclasses import dataclass
-from typing import IO, Literal, NamedTuple
+from typing import IO, Literal
 
-Kind = Literal["wav", "flac", "mp3", "ogg"]
+from musicgen.audio.mpeg_frames import (
+    count_frames,
+    find_first_frame,
+    make_length_header,
+    parse_mpeg_header,
+    skip_id3_tags,
+)
+from musicgen.audio.ogg_streams import measure_ogg
+from musicgen.audio.riff_chunks import measure_wav
 
-# Sizes from here on mean "unknown": programs that write to a pipe cannot go back and fill in the size.
-_RIFF_UNKNOWN = 0x7FFF_0000
+Kind = Literal["wav", "flac", "mp3", "ogg", "m4a", "aac", "webm"]
 
-_BITRATES_KBPS = {  # (is MPEG-1, layer) -> bit rates by the header's index
-    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_MAX_FRAMES = 300_000  # two hours; longer files are refused for their length
-_SAMPLE_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+PYAV_KINDS: tuple[Kind, ...] = ("m4a", "aac", "webm")
+"""Kinds that libsndfile does not know."""
+
+_WAV_MARKS = (b"RIFF", b"RIFX", b"RF64")
 
 
-def detect_kind(file: IO[bytes]) -> Kind | None:
-    """Detect the kind of an audio file by its first bytes; None for anything else (text, pictures, archives ...)."""
-    file.seek(0)
-    header = file.read(12)
-    if header[:4] == b"RIFF" and header[8:12] == b"WAVE":
-        return "wav"
-    if header[:4] == b"fLaC":
-        return "flac"
-    if header[:4] == b"OggS":
-        return "ogg"
-    audio_start = _skip_id3_tags(file)
-    file.seek(audio_start)
-    header = file.read(4)
-    if header == b"fLaC":
-        return "flac"
-    frame = parse_mpeg_header(header)
-    if frame is None:
-        return None
-    if audio_start == 0:  # two bytes of text can look like a frame header, so another frame or the end must follow
-        file.seek(frame.size)
-        header = file.read(4)
-        if len(header) == 4 and parse_mpeg_header(header) is None:
-            return None
-    return "mp3"
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file to decode by itself: `head`, the bytes from `start` to `end`, and `tail`."""
+
+    start: int
+    end: int
+    head: bytes = b""
+    tail: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
     """The length of a file by its headers. `cut_short` is the reason to think that its end is missing, or None.
 
-    `seconds` is None where the headers do not give the length, or where libsndfile reads it more exactly.
+    `seconds` is None where the headers do not give the length, or where libsndfile reads it more exactly. `pieces` are
+    decoded one after another.
     """
 
+    pieces: tuple[Piece, ...]
     seconds: float | None = None
     cut_short: str | None = None
 
 
+def detect_kind(file: IO[bytes]) -> Kind | None:
+    """Detect the kind of an audio file by its first bytes; None for anything else (text, pictures, archives ...)."""
+    file.seek(0)
+    header = file.read(12)
+    if header[:4] in _WAV_MARKS and header[8:12] == b"WAVE":
+        return "wav"
+    if header[:4] == b"OggS":
+        return "ogg"
+    if header[4:8] in (b"ftyp", b"moov"):
+        return "m4a"
+    if header[:4] == b"\x1a\x45\xdf\xa3":
+        return "webm"
+    audio_start = skip_id3_tags(file)
+    file.seek(audio_start)
+    header = file.read(6)
+    if header[:4] == b"fLaC":
+        return "flac"
+    if _is_adts(header) and _is_adts(_read_at(file, audio_start + _adts_size(header), 6) or header):
+        return "aac"
+    if audio_start == 0 and _is_lone_frame(file, header):
+        return "mp3"
+    return None if find_first_frame(file, audio_start) is None else "mp3"
+
+
+def _is_lone_frame(file: IO[bytes], header: bytes) -> bool:
+    """Return whether a file is one MPEG frame: two bytes of text can look like a header, so the end must follow."""
+    frame = parse_mpeg_header(header[:4])
+    return frame is not None and file.seek(0, os.SEEK_END) == frame.size
+
+
+def _read_at(file: IO[bytes], position: int, size: int) -> bytes:
+    file.seek(position)
+    return file.read(size)
+
+
+def _is_adts(header: bytes) -> bool:
+    """Return whether this is the header of a frame of AAC (ISO/IEC 13818-7, section 6.2)."""
+    return len(header) == 6 and header[0] == 0xFF and header[1] & 0xF6 == 0xF0 and _adts_size(header) > 7
+
+
+def _adts_size(header: bytes) -> int:
+    return (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5 if len(header) == 6 else 0
+
+
 def measure_extent(file: IO[bytes], kind: Kind) -> Extent:
     """Measure the extent of a file of this kind, from its headers only."""
-    file.seek(0, os.SEEK_END)
-    file_size = file.tell()
+    file_size = file.seek(0, os.SEEK_END)
     if kind == "mp3":
         return _measure_mp3(file, file_size)
+    if kind == "ogg":
+        ogg = measure_ogg(file)
+        cut_short = "is cut short: its last page is not whole" if ogg.is_cut else None
+        pieces = (Piece(stream.start, stream.end, tail=stream.last_page) for stream in ogg.streams)
+        return Extent(tuple(pieces), cut_short=cut_short)
     if kind == "wav":
-        file.seek(4)
-        announced_size = struct.unpack("<I", file.read(4))[0] + 8
-        if file_size < announced_size < _RIFF_UNKNOWN:
-            return Extent(cut_short=_describe_missing_bytes(announced_size, file_size))
-    return Extent()
+        wav = measure_wav(file, file_size)
+        cut_short = None if wav.missing is None else _describe_missing_bytes(*wav.missing)
+        return Extent((Piece(wav.start, file_size, wav.head),), cut_short=cut_short)
+    return Extent((Piece(skip_id3_tags(file) if kind == "flac" else 0, file_size),))
 
 
 def _measure_mp3(file: IO[bytes], file_size: int) -> Extent:
-    audio_start = position = _skip_id3_tags(file)
-    file.seek(audio_start)
-    first_bytes = file.read(256)
+    start = find_first_frame(file, 0) or 0
+    first_bytes = _read_at(file, start, 256)
     frame = parse_mpeg_header(first_bytes)
     if frame is None:
-        return Extent()
+        return Extent((Piece(start, file_size),))
+    announced = _read_length_header(first_bytes)
+    if announced is not None and announced.frames and not announced.size:
+        return Extent((Piece(start, file_size),), announced.frames * frame.seconds)
+    if announced is not None and announced.size:
+        end = start + announced.size
+        if end > file_size + frame.size:
+            return Extent((Piece(start, file_size),), cut_short=_describe_missing_bytes(end, file_size))
+        # Tags may stand behind the announced frames; other frames do where files were joined.
+        if announced.frames and end <= file_size and find_first_frame(file, end) is None:
+            return Extent((Piece(start, end),), announced.frames * frame.seconds)
+    # The header says nothing, or is wrong, or counts only the first of the files that were joined. Without it
+    # libsndfile estimates the length from the first bit rate, and stops there; so the frames are counted here.
+    if announced is not None:
+        start += frame.size
+    frames = count_frames(file, start, file_size)
+    head = make_length_header(first_bytes[:4], frames, frames.end - start)
+    return Extent((Piece(start, frames.end, head),), frames.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _AnnouncedLength:
+    frames: int  # 0: the header does not say
+    size: int  # in bytes, likewise
+
+
+def _read_length_header(first_bytes: bytes) -> _AnnouncedLength | None:
+    """Read the Xing or Info header in an mp3's first frame; None if there is none."""
     for marker in (b"Xing", b"Info"):
         mark_offset = first_bytes.find(marker)
         if mark_offset < 0 or len(first_bytes) < mark_offset + 16:
             continue
-        flags, field_offset, frame_count = (
-            struct.unpack(">I", first_bytes[mark_offset + 4 : mark_offset + 8])[0],
-            mark_offset + 8,
-            0,
-        )
-        if flags & 1:
-            frame_count, field_offset = (
-                struct.unpack(">I", first_bytes[field_offset : field_offset + 4])[0],
-                field_offset + 4,
-            )
-        if flags & 2:  # the stream's size in bytes
-            announced_size = audio_start + struct.unpack(">I", first_bytes[field_offset : field_offset + 4])[0]
-            if announced_size > file_size:
-                return Extent(cut_short=_describe_missing_bytes(announced_size, file_size))
-        if frame_count:
-            return Extent(seconds=frame_count * frame.seconds)
-    # Without such a header libsndfile estimates the length from the first bit rate, so the frames are counted here. A
-    # last frame that is not whole means that the file was cut.
-    seconds = 0.0
-    for _ in range(_MAX_FRAMES):
-        file.seek(position)
-        frame = parse_mpeg_header(file.read(4))
-        if frame is None:  # the end, a tag at the end, or damage, which the decoder will report
-            break
-        if position + frame.size > file_size:
-            return Extent(cut_short="is cut short: its last MPEG frame is not whole")
-        position += frame.size
-        seconds += frame.seconds
-    return Extent(seconds)
+        flags, first, second = struct.unpack(">III", first_bytes[mark_offset + 4 : mark_offset + 16])
+        frames = first if flags & 1 else 0
+        size = (second if flags & 1 else first) if flags & 2 else 0
+        return _AnnouncedLength(frames, size)
+    return None
 
 
-def _describe_missing_bytes(announced_size: int, file_size: int) -> str:
-    return f"is cut short: its header announces {announced_size} bytes and it has {file_size}"
-
-
-def _skip_id3_tags(file: IO[bytes]) -> int:
-    """Return the offset at which the audio starts: behind the ID3v2 tags, if there are any."""
-    position = 0
-    for _ in range(4):
-        file.seek(position)
-        header = file.read(10)
-        if len(header) < 10 or header[:3] != b"ID3":
-            break
-        tag_size = (header[6] & 127) << 21 | (header[7] & 127) << 14 | (header[8] & 127) << 7 | header[9] & 127
-        position += 10 + tag_size + (10 if header[5] & 16 else 0)
-    return position
-
-
-class _MpegFrame(NamedTuple):
-    size: int  # in bytes
-    seconds: float
-
-
-def parse_mpeg_header(header: bytes) -> _MpegFrame | None:
-    """Return the size and length of the MPEG audio frame with this 4-byte header; None if it is not a frame header."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-    bitrate_index, rate_index = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 4 or bitrate_index in (0, 15) or rate_index == 3:
-        return None
-    bits_per_s = 1000 * _BITRATES_KBPS[version == 3, layer][bitrate_index]
-    sample_rate = _SAMPLE_RATES_HZ[version][rate_index]
-    padding = header[2] >> 1 & 1
-    if layer == 1:
-        return _MpegFrame((12 * bits_per_s // sample_rate + padding) * 4, 384 / sample_rate)
-    samples = 576 if layer == 3 and version != 3 else 1152
-    return _MpegFrame(samples // 8 * bits_per_s // sample_rate + padding, samples / sample_rate)
+def _describe_missing_bytes(announced_size: int, size: int) -> str:
+    return f"is cut short: its header announces {announced_size} bytes and it has {size}"

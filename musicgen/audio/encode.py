@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.audio.levels import limit_peak, measure_levels, normalize_loudness
-from musicgen.audio.ogg import set_stream_serial
+from musicgen.audio.ogg import make_serial_reproducible
 from musicgen.errors import RowError
 
 FORMATS = {
@@ -109,4 +109,4 @@ def _encode_file(pcm: NDArray[np.int16], sample_rate: int, format: str) -> bytes
         for start in range(0, len(pcm), _BLOCK_FRAMES):
             file.write(samples[start : start + _BLOCK_FRAMES])
     file_bytes = buffer.getvalue()
-    return set_stream_serial(file_bytes, 0) if format == "ogg" else file_bytes
+    return make_serial_reproducible(file_bytes) if format == "ogg" else file_bytes

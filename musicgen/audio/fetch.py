@@ -1,8 +1,9 @@
 """Fetches and hashes a row's audio file: from allowed places only, and never more than a maximum of bytes.
 
 The planner uses `hash_audio`, the generator `fetch_audio`. Both raise a `RowError` of class `melody` for anything that
-is wrong with one row's file, since no row may stop the others. Neither torch nor librosa is imported here, because
-`musicgen plan` uses this module.
+is wrong with one row's file, since no row may stop the others. A store or disk that cannot be used at the moment is not
+the row's fault: that is a `StoreError`. Neither torch nor librosa is imported here, because `musicgen plan` uses this
+module.
 """
 
 import errno
@@ -12,16 +13,15 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from musicgen.errors import RowError, StoreError
-from musicgen.storage import open_store
+from musicgen.audio.sound_places import is_remote, redact_uri, resolve_uri
+from musicgen.errors import RowError, StoreDenied, StoreError, StoreFull, StoreUnavailable
+from musicgen.storage import local_faults, open_store
 
 MAX_BYTES = 200_000_000  # 19 minutes of 16-bit stereo at 44.1 kHz, uncompressed
 PLANNED_MAX_BYTES = 4_096_000_000  # of a file whose size the planner has checked already
-REMOTE_SCHEMES = frozenset({"s3"})
 
 _CHUNK_BYTES = 1 << 20
 _REMOTE_CHUNK_BYTES = 8 << 20
@@ -73,7 +73,8 @@ def fetch_audio(
     `subject` names the column in messages. `roots` are the folders that a local file may lie in (None: any folder, for
     the Python API, whose caller owns the files). With `sha256` the content must have this hash. `max_bytes` is by
     default `MAX_BYTES`, or `PLANNED_MAX_BYTES` with a `sha256`. Raises RowError("melody") for a place that is not
-    allowed, and for a file that is missing, unreadable, empty, too large or changed.
+    allowed, and for a file that is missing, unreadable, empty, too large or changed. Raises `StoreUnavailable` or
+    `StoreDenied` if the store cannot be used at the moment, `StoreFull` if there is no room for the copy.
     """
     copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - handed to the caller
     try:
@@ -105,101 +106,44 @@ def hash_audio(
     return _read_and_hash(uri, subject, roots, max_bytes, None)
 
 
-def resolve_uri(uri: str, *, subject: str = "melody", roots: Sequence[str | os.PathLike[str]] | None = None) -> str:
-    """Resolve `uri`: an s3:// URI is returned as it is, a local file as an absolute path without links or `..`.
-
-    Reads no file's content and uses no network. A relative path starts at the first of `roots`. Raises
-    RowError("melody") for other schemes, other hosts, and local files outside `roots`; the message does not reveal
-    whether such a file exists.
-    """
-    try:
-        split_uri = urlsplit(uri)
-    except ValueError:  # such as brackets that are no IPv6 address
-        split_uri = None
-    if split_uri is None or not uri.strip() or "\0" in uri:
-        raise RowError("melody", f"{subject} is not a path or URI: {redact_uri(uri)!r}")
-    scheme = split_uri.scheme.lower()
-    if scheme in REMOTE_SCHEMES:
-        if not split_uri.netloc or not split_uri.path.strip("/"):
-            raise RowError(
-                "melody", f"{subject} {redact_uri(uri)} names no object: write {scheme}://bucket/path/to/file.wav"
-            )
-        return uri
-    if "://" in uri and scheme != "file":
-        raise RowError(
-            "melody",
-            f"{subject} {redact_uri(uri)}: {scheme}:// is not allowed, use s3:// or a file beside the manifest",
-        )
-    if scheme == "file":
-        if split_uri.netloc not in ("", "localhost"):
-            raise RowError(
-                "melody", f"{subject} {redact_uri(uri)} names a file on another host: use s3:// or a local path"
-            )
-        path = Path(unquote(split_uri.path))
-    else:
-        path = Path(uri)
-    if not path.is_absolute() and roots:
-        path = Path(roots[0]) / path
-    resolved = _resolve_links(path)
-    if roots is not None and not any(resolved.is_relative_to(_resolve_links(Path(root))) for root in roots):
-        raise RowError(
-            "melody",
-            f"{subject} {redact_uri(uri)} is outside the manifest's own folder: move it there, or add its folder to "
-            "manifest.melody_roots",
-        )
-    return str(resolved)
-
-
-def redact_uri(uri: str) -> str:
-    """Return a URI for messages: without user, password or query (they may be secrets), at most 200 characters."""
-    scheme, separator, rest = uri.partition("://")
-    if separator:
-        host, slash, path = rest.partition("/")
-        # An object's name may contain ? and #; in a web address secrets may follow them.
-        if scheme.lower() not in REMOTE_SCHEMES:
-            path = path.partition("?")[0].partition("#")[0]
-            host = host.partition("?")[0].partition("#")[0]
-        uri = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-    return uri if len(uri) <= 200 else f"{uri[:100]}...{uri[-90:]}"
-
-
-def _resolve_links(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # a loop of links, a name that is too long
-        return Path(os.path.normpath(path.absolute()))
-
-
 def _read_and_hash(
     uri: str, subject: str, roots: Sequence[str | os.PathLike[str]] | None, max_bytes: int, copy: IO[bytes] | None
 ) -> Digest:
     location = resolve_uri(uri, subject=subject, roots=roots)
     digest, size = hashlib.sha256(), 0
     try:
-        for chunk in _read_remote_chunks(location, max_bytes) if _is_remote(location) else _read_local_chunks(location):
+        for chunk in _read_remote_chunks(location, max_bytes) if is_remote(location) else _read_local_chunks(location):
             size += len(chunk)
             if size > max_bytes:
                 raise _FileTooLarge
             digest.update(chunk)
             if copy is not None:
-                copy.write(chunk)
+                _write(copy, chunk)
     except _FileTooLarge as error:
         raise RowError(
             "melody", f"{subject} {redact_uri(uri)} is larger than {max_bytes / 1e6:g} MB: cut it or compress it"
         ) from error
     except FileNotFoundError as error:
         raise RowError("melody", f"{subject} {redact_uri(uri)} does not exist") from error
+    except (StoreUnavailable, StoreDenied, StoreFull):
+        raise
     except (StoreError, ValueError) as error:  # ValueError: a path that is not possible in a store
         raise RowError("melody", f"{subject} {redact_uri(uri)} cannot be read: {error}") from error
     except OSError as error:
+        fault = local_faults.translate_error(error, location)
+        if isinstance(fault, StoreUnavailable):
+            raise fault from error
         raise RowError("melody", f"{subject} {redact_uri(uri)} cannot be read: {error.strerror or error}") from error
     if size == 0:
         raise RowError("melody", f"{subject} {redact_uri(uri)} is empty (0 bytes)")
     return Digest(digest.hexdigest(), size)
 
 
-def _is_remote(location: str) -> bool:
-    return urlsplit(location).scheme.lower() in REMOTE_SCHEMES
+def _write(copy: IO[bytes], chunk: bytes) -> None:
+    try:
+        copy.write(chunk)
+    except OSError as error:  # the disk of the temporary folder
+        raise local_faults.translate_error(error, tempfile.gettempdir()) from error
 
 
 def _read_remote_chunks(location: str, max_bytes: int) -> Iterator[bytes]:

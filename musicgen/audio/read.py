@@ -1,7 +1,8 @@
 """Decodes audio files within bounds: only as many seconds as are needed, in blocks, whatever the header says.
 
-libsndfile decodes, soxr resamples. Anything that is not a wav, flac, mp3 or ogg file of at most half an hour in mono or
-stereo is refused before a sample is decoded. A file that is longer than the model uses is cut.
+libsndfile decodes, or PyAV what libsndfile does not know (pyav_file.py); soxr resamples. What players play is accepted.
+A file of another kind, of more than half an hour or more than eight channels is refused before a sample is decoded. A
+file that is longer than the model uses is cut.
 """
 
 import io
@@ -12,21 +13,23 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.container import Extent, Kind, detect_kind, measure_extent
+from musicgen.audio.container import PYAV_KINDS, Extent, Kind, Piece, detect_kind, measure_extent
+from musicgen.audio.file_slice import FileSlice
+from musicgen.audio.pyav_file import PyavFile
 from musicgen.errors import RowError
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
 MAX_S = 1800.0  # longer files are refused: the model uses 30 s, and a header of ten hours may be an attack
-MAX_CHANNELS = 2
+MAX_CHANNELS = 8
 MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 192_000
 MAX_LEVEL = 1e3  # 60 dB over full scale; float files can hold 3e38, whose sums and squares are infinite
 
 Refuse = Callable[[str], RowError]
 """Makes the error of a refused file from the reason."""
 
-_BLOCK_FRAMES = 1 << 16  # frames: at most 0.5 MB a block
+_BLOCK_VALUES = 1 << 17  # samples of all channels: 0.5 MB a block
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile reports about 2^63 frames when a header does not give the length
 
 
@@ -35,12 +38,11 @@ def decode_excerpt(
 ) -> NDArray[np.float32]:
     """Decode the first `seconds` of an audio file to float32 [channels, samples] at `sample_rate` Hz.
 
-    `channels` is 1 (the mean of a stereo file's channels) or 2 (a mono file twice). `subject` and `name` are used in
-    messages. Memory is bounded by the result and one block, time by `MAX_S`. Raises RowError("melody") with the reason
-    for a file that is not audio, not of an allowed kind, too long, of too many channels or of an unusual sample rate,
-    that is cut short, or whose samples are not finite or exceed `MAX_LEVEL`.
+    `channels` is 1 (the mean of the file's channels) or 2 (a mono file twice; further channels in both). `subject` and
+    `name` are used in messages. Memory is bounded by the result and one block, time by `MAX_S`. Raises
+    RowError("melody") with the reason for a file that is not audio, not of an allowed kind, too long, of too many
+    channels or of an unusual sample rate, that is cut short, or whose samples are not finite or exceed `MAX_LEVEL`.
     """
-    import soundfile
 
     def refuse(reason: str) -> RowError:
         return RowError("melody", f"{subject} {name} {reason}")
@@ -51,14 +53,44 @@ def decode_excerpt(
     extent = measure_extent(file, kind)
     if extent.cut_short:
         raise refuse(extent.cut_short)
-    file.seek(0)
+    samples_wanted = max(1, round(min(seconds, MAX_S) * sample_rate))
+    parts: list[NDArray[np.float32]] = []  # each [samples, channels]
+    for piece in extent.pieces:
+        samples_left = samples_wanted - sum(map(len, parts))
+        if samples_left <= 0:
+            break
+        parts.append(_decode_piece(file, kind, extent, piece, sample_rate, samples_left, channels, refuse))
+    if not any(map(len, parts)):
+        raise refuse("holds no samples, or too few to decode")
+    return np.ascontiguousarray(np.concatenate(parts).T)
+
+
+def _decode_piece(
+    file: IO[bytes],
+    kind: Kind,
+    extent: Extent,
+    piece: Piece,
+    sample_rate: int,
+    samples: int,
+    channels: int,
+    refuse: Refuse,
+) -> NDArray[np.float32]:
+    """Decode up to `samples` samples of a part of a file: float32 [samples, channels]."""
+    import soundfile
+
+    sound_file: SoundFile | PyavFile
+    part = FileSlice(file, piece.start, piece.end, piece.head, piece.tail)
+    if kind in PYAV_KINDS:
+        with PyavFile(part, kind, refuse) as sound_file:
+            _check_header(sound_file, kind, extent, refuse)
+            return _read_blocks(sound_file, sample_rate, samples, channels, sound_file.announced_frames, refuse)
     try:
-        with soundfile.SoundFile(file) as sound_file:
+        with soundfile.SoundFile(part) as sound_file:
             _check_header(sound_file, kind, extent, refuse)
             # Encoder delay and padding make an mp3 a little shorter than its frames, so its header's length is not
             # checked against the decoded samples.
             announced_frames = None if kind == "mp3" else sound_file.frames
-            return _read_blocks(sound_file, sample_rate, min(seconds, MAX_S), channels, announced_frames, refuse)
+            return _read_blocks(sound_file, sample_rate, samples, channels, announced_frames, refuse)
     except soundfile.LibsndfileError as error:
         library_message = error.error_string.rstrip(".")
         # libsndfile says "does not exist" of every stream that is not an mp3, which would mislead.
@@ -66,10 +98,10 @@ def decode_excerpt(
         raise refuse(f"cannot be decoded as {kind}, it is damaged or cut short{detail}") from error
 
 
-def _check_header(sound_file: "SoundFile", kind: Kind, extent: Extent, refuse: Refuse) -> None:
+def _check_header(sound_file: "SoundFile | PyavFile", kind: Kind, extent: Extent, refuse: Refuse) -> None:
     """Refuse a file for anything that its header shows, before a sample is decoded."""
     if sound_file.channels > MAX_CHANNELS:
-        raise refuse(f"has {sound_file.channels} channels: mix it down to mono or stereo")
+        raise refuse(f"has {sound_file.channels} channels, and at most {MAX_CHANNELS} are allowed: mix it down")
     if not MIN_RATE_HZ <= sound_file.samplerate <= MAX_RATE_HZ:
         raise refuse(
             f"has a sample rate of {sound_file.samplerate} Hz: resample it to between {MIN_RATE_HZ} and "
@@ -86,21 +118,19 @@ def _check_header(sound_file: "SoundFile", kind: Kind, extent: Extent, refuse: R
         kind == "mp3" and sound_file.frames < (0.99 * seconds - 0.2) * sound_file.samplerate
     ):  # libsndfile would stop at its estimate
         raise refuse("is an mp3 of varying bit rate without a header that tells its length: write it again")
-    if kind == "ogg" and "lacks an end-of-stream bit" in sound_file.extra_info:
-        raise refuse("is cut short: its last page does not end the stream")
 
 
 def _read_blocks(
-    sound_file: "SoundFile",
+    sound_file: "SoundFile | PyavFile",
     sample_rate: int,
-    seconds: float,
+    samples: int,
     channels: int,
     announced_frames: int | None,
     refuse: Refuse,
 ) -> NDArray[np.float32]:
     import soxr
 
-    frames_wanted = ceil(seconds * sound_file.samplerate)
+    frames_wanted = ceil(samples / sample_rate * sound_file.samplerate)
     if announced_frames is not None:
         frames_wanted = min(frames_wanted, announced_frames)
     resampler = (
@@ -109,10 +139,11 @@ def _read_blocks(
         else soxr.ResampleStream(sound_file.samplerate, sample_rate, channels, dtype="float32", quality="HQ")
     )
     pieces: list[NDArray[np.float32]] = []
+    block_frames = _BLOCK_VALUES // sound_file.channels
     frames_read = 0
     while frames_read < frames_wanted:
         # [frames, channels of the file]
-        block = sound_file.read(min(_BLOCK_FRAMES, frames_wanted - frames_read), dtype="float32", always_2d=True)
+        block = sound_file.read(min(block_frames, frames_wanted - frames_read), dtype="float32", always_2d=True)
         if len(block) == 0:
             break
         frames_read += len(block)
@@ -123,21 +154,15 @@ def _read_blocks(
             raise refuse(f"contains samples as large as {largest:.1e}, where full scale is 1: normalize it")
         mixed = _mix_channels(block, channels)
         pieces.append(mixed if resampler is None else resampler.resample_chunk(mixed))
-    if announced_frames is not None and frames_read < frames_wanted:
+    tolerated_frames = sound_file.tolerated_frames if isinstance(sound_file, PyavFile) else 0
+    if announced_frames is not None and frames_read < frames_wanted - tolerated_frames:
         raise refuse(
             f"is cut short: it announces {announced_frames / sound_file.samplerate:.1f} s and ends after "
             f"{frames_read / sound_file.samplerate:.1f} s"
         )
     if resampler is not None:
         pieces.append(resampler.resample_chunk(np.zeros((0, channels), dtype=np.float32), last=True))
-    audio = (
-        np.concatenate(pieces)[: max(1, round(seconds * sample_rate))]
-        if pieces
-        else np.zeros((0, channels), dtype=np.float32)
-    )
-    if len(audio) == 0:
-        raise refuse("holds no samples, or too few to decode")
-    return np.ascontiguousarray(audio.T)
+    return np.concatenate([np.zeros((0, channels), dtype=np.float32), *pieces])[:samples]
 
 
 def _mix_channels(block: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
@@ -145,7 +170,10 @@ def _mix_channels(block: NDArray[np.float32], channels: int) -> NDArray[np.float
         return block
     if channels == 1:
         return block.mean(axis=1, keepdims=True, dtype=np.float32)
-    return np.repeat(block, channels, axis=1)
+    if block.shape[1] == 1:
+        return np.repeat(block, channels, axis=1)
+    others = block[:, channels:].mean(axis=1, keepdims=True, dtype=np.float32)  # center, surround, bass ...
+    return (block[:, :channels] + others) / np.float32(2)
 
 
 def _format_duration(seconds: float) -> str:

@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from musicgen import dataset_paths as paths
 from musicgen.audio.encode import encode_audio
 from musicgen.codes.codes_file import FILES_SCHEMA, CodesSummary, CodesWriter, Progress, check_codec
 from musicgen.errors import ManifestError, RowError, first_line
@@ -20,19 +21,26 @@ if TYPE_CHECKING:
 
 
 def decode_codes(
-    uri: str, output: str, codec: "Codec", *, format: str = "flac", progress: Progress | None = None
+    uri: str,
+    output: str,
+    codec: "Codec",
+    *,
+    format: str = "flac",
+    left_out: Set[str] = frozenset(),
+    progress: Progress | None = None,
 ) -> CodesSummary:
-    """Decode Parquet files of codes (a file, a folder or a glob) to audio files in the folder `output`.
+    """Decode Parquet files of codes (a file, a folder, a glob or a dataset) to audio files in the folder `output`.
 
-    Files are named by the rows' `id` or `key`, or numbered; `files.parquet`, which is written last, lists them. Raises
-    `ManifestError` (no such file, no column `codes`, or codes of another codec) and `StoreError`.
+    Files are named by the rows' `id` or `key`, or numbered; `files.parquet`, which is written last, lists them. Rows
+    whose key is in `left_out` are passed over. Raises `ManifestError` (no such file, no column `codes`, or codes of
+    another codec) and `StoreError`.
     """
     store = open_store(output)
     failed: list[tuple[str, str]] = []
     made = 0
     taken_names: set[str] = set()
     with CodesWriter(store.join("files.parquet"), FILES_SCHEMA) as writer:
-        for row_index, (source, name, codes) in enumerate(_read_codes(uri, codec)):
+        for row_index, (source, name, codes) in enumerate(_read_codes(uri, codec, left_out)):
             row: dict[str, object] = {"id": name}
             try:
                 encoded = encode_audio(codec.decode(_to_array(codes)), codec.sample_rate, format)
@@ -50,9 +58,9 @@ def decode_codes(
     return CodesSummary(made, failed, output)
 
 
-def _read_codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, pa.Scalar]]:
+def _read_codes(uri: str, codec: "Codec", left_out: Set[str]) -> Iterator[tuple[str, str | None, pa.Scalar]]:
     """Yield (source, name, codes) of every row that has codes."""
-    files = [info.path for info in expand_uri(uri) if info.path.endswith((".parquet", ".pq"))]
+    files = [info.path for info in expand_uri(_find_index(uri)) if info.path.endswith((".parquet", ".pq"))]
     if not files:
         raise ManifestError(f"{uri}: there is no Parquet file of codes; `musicgen encode` writes one")
     for path in files:
@@ -71,14 +79,22 @@ def _read_codes(uri: str, codec: "Codec") -> Iterator[tuple[str, str | None, pa.
             check_codec(schema.metadata or {}, codec, path)
             name_column = next((column for column in ("id", "key") if column in schema.names), None)
             row_number = 0
-            for batch in parquet.iter_batches(
-                batch_size=64, columns=["codes", *([name_column] if name_column else [])]
-            ):
+            columns = {"codes", *([name_column] if name_column else []), *(["key"] if left_out else [])}
+            for batch in parquet.iter_batches(batch_size=64, columns=sorted(columns)):
+                keys = (
+                    batch.column("key").to_pylist() if left_out and "key" in batch.schema.names else [None] * len(batch)
+                )
                 names = batch.column(name_column).to_pylist() if name_column else [None] * len(batch)
                 for index, codes in enumerate(batch.column("codes")):
                     row_number += 1
-                    if codes.is_valid:
+                    if codes.is_valid and keys[index] not in left_out:
                         yield f"{path} row {row_number}", None if names[index] is None else str(names[index]), codes
+
+
+def _find_index(uri: str) -> str:
+    """Return the index of a dataset, whose other tables (failures, runs) have no codes; anything else as it is."""
+    infos = expand_uri(f"{uri.rstrip('/')}/{paths.INFO}")
+    return f"{uri.rstrip('/')}/{paths.INDEX}" if infos else uri
 
 
 def _to_array(codes: pa.Scalar) -> Codes:

@@ -3,19 +3,25 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.fetch import fetch_audio, redact_uri
+from musicgen.audio.fetch import fetch_audio
 from musicgen.audio.read import MAX_S, decode_excerpt
+from musicgen.audio.sound_places import collect_roots, redact_uri
 from musicgen.codes.codes_file import CODEC_KEY, CODES_SCHEMA, CodesSummary, CodesWriter, Progress, describe_codec
 from musicgen.errors import RowError
 from musicgen.manifest.columns import ColumnMap
+from musicgen.manifest.csv_choice import DialectChoice
+from musicgen.manifest.csv_dialect import DialectChanged
+from musicgen.manifest.files import find_files
 from musicgen.manifest.manifest import read_manifest
 from musicgen.parallel import map_ordered
+from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
 
 if TYPE_CHECKING:
     from musicgen.model.codec.codec import Codec
@@ -89,8 +95,18 @@ def encode_manifest(
     return CodesSummary(made, failed, output)
 
 
+def _choose_dialect(uri: str, columns: ColumnMap) -> DialectChoice:
+    """Return the dialect of the manifest's CSV files, which is known when all of their rows have been looked at."""
+    dialect = DialectChoice()
+    if any(file.format == "csv" for file in find_files(uri)):
+        with suppress(DialectChanged):  # it has been chosen anew, for good
+            for _ in read_manifest(uri, columns, dialect=dialect):
+                pass
+    return dialect
+
+
 def _read_rows(uri: str, columns: ColumnMap) -> Iterator[_ManifestRow]:
-    for batch in read_manifest(uri, columns):
+    for batch in read_manifest(uri, columns, dialect=_choose_dialect(uri, columns)):
         missing = [None] * len(batch)
         for row_number, audio, identifier, prompt in zip(
             batch.numbers,
@@ -121,8 +137,8 @@ def _load_audio(row: _ManifestRow, codec: "Codec", roots: Sequence[str]) -> _Loa
             raise RowError("invalid", "the row names no audio file")
         if "://" in folder and "://" not in uri and not os.path.isabs(uri):
             uri = f"{folder}/{uri}"
-        allowed = list(roots) if "://" in folder else [folder, *roots]
-        with fetch_audio(uri, subject="audio", roots=allowed) as fetched:
+        allowed = collect_roots(folder, roots)
+        with wait_for_store(lambda: fetch_audio(uri, subject="audio", roots=allowed), SHORT_PATIENCE_S) as fetched:
             sha256 = fetched.sha256
             waveform = decode_excerpt(
                 fetched.file,

@@ -26,7 +26,7 @@ class AudioMemo(Generic[Value]):
 
         With a planned `sha256` a file whose result is cached is not fetched again. Without one the file may have
         changed, so it is fetched and hashed each time. Raises RowError("melody") for a file that cannot be fetched or
-        has changed since it was planned.
+        has changed since it was planned, and a `StoreError` if its store cannot be used.
         """
         if sha256 is None:
             with fetch_audio(uri, subject=self.subject) as fetched:

@@ -8,8 +8,8 @@ from typing import IO
 
 import torch
 
-from musicgen.audio.fetch import redact_uri
 from musicgen.audio.read import decode_excerpt
+from musicgen.audio.sound_places import redact_uri
 from musicgen.conditioning.audio_memo import AudioMemo
 from musicgen.conditioning.chroma import CHUNK_S
 from musicgen.errors import RowError
@@ -42,7 +42,7 @@ class ClapSoundEncoder:
         """
         if request.prompt.strip():
             raise RowError("invalid", "this model takes a prompt or a sound, not both: leave one of them out")
-        uri = request.melody or ""
+        uri = request.melody_uri or ""
         return self._memo.get(uri, request.melody_sha256, lambda file: self._encode_file(file, uri))
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from musicgen.audio.fetch import redact_uri
+from musicgen.audio.sound_places import redact_uri
 from musicgen.conditioning.clap_sound import ClapSoundEncoder
 from musicgen.conditioning.conditions import Branch, Conditions, Prepared
 from musicgen.conditioning.continuation import ContinuationEncoder
@@ -26,25 +26,28 @@ from musicgen.conditioning.stems import Separate
 from musicgen.conditioning.style import StyleEncoder
 from musicgen.conditioning.windows import window_starts
 from musicgen.conditioning.workers import BackgroundWorkers
-from musicgen.errors import ErrorClass, RowError
+from musicgen.errors import ErrorClass, RowError, StoreError
 from musicgen.model.load import Model
 from musicgen.model.text.encoder import TextStates
+from musicgen.model.text.tokenizer import TokenCount
 from musicgen.request import Request
+from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
 
 _THREADS = 2
 # Errors that concern all rows: out of memory (the engine continues with fewer slots), a lost device (the actor is
-# replaced), a closed conditioner (the engine is closing too).
-_SHARED_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, CancelledError)
+# replaced), a store that cannot be used, a closed conditioner (the engine is closing too).
+_SHARED_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, StoreError, CancelledError)
 
 
 class RequestConditioner:
     """Prepares requests for a loaded model. Thread-safe.
 
     `separate` removes drums and bass from the melodies of requests with `stems`; None loads Demucs when the first such
-    request is prepared.
+    request is prepared. A store that cannot be used when a melody or continuation is fetched is waited for, for at most
+    `store_patience_s` seconds.
     """
 
-    def __init__(self, model: Model, separate: Separate | None = None):
+    def __init__(self, model: Model, separate: Separate | None = None, *, store_patience_s: float = SHORT_PATIENCE_S):
         self.spec = model.spec
         self.device = model.device
         self.text = model.text
@@ -53,16 +56,15 @@ class RequestConditioner:
         self.style: StyleEncoder | None = None
         self.clap_sound: ClapSoundEncoder | None = None
         if model.spec.kind == "melody":
-            assert model.chroma_projection is not None
+            assert model.chroma_table is not None
             self.melodies = MelodyAnalyzer(model.spec.chroma_length, model.spec.chroma_bins, separate)
-            # A linear layer maps a one-hot vector to a column of its weight (plus bias), so the columns are a table.
-            projection = model.chroma_projection
-            embeddings = projection.weight.T + projection.bias
-            self.chroma_embeddings = embeddings.detach().contiguous()  # [chroma_bins, hidden]
+            self.chroma_embeddings = model.chroma_table  # [chroma_bins, hidden]
         elif model.spec.kind == "style":
             self.style = StyleEncoder.load(model)
         if model.spec.accepts_sound_prompt:
             self.clap_sound = ClapSoundEncoder(model)
+        self._store_patience_s = store_patience_s
+        self._closed = threading.Event()
         self._workers = BackgroundWorkers(model.device, _THREADS)
         self._expected: dict[Request, Future[PreparedRequest]] = {}
         self._lock = threading.Lock()
@@ -78,8 +80,8 @@ class RequestConditioner:
     def prepare(self, requests: list[Request]) -> list[Prepared | Exception]:
         """Prepare requests and return one result per request, in order. A `RowError` concerns its own row alone.
 
-        Every error that a request's text or audio causes is a `RowError`; out of memory and a lost device concern all
-        rows and are returned as they are.
+        Every error that a request's text or audio causes is a `RowError`; out of memory, a lost device and a store that
+        cannot be used concern all rows and are returned as they are.
         """
         results: list[Prepared | Exception] = []
         for request in requests:
@@ -93,6 +95,7 @@ class RequestConditioner:
 
     def close(self) -> None:
         """Stop the threads and drop unfinished work."""
+        self._closed.set()
         self._workers.close()
 
     def width(self, request: Request) -> int:
@@ -134,16 +137,19 @@ class RequestConditioner:
         return dict(zip(starts, self.melodies.pitch_classes(request, starts_s), strict=True))
 
     def _prepare_one(self, request: Request) -> "PreparedRequest":
+        return wait_for_store(lambda: self._prepare_now(request), self._store_patience_s, stop=self._closed)
+
+    def _prepare_now(self, request: Request) -> "PreparedRequest":
         with _as_row_error("generation", "the prompt"):
             text = self.text.encode(request.prompt)
         forced: Tensor | None = None
-        if request.continuation is not None:
-            with _as_row_error("melody", f"continuation {redact_uri(request.continuation)}"):
+        if (continuation := request.continuation_uri) is not None:
+            with _as_row_error("melody", f"continuation {redact_uri(continuation)}"):
                 forced = torch.from_numpy(self.continuations.encode(request))
         pitch_classes: dict[int, NDArray[np.int8]] = {}
         style: Tensor | None = None
-        if request.melody is not None:
-            name = redact_uri(request.melody)
+        if (melody := request.melody_uri) is not None:
+            name = redact_uri(melody)
             if self.melodies is not None:
                 with _as_row_error("melody", f"melody {name}"):
                     pitch_classes = self.melody_windows(request, window_starts(request, self.spec))
@@ -172,6 +178,11 @@ class PreparedRequest:
     forced: Tensor | None
     pitch_classes: dict[int, NDArray[np.int8]]
     style: Tensor | None
+
+    @property
+    def prompt_tokens(self) -> TokenCount:
+        """Return how many tokens the text encoder makes of the prompt, before it cuts it."""
+        return self.text.tokens
 
     def window(self, start: int, frames: int) -> Conditions:
         """Return the conditions for the clip's frames [start, start + frames)."""

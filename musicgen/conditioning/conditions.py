@@ -7,6 +7,7 @@ A `Conditioner` turns a request into a `Prepared` (the slow part, once per reque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from musicgen.model.text.tokenizer import TokenCount
 from musicgen.request import Request
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class Prepared(Protocol):
     @property
     def forced(self) -> "Tensor | None":
         """Return the codes that the clip begins with (of a continuation), int16 [codebooks, frames], or None."""
+
+    @property
+    def prompt_tokens(self) -> TokenCount:
+        """Return how many tokens the text encoder makes of the prompt, before it cuts it."""
 
     def window(self, start: int, frames: int) -> Conditions:
         """Return the conditions for the clip's frames [start, start + frames)."""

@@ -5,8 +5,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.fetch import redact_uri
 from musicgen.audio.read import decode_excerpt
+from musicgen.audio.sound_places import redact_uri
 from musicgen.conditioning.audio_memo import AudioMemo
 from musicgen.errors import RowError
 from musicgen.model.codec.codec import Codec
@@ -29,8 +29,7 @@ class ContinuationEncoder:
         RowError("melody"): the file cannot be fetched, is not what was planned, cannot be decoded, is shorter than a
         frame, or leaves nothing to generate.
         """
-        assert request.continuation is not None
-        uri, frames = request.continuation, request.frames(self.codec.frame_rate)
+        uri, frames = request.continuation_uri or "", request.frames(self.codec.frame_rate)
         return self._memo.get(
             uri, request.continuation_sha256, lambda file: self._encode_file(file, uri, frames), settings=frames
         )

@@ -14,8 +14,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.audio.fetch import redact_uri
+from musicgen.audio.levels import SILENCE_DBFS
 from musicgen.audio.read import decode_excerpt
+from musicgen.audio.sound_places import redact_uri
 from musicgen.conditioning import chroma
 from musicgen.conditioning.audio_memo import AudioMemo
 from musicgen.conditioning.stems import Separate, load_demucs
@@ -45,8 +46,7 @@ class MelodyAnalyzer:
         `starts_s` None is for a clip of one window. Raises RowError("melody"): the file cannot be fetched, has changed
         since it was planned, or cannot be decoded.
         """
-        assert request.melody is not None
-        uri, stems = request.melody, request.stems
+        uri, stems = request.melody_uri or "", request.stems
         windows = None if starts_s is None else tuple(starts_s)
         return self._memo.get(
             uri,
@@ -61,6 +61,7 @@ class MelodyAnalyzer:
         seconds = chroma.CHUNK_S + (max(windows) if windows else 0.0)
         read_melody = self._load_separator() if stems else _decode_mono
         audio = read_melody(file, seconds, redact_uri(uri))
+        _refuse_silence(audio, redact_uri(uri), stems)
         if windows is None:
             classes = chroma.strongest_pitch_classes(audio, self.n_chroma)
             return (np.resize(classes, self.length),)  # repeats, or cuts
@@ -80,6 +81,18 @@ class MelodyAnalyzer:
         positions = np.arange(first, first + round(chroma.CHUNK_S * chroma.RATE_HZ))
         classes = chroma.strongest_pitch_classes(np.take(audio, positions, mode="wrap"), self.n_chroma)
         return np.resize(classes, self.length)
+
+
+def _refuse_silence(audio: NDArray[np.float32], name: str, stems: bool) -> None:
+    """Raise RowError("melody") for silence, which has pitch class 0 everywhere and would pass for a tune on C."""
+    if float(np.abs(audio).max()) < 10 ** (SILENCE_DBFS / 20):
+        part = "without its drums and bass " if stems else ""
+        seconds = len(audio) / chroma.RATE_HZ
+        raise RowError(
+            "melody",
+            f"melody {name} {part}is silent (its first {seconds:.1f} s, of which the clip would be made, stay below "
+            f"{SILENCE_DBFS:g} dBFS): give it a melody that can be heard, or none",
+        )
 
 
 def _decode_mono(file: IO[bytes], seconds: float, name: str) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 audiocraft always separates with Demucs; transformers leaves that to the caller. Separation hardly changes the chroma of
 a single voice, but it changes that of a full mix. Demucs is large and slow on a CPU, so it is an extra and off by
-default: `pip install 'musicgen-batch[stems]'`.
+default: `pip install '.[stems]'`.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def load_demucs(model_name: str = "htdemucs", device: str = "cpu") -> Separate:
         from demucs.pretrained import get_model
     except ImportError as error:
         raise ModelError(
-            f"separating stems needs Demucs, which is not installed ({error}): pip install 'musicgen-batch[stems]', "
+            f"separating stems needs Demucs, which is not installed ({error}): pip install '.[stems]', "
             "or set generation.stems: false"
         ) from error
     import soxr

@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicgen.audio.fetch import redact_uri
 from musicgen.audio.read import decode_excerpt
+from musicgen.audio.sound_places import redact_uri
 from musicgen.conditioning.audio_memo import AudioMemo
 from musicgen.conditioning.chroma import CHUNK_S
 from musicgen.errors import ModelError
@@ -162,7 +162,7 @@ class StyleEncoder:
 
     def encode(self, request: Request) -> Tensor:
         """Encode the excerpt in `request.melody` as embeddings [positions, hidden]. Raises RowError("melody")."""
-        uri = request.melody or ""
+        uri = request.melody_uri or ""
         return self._memo.get(uri, request.melody_sha256, lambda file: self._encode_file(file, uri))
 
     @torch.inference_mode()

@@ -43,7 +43,7 @@ def read_tunes(count: int) -> list[Tune]:
         from music21 import corpus  # noqa: F401
     except ImportError:
         raise JobError(
-            "real tunes need music21; install the extra: pip install 'musicgen-batch[train]', or ask for no tunes"
+            "real tunes need music21; install the extra: pip install '.[train]', or ask for no tunes"
         ) from None
     tunes_by_name: dict[str, Tune] = {}
     for read_collection, share in ((_read_bach, 0.25), (_read_ryan, 0.4), (_read_essen, 0.35)):

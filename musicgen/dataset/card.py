@@ -1,178 +1,143 @@
-"""Writes a dataset's README.md: a Hugging Face dataset card with contents, license and how to load the dataset."""
+"""Publishes a dataset's card: README.md for people and for Hugging Face, and the table that `load_dataset` needs."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from musicgen.dataset import paths
-from musicgen.dataset.huggingface import front_matter, is_small, write_table
+from musicgen.dataset.card_text import build_card, format_duration
+from musicgen.dataset.current_table import choose_current_table, write_current_table
+from musicgen.dataset.earlier_release import is_earlier_card
+from musicgen.dataset.huggingface import CurrentTable, list_data_files
+from musicgen.dataset.huggingface_table import TableChoice, choose_table, write_table
 from musicgen.dataset.reader import Dataset
-from musicgen.dataset.status import RunStatus, run_statuses
-from musicgen.presets import find_preset
+from musicgen.dataset.readme import Card, dump_yaml, read_front_matter
+from musicgen.dataset.status import RunStatus, run_statuses, write_missing_run_keys
+from musicgen.storage import Store
 
-_SIZE_CATEGORIES = [
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-    (10**8, "10M<n<100M"),
-]
-_PERMISSIVE_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0")
+_CONFIG_MARK = "# musicgen: for load_dataset, written anew after every run, because README.md is not musicgen's"
 
 
 @dataclass(frozen=True, slots=True)
-class CardCheckpoint:
-    """A model that made clips of the dataset: public name (never a path), revision, and license if it is known."""
+class PublishedCard:
+    """A card and where it was written: None if somebody else's files are in the way. `notes` says what was left alone.
 
-    name: str
-    revision: str | None
-    license: str | None
+    Each note is a sentence for the user.
+    """
 
-    def __str__(self) -> str:
-        revision = f" at revision `{self.revision}`" if self.revision else ""
-        license_note = (
-            f"license of the weights: {self.license}"
-            if self.license
-            else "license of the weights: not known here; ask its author"
-        )
-        return f"`{self.name}`{revision} ({license_note})"
+    path: str | None
+    text: str
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()  # audio files that are missing, whose clips `load_dataset` will not see
 
 
-def publish_card(dataset: Dataset, title: str = "Generated music") -> str:
-    """Write `README.md`, and the table for `load_dataset` where the layout needs one. Returns the card's text."""
-    card = render_card(dataset, title, write_table(dataset))
-    dataset.store.write(paths.README, card.encode())
-    return card
+def publish_card(dataset: Dataset, title: str = "Generated music") -> PublishedCard:
+    """Write the card into `README.md`, and the table for `load_dataset` where the layout needs one.
+
+    A README keeps what stands outside the card's marks. One without marks is left alone: then the card goes to
+    `README.musicgen.md`, and what `load_dataset` needs to `.huggingface.yaml`.
+    """
+    write_missing_run_keys(dataset)
+    while True:
+        removed = set(dataset.tombstones().names())
+        card = _publish_once(dataset, title)
+        if set(dataset.tombstones().names()) == removed:  # else the table may have a clip that `gc` has deleted since
+            return card
 
 
-def render_card(
-    dataset: Dataset,
-    title: str = "Generated music",
-    small: bool | None = None,
-) -> str:
-    """Return the card's text. `small` is the result of `huggingface.write_table`; None: it is computed here."""
-    import yaml
-
+def _publish_once(dataset: Dataset, title: str) -> PublishedCard:
     runs = run_statuses(dataset)
-    clip_count, audio_s = sum(run.made for run in runs), sum(run.audio_s for run in runs)
-    checkpoints = _list_checkpoints(runs)
-    metadata: dict[str, object] = {
-        "pretty_name": title,
-        "license": _choose_license(checkpoints),
-        "task_categories": ["text-to-audio"],
-        "tags": ["audio", "music", "musicgen", "synthetic", "text-to-audio"],
-        "size_categories": [next((name for limit, name in _SIZE_CATEGORIES if clip_count < limit), "100M<n<1B")],
-        **front_matter(dataset, is_small(dataset) if small is None else small),
-    }
-    text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=200)
-    return f"---\n{text}---\n\n{_render_body(dataset, title, runs, checkpoints, clip_count, audio_s)}"
+    # Before the table is written: a shard that is committed meanwhile changes the fingerprint of the next card, whether
+    # the table has its rows or not.
+    fingerprint = dataset.fingerprint()
+    table = write_table(dataset, runs)
+    current = write_current_table(dataset, table)
+    card = _build_current_card(dataset, title, runs, table, fingerprint, current)
+    foreign = [*table.foreign, *([paths.CURRENT_COPY] if current is not None and current.is_foreign else [])]
+    notes = [f"{path} was left alone: it is not a table that musicgen wrote" for path in foreign]
+    if not list_data_files(dataset, table.path, table.reads_index):
+        notes.append(f"load_dataset cannot read the dataset, because it needs {paths.METADATA}; move that file away")
+    texts = {paths.README: _put_card_into(dataset, paths.README, card, runs)}
+    has_beside = dataset.store.exists(paths.README_BESIDE)
+    if has_beside or texts[paths.README] is None:
+        texts[paths.README_BESIDE] = _put_card_into(dataset, paths.README_BESIDE, card, runs)
+    written = {path: text for path, text in texts.items() if text is not None}
+    for path, text in written.items():
+        dataset.store.write(path, text.encode())
+    _write_config(dataset, card, is_needed=paths.README not in written)
+    if not written:
+        notes.append(f"the card was not written: {' and '.join(texts)} have no part that musicgen wrote")
+        return PublishedCard(None, card.to_text(), tuple(notes), table.unreadable)
+    if paths.README not in written and not has_beside:
+        notes.append(
+            f"{paths.README} was left alone: it has no part that musicgen wrote; the card is in {paths.README_BESIDE}"
+        )
+    path = next(iter(written))
+    return PublishedCard(path, written[path], tuple(notes), table.unreadable)
 
 
-def _render_body(
+def render_card(dataset: Dataset, title: str = "Generated music") -> str:
+    """Return the card's text as a new README; writes nothing."""
+    return make_card(dataset, title).to_text()
+
+
+def make_card(dataset: Dataset, title: str = "Generated music") -> Card:
+    """Return the card of the dataset as it is; writes nothing."""
+    runs = run_statuses(dataset)
+    table = choose_table(dataset, runs)
+    current = choose_current_table(dataset, table)
+    return _build_current_card(dataset, title, runs, table, dataset.fingerprint(), current)
+
+
+def _build_current_card(
     dataset: Dataset,
     title: str,
     runs: list[RunStatus],
-    checkpoints: list[CardCheckpoint],
-    clip_count: int,
-    audio_s: float,
-) -> str:
-    made_by = "\n".join(f"- {checkpoint}" for checkpoint in checkpoints) or "- nothing yet"
-    run_table = "\n".join(
-        f"| `{run.run}` | {run.planned} | {run.made} | {run.failed} | {run.missing} |" for run in runs
-    )
-    carried = ", ".join(f"`{name}`" for name in dataset.info.carried) or "none"
-    return f"""# {title}
-
-{clip_count:,} clips, {_format_duration(audio_s)},
-generated by MusicGen ([Copet et al. 2023](https://arxiv.org/abs/2306.05284)) with musicgen-batch.
-Audio: {dataset.info.format}, {_LAYOUT_DESCRIPTIONS[dataset.info.layout]}
-
-## Made by
-
-{made_by}
-
-The audio is synthetic. The weights' license binds whoever runs them; read it before you use the audio commercially.
-
-## Load
-
-```python
-{_render_load_example(dataset)}
-```
-
-The columns are those of `index/**/*.parquet`, one row per clip, which any Parquet reader takes as it stands:
-
-```sql
-SELECT prompt, duration_s, loudness_lufs, audio FROM read_parquet('index/**/*.parquet')
-WHERE NOT silent ORDER BY peak_dbfs DESC LIMIT 10;
-```
-
-- `key` is the clip's content hash: prompt, conditions, parameters, seed, checkpoint, encoding.
-  Equal requests have equal keys.
-- `seed` given back in a manifest gives the same sound; `engine` says which versions and devices made it.
-- `audio_sha256` is the file's, `pcm_sha256` that of the samples before encoding (little-endian int16, interleaved).
-- `clipped`: the model's waveform exceeded full scale and the clip was scaled down to fit.
-  `silent`: its peak is below -60 dBFS.
-- Columns carried over from the manifest: {carried}.
-
-Rows that could not be made are in `failures/`, with the reason.
-
-## Runs
-
-| run | planned | made | failed | missing |
-|---|---:|---:|---:|---:|
-{run_table}
-
-What ran (versions, hardware, timings) is in `runs/<run>/report.json`.
-"""
+    table: TableChoice,
+    fingerprint: str,
+    current: CurrentTable | None,
+) -> Card:
+    audio_length = format_duration(sum(run.audio_s for run in runs))
+    data_files = list_data_files(dataset, table.path, table.reads_index)
+    return build_card(dataset, title, runs, data_files, audio_length, fingerprint, current)
 
 
-_LAYOUT_DESCRIPTIONS = {
-    "files": "one file per clip under `audio/`.",
-    "parquet": "inside the index (column `audio`, {bytes, path}).",
-    "webdataset": "in WebDataset tars under `audio/`; `audio_offset` and `audio_bytes` in the index locate each clip.",
-}
+def _put_card_into(dataset: Dataset, path: str, card: Card, runs: list[RunStatus]) -> str | None:
+    """Return the file's text with the card in it; None if the file must be left alone."""
+    existing = _read_text(dataset.store, path)
+    if existing is None:
+        return None
+    if not existing.strip() or is_earlier_card(existing, dataset, runs, partial(build_card, dataset, card.title)):
+        return card.to_text()
+    return card.merge_into(existing)
 
 
-def _render_load_example(dataset: Dataset) -> str:
-    column = dataset.info.format if dataset.info.layout == "webdataset" else "audio"
-    return f"""from datasets import load_dataset    # decoding needs torchcodec and FFmpeg
-clips = load_dataset("<this folder or repository>", split="train")
-clips[0]["{column}"]
-
-import musicgen.dataset    # needs neither
-clips = musicgen.dataset.open_dataset("<this folder or s3:// URI>")
-audio, rate = clips.audio(clips.to_arrow(["key"])["key"][0].as_py())    # float32 [channels, samples]
-clips.to_huggingface()    # the same as a datasets.Dataset"""
+def _read_text(store: Store, path: str) -> str | None:
+    """Read a file as text: empty if there is none, None if it is no text."""
+    try:
+        return store.read(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        return None
 
 
-def _list_checkpoints(runs: list[RunStatus]) -> list[CardCheckpoint]:
-    """List every checkpoint that a run was planned with, once."""
-    checkpoints: dict[tuple[str, str | None], CardCheckpoint] = {}
-    for run in runs:
-        if run.model is None:
-            continue
-        preset = find_preset(run.model)
-        preset_license = preset.license if preset is not None else None
-        name = preset.hub or preset.name if preset is not None else _public_name(run.model)
-        checkpoints.setdefault((name, run.model_revision), CardCheckpoint(name, run.model_revision, preset_license))
-    return list(checkpoints.values())
+def _write_config(dataset: Dataset, card: Card, is_needed: bool) -> None:
+    """Write `.huggingface.yaml` if the README is somebody else's and has no `configs`; else delete ours, if any."""
+    store = dataset.store
+    existing = _read_text(store, paths.HUGGINGFACE_CONFIG)
+    if existing is None or (existing.strip() and not existing.startswith(_CONFIG_MARK)):
+        return
+    content = render_config(dataset, card, is_needed)
+    if content is not None:
+        store.write(paths.HUGGINGFACE_CONFIG, content)
+    elif existing:
+        store.delete(paths.HUGGINGFACE_CONFIG)
 
 
-def _public_name(name: str) -> str:
-    """Return a checkpoint's name without the folder or bucket that holds it, which may be private."""
-    is_hub_name = name.count("/") == 1 and not name.startswith(("/", ".", "~"))
-    return name if is_hub_name or "/" not in name else f"a local checkpoint, {name.rstrip('/').rsplit('/', 1)[-1]}"
-
-
-def _choose_license(checkpoints: list[CardCheckpoint]) -> str:
-    """Return the hub's license identifier: the weights' if all agree or only one is restrictive, else `other`."""
-    licenses = {(checkpoint.license or "other").lower() for checkpoint in checkpoints}
-    if len(licenses) == 1:
-        return licenses.pop()
-    restrictive = licenses - set(_PERMISSIVE_LICENSES)
-    return restrictive.pop() if len(restrictive) == 1 else "other"
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+def render_config(dataset: Dataset, card: Card, is_needed: bool) -> bytes | None:
+    """Return what `.huggingface.yaml` has to hold, from which `load_dataset` takes front matter too; None: nothing."""
+    keys = {name: card.front_matter[name] for name in ("configs", "dataset_info") if name in card.front_matter}
+    own_keys = read_front_matter(_read_text(dataset.store, paths.README) or "") or {}
+    if not (is_needed and keys and "configs" not in own_keys):
+        return None
+    return f"{_CONFIG_MARK}\n{dump_yaml(keys)}".encode()

@@ -1,5 +1,6 @@
 """Writes and reads index parts: Parquet files with a footer that names their shard and attempt."""
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.storage import Store
+from musicgen.storage.parquet_writer import open_parquet_writer
 from musicgen.value_types import JsonObject
 
 _FOOTER_KEY = b"musicgen"
@@ -19,7 +21,9 @@ _HUGGINGFACE_KEY = b"huggingface"
 class Footer:
     """The metadata of an index part: which attempt committed the shard, and its counts.
 
-    Of the planned `rows`, `made` are in this part and `failed` in the file `failures` (None if no row failed).
+    Of the planned `rows`, `made` are in this part, `failed` in the file `failures` (None if no row failed), and
+    `removed` were in this part until their clips were deleted. Fields that an earlier version did not write have their
+    defaults; those of a later one are passed over.
     """
 
     run: str
@@ -31,13 +35,26 @@ class Footer:
     failures: str | None
     audio_s: float
     version: int = 1
+    closed: str | None = (
+        None  # the run for which this shard was closed; the part has no rows then, whatever `rows` says
+    )
+    tar_sha256: str | None = None  # of the shard's tar, with layout webdataset
+    tar: str | None = None  # the path of that tar, where it was replaced; else it is that of the attempt
+    revision: int = 0  # how often the part was replaced
+    reason: str | None = None  # why it was replaced last, and by what
+    replaced: dict[str, str] | None = None  # key -> `audio_sha256` that a clip had before it got other bits
+    removed: int = 0  # rows that were made, and deleted since
 
 
 def schema_with(schema: pa.Schema, footer: Footer) -> pa.Schema:
     """Add the footer to the schema's metadata, and for a column with audio the feature type that `datasets` reads."""
     if pa.types.is_struct(schema.field("audio").type):
         schema = with_audio(schema)
-    return schema.with_metadata({**(schema.metadata or {}), _FOOTER_KEY: json.dumps(asdict(footer)).encode()})
+    document = asdict(footer)
+    for name in ("closed", "tar_sha256", "tar", "revision", "reason", "replaced", "removed"):
+        if not document[name]:
+            del document[name]  # earlier releases refuse a footer with a field that they do not know
+    return schema.with_metadata({**(schema.metadata or {}), _FOOTER_KEY: json.dumps(document).encode()})
 
 
 def with_audio(schema: pa.Schema, column: str = "audio") -> pa.Schema:
@@ -46,9 +63,9 @@ def with_audio(schema: pa.Schema, column: str = "audio") -> pa.Schema:
     return schema.with_metadata({_HUGGINGFACE_KEY: json.dumps(features).encode()})
 
 
-def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def write_part(sink: Path | io.BytesIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """Write an index part with a row group for each batch; without batches it has no rows."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with open_parquet_writer(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch.cast(schema), row_group_size=max(1, batch.num_rows))
 
@@ -70,6 +87,6 @@ def parse_footer(metadata: dict[bytes, bytes] | None, location: str) -> Footer:
     """Parse the footer in a Parquet file's metadata. Raises `ValueError` if there is none."""
     try:
         document: JsonObject = json.loads((metadata or {})[_FOOTER_KEY])
-        return Footer(**{name: document[name] for name in Footer.__dataclass_fields__})
+        return Footer(**{name: document[name] for name in Footer.__dataclass_fields__ if name in document})
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{location} has no musicgen footer; it is not an index part") from None

@@ -1,9 +1,11 @@
 """Writes a shard's audio in one of three layouts: a file per clip, a cell of the index, a member of a WebDataset tar.
 
 A layout takes finished clips from any thread, and gives the index columns `audio` and `audio_offset`. Clips that are
-kept until the commit are on disk, not in memory.
+kept until the commit are on disk, not in memory. Writes to a store that cannot be used wait for it, for at most
+`patience_s` seconds.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -12,12 +14,16 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from musicgen.dataset import paths
 from musicgen.storage import Store
+from musicgen.storage.patience import wait_for_store
+from musicgen.temporary_folder import temporary_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Place:
 
 class Layout(Protocol):
     """Writes the audio of one attempt at a shard."""
+
+    tar_sha256: str | None  # of the tar that was written, if any
 
     def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
         """Add one clip's file. Thread-safe."""
@@ -47,14 +55,16 @@ class Layout(Protocol):
 class Files:
     """Writes each clip as an object of its own, as soon as it is added."""
 
-    def __init__(self, store: Store, extension: str):
-        self._store, self._extension = store, extension
+    tar_sha256: str | None = None
+
+    def __init__(self, store: Store, extension: str, patience_s: float):
+        self._store, self._extension, self._patience_s = store, extension, patience_s
         self._paths: dict[int, str] = {}
 
     def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
         """Write one clip's file. Thread-safe."""
         path = paths.audio_file(key, sha256, self._extension)
-        self._store.write(path, content)
+        wait_for_store(lambda: self._store.write(path, content), self._patience_s)
         self._paths[position] = path
 
     def places(self, positions: Sequence[int], rows: Mapping[int, dict[str, object]]) -> Iterator[Place]:
@@ -92,11 +102,14 @@ class _Spool:
 
     def close(self) -> None:
         """Delete the file."""
-        self._file.close()
+        with suppress(OSError):  # closing writes what is buffered, for which a full disk has no room
+            self._file.close()
 
 
 class Cells:
     """Writes each clip into a cell of the index, as Hugging Face's {bytes, path}."""
+
+    tar_sha256: str | None = None
 
     def __init__(self, extension: str):
         self._extension = extension
@@ -127,11 +140,12 @@ class Tar:
     tar. The index gives the offset of each member's bytes, so that one range read fetches a clip.
     """
 
-    def __init__(self, store: Store, extension: str, path: str):
-        self._store, self._extension, self._path = store, extension, path
+    def __init__(self, store: Store, extension: str, path: str, patience_s: float):
+        self._store, self._extension, self._path, self._patience_s = store, extension, path, patience_s
         self._spool = _Spool()
         self._keys: dict[int, str] = {}
         self._written = False
+        self.tar_sha256: str | None = None
 
     def add(self, position: int, key: str, content: bytes, sha256: str) -> None:
         """Keep one clip's file on disk. Thread-safe."""
@@ -143,16 +157,22 @@ class Tar:
         if not positions:
             return iter(())
         offsets = []
-        with tempfile.TemporaryDirectory() as folder:
-            temporary_path = Path(folder, "shard.tar")
+        with temporary_folder() as folder:
+            temporary_path = folder / "shard.tar"
             with tarfile.open(temporary_path, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for position in positions:
                     key = self._keys[position]
-                    offsets.append(_add_member(tar, f"{key}.{self._extension}", self._spool.get(position)))
-                    _add_member(tar, f"{key}.json", _encode_row(rows[position]))
-            self._store.write(self._path, temporary_path)
+                    offsets.append(add_member(tar, f"{key}.{self._extension}", self._spool.get(position)))
+                    add_member(tar, f"{key}.json", _encode_row(rows[position]))
+            with temporary_path.open("rb") as file:
+                self.tar_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            wait_for_store(lambda: self._store.write(self._path, temporary_path), self._patience_s)
         self._written = True
         return (Place(self._path, offset) for offset in offsets)
+
+    def rename(self, path: str) -> None:
+        """Write the tar under another name."""
+        self._path = path
 
     def discard(self) -> None:
         """Delete the tar, whose name is this attempt's own."""
@@ -164,16 +184,18 @@ class Tar:
         self._spool.close()
 
 
-def make_layout(name: str, store: Store, format: str, run: str, shard: int, attempt: str) -> Layout:
+def make_layout(
+    name: str, store: Store, format: str, run: str, shard: int, attempt: str, patience_s: float = 0.0
+) -> Layout:
     """Make the layout of a job's `audio.layout`, for one attempt at a shard."""
     if name == "files":
-        return Files(store, format)
+        return Files(store, format, patience_s)
     if name == "parquet":
         return Cells(format)
-    return Tar(store, format, paths.audio_tar(run, shard, attempt))
+    return Tar(store, format, paths.audio_tar(run, shard, attempt), patience_s)
 
 
-def _add_member(tar: tarfile.TarFile, member_name: str, member_bytes: bytes) -> int:
+def add_member(tar: tarfile.TarFile, member_name: str, member_bytes: bytes) -> int:
     """Add a member. Returns the offset of its bytes in the tar."""
     member_info = tarfile.TarInfo(member_name)
     member_info.size, member_info.mode = len(member_bytes), 0o644
@@ -183,9 +205,14 @@ def _add_member(tar: tarfile.TarFile, member_name: str, member_bytes: bytes) -> 
 
 def _encode_row(row: Mapping[str, object]) -> bytes:
     return json.dumps(
-        {name: _replace_nan(value) for name, value in row.items()}, ensure_ascii=False, default=str
+        {name: _replace_nan(value) for name, value in row.items()}, ensure_ascii=False, default=_encode_value
     ).encode()
 
 
 def _replace_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _encode_value(value: object) -> object:
+    """Return a value that JSON lacks as one that it has. Only rows of datasets of version 1 have others than halves."""
+    return float(value) if isinstance(value, np.floating) else str(value)

@@ -6,6 +6,9 @@ from html import escape
 from textwrap import shorten
 from urllib.parse import quote
 
+PAGE_MARK = '<meta name="generator" content="musicgen-batch">'
+"""Says in a page that we wrote it, so that a later page may replace it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipCard:
@@ -17,19 +20,22 @@ class ClipCard:
     audio: str | None = None
     picture: str | None = None
     fault: str = ""
+    melody: str | None = None  # the path of the melody that the clip was given
 
 
 def render_page(title: str, cards: Sequence[ClipCard], dataset_clips: int, pixels: tuple[int, int]) -> str:
     """Return the page's HTML. `dataset_clips` is the number of clips in the dataset, `pixels` the size of a picture."""
     summary = f"{dataset_clips:,} {'clip' if dataset_clips == 1 else 'clips'}"
     if len(cards) < dataset_clips:
-        summary = f"The first {len(cards):,} of {dataset_clips:,} clips, in the order of the index"
-        summary += " (<code>musicgen listen --clips</code> shows more)"
+        summary = f"{len(cards):,} of {dataset_clips:,} clips, the newest run first"
+        summary += " (<code>musicgen listen</code> with <code>--clips</code>, <code>--where</code> or"
+        summary += " <code>--run</code> shows others)"
     list_items = "\n".join(_render_card(number, card, pixels) for number, card in enumerate(cards, 1))
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{PAGE_MARK}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}: listen</title>
@@ -67,6 +73,11 @@ def _render_card(number: int, card: ClipCard, pixels: tuple[int, int]) -> str:
             f'<img src="{_quote_path(card.picture)}" alt="{alternative_text}"'
             f' width="{pixels[0]}" height="{pixels[1]}" loading="lazy">'
         )
+    if card.melody is not None:
+        lines.append(
+            f'<details><summary>the melody that it was given</summary><audio controls preload="none"'
+            f' src="{_quote_path(card.melody)}" aria-label="Melody of clip {number}"></audio></details>'
+        )
     if card.fault:
         lines.append(f'<p class="fault">{escape(card.fault)}</p>')
     return "\n".join([*lines, f"<dl>{facts}</dl>", "</article></li>"])
@@ -93,6 +104,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 h2 { margin: 0 0 10px; font-size: 1.1rem; overflow-wrap: anywhere; }
 audio { display: block; width: 100%; margin-bottom: 10px; }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
+details { color: var(--soft); font-size: .875rem; margin-top: 8px; }
 .fault { color: var(--fault); }
 dl { display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 10px 0 0; font-size: .875rem; }
 dl div { display: flex; gap: 6px; min-width: 0; }

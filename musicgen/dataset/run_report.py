@@ -1,18 +1,23 @@
 """Reads and writes `runs/<run>/report.json`: the settings, versions, hardware and timings of a run.
 
-A run that is interrupted and resumed has several sessions. Each writes a report, and reports are added with `+`.
+A run that is interrupted and resumed, or that several drivers share, has several sessions. Each is an object of its
+own, `runs/<run>/sessions/<session>.json`, and the report is their sum.
 """
 
 import json
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from uuid import uuid4
 
 from musicgen.dataset import paths
 from musicgen.model.processor import processor_name
+from musicgen.own_checksum import dump_json
 from musicgen.storage import Store
+from musicgen.value_types import JsonObject
 
 PACKAGES = (
     "musicgen-batch",
@@ -57,6 +62,7 @@ class RunReport:
     model: dict[str, object]
     sessions: tuple[Session, ...] = ()
     published_at: str = ""  # when the card was last written after the run; empty if no driver has done so yet
+    parts: int = 0  # index parts that the run had then; 0: not known
 
     def __add__(self, other: "RunReport") -> "RunReport":
         """Merge both reports' sessions, in order of time, each once. Raises `ValueError` for another run's report."""
@@ -66,7 +72,8 @@ class RunReport:
             json.dumps(asdict(session), sort_keys=True): session for session in (*self.sessions, *other.sessions)
         }
         ordered = sorted(sessions.values(), key=lambda session: (session.started_at, session.finished_at))
-        return RunReport(self.run, other.job, other.model, tuple(ordered), other.published_at or self.published_at)
+        published_at, parts = other.published_at or self.published_at, max(other.parts, self.parts)
+        return RunReport(self.run, other.job, other.model, tuple(ordered), published_at, parts)
 
     def totals(self) -> dict[str, object]:
         """Sum over the sessions, and compute the rate in audio-seconds per second."""
@@ -93,39 +100,68 @@ class RunReport:
             "version": 1,
             "run": self.run,
             "published_at": self.published_at,
+            "parts": self.parts,
             "totals": self.totals(),
             "job": self.job,
             "model": self.model,
         } | {"sessions": [asdict(session) for session in self.sessions]}
 
+    @classmethod
+    def from_json(cls, content: bytes) -> "RunReport":
+        """Parse a stored document. Raises `ValueError`, `KeyError` or `TypeError` if it is damaged."""
+        document = json.loads(content)
+        sessions = tuple(_parse_session(session) for session in document["sessions"])
+        published_at, parts = document.get("published_at", ""), int(document.get("parts", 0))
+        return cls(document["run"], document["job"], document["model"], sessions, published_at, parts)
+
 
 def read_report(store: Store, run: str) -> RunReport | None:
     """Read the report of a run; None if it is missing or damaged, because a report must not stop a run."""
     try:
-        document = json.loads(store.read(paths.report_file(run)))
-        field_names = Session.__dataclass_fields__
-        sessions = [
-            {name: value for name, value in session.items() if name in field_names} for session in document["sessions"]
-        ]
-        return RunReport(
-            document["run"],
-            document["job"],
-            document["model"],
-            tuple(Session(**{**session, "engines": tuple(session.get("engines", ()))}) for session in sessions),
-            document.get("published_at", ""),
-        )
+        return RunReport.from_json(store.read(paths.report_file(run)))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_report(store: Store, report: RunReport) -> RunReport:
-    """Add a session's report to the stored one and write the sum. Returns the sum."""
-    previous = read_report(store, report.run)
-    total = report if previous is None else previous + report
-    store.write(
-        paths.report_file(report.run), json.dumps(total.to_json(), indent=1, ensure_ascii=False).encode() + b"\n"
-    )
-    return total
+    """Add a report's sessions to the run's, and write the sum of all sessions to `report.json`. Returns the sum.
+
+    Several drivers may do this at once. Each session is an object of its own, which nobody writes over, and whoever
+    writes the sum last has seen all of them.
+    """
+    for session in report.sessions:
+        content = dump_session(session)
+        store.write(paths.session_file(report.run, uuid4().hex[:12]), content)
+    while True:
+        total = report + replace(report, sessions=_read_sessions(store, report.run), published_at="", parts=0)
+        if (previous := read_report(store, report.run)) is not None:
+            total = previous + total
+        content = dump_json(total.to_json(), indent=1, end="\n")
+        store.write(paths.report_file(report.run), content)
+        if all(session in total.sessions for session in _read_sessions(store, report.run)):
+            return total
+
+
+def dump_session(session: Session) -> bytes:
+    """Return the stored document of a session."""
+    return dump_json(asdict(session), indent=1, end="\n")
+
+
+def _read_sessions(store: Store, run: str) -> tuple[Session, ...]:
+    """Read the sessions of a run; a damaged one is left out."""
+    sessions = []
+    for file_info in store.list(paths.sessions_folder(run)):
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            sessions.append(_parse_session(json.loads(store.read(file_info.path))))
+    return tuple(sessions)
+
+
+def _parse_session(document: JsonObject) -> Session:
+    """Parse a session; fields that another version has added are passed over. Raises `TypeError` for anything else."""
+    if not isinstance(document, dict):
+        raise TypeError(f"a session is an object, not {document!r}")
+    known = {name: value for name, value in document.items() if name in Session.__dataclass_fields__}
+    return Session(**{**known, "engines": tuple(known.get("engines", ()))})
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -1,15 +1,38 @@
-"""Computes the progress of each run from its plan and the footers of its index parts, without reading rows."""
+"""Computes the progress of each run from its plan and its counts, without reading rows."""
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from musicgen.dataset import paths
+from musicgen.dataset.driver_token import DriverToken, read_living_drivers
 from musicgen.dataset.reader import Dataset
-from musicgen.run_plan import Plan
+from musicgen.dataset.run_keys import (
+    PartDamaged,
+    RunCounts,
+    find_run_keys,
+    group_parts,
+    read_run_counts,
+    write_run_keys,
+)
+from musicgen.dataset.visible_rows import HiddenRows
+from musicgen.parallel import map_ordered
+from musicgen.run_plan import PLAN_VERSION, Plan, PlanOutline
+from musicgen.shard import PlannedModel
+from musicgen.storage import FileInfo
+from musicgen.temporary_folder import temporary_folder
+
+_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One run in rows. `missing` are planned and neither made nor failed; `invalid` were refused while planning."""
+    """One run in rows.
+
+    `missing` are planned and neither made nor failed nor `closed`: a closed row is not made by this run any more, but
+    planned anew by the run that closed its shard, `closed_by`, or a later one. `invalid` were refused while planning.
+    `removed` were made and have been removed since; `hidden` of them are still in the index.
+    """
 
     run: str
     planned: int
@@ -22,47 +45,118 @@ class RunStatus:
     audio_s: float
     model: str | None
     model_revision: str | None
-    superseded: bool = False  # closed unfinished: a later run has planned what is missing here
+    superseded: bool = False  # it is closed, or being closed: nobody goes on with it
+    closed: int = 0
+    closed_by: str | None = None
+    created_at: str = ""  # ISO 8601, UTC: when it was planned; empty if its plan is gone
+    audio_bytes: int | None = None  # of its clips; None: not counted
+    drivers: tuple[DriverToken, ...] = ()  # at work on it now; looked for only if it is not finished
+    removed: int = 0
+    hidden: int = 0
 
     @property
     def finished(self) -> bool:
         """Return whether no row is missing."""
         return self.missing == 0
 
+    @property
+    def state(self) -> str:
+        """Return in a word or two how it is with the run."""
+        if self.drivers:
+            return "running"
+        if self.closed_by or self.superseded:
+            return "closed" if self.finished else "being closed"
+        return "complete" if self.finished else "unfinished"
+
     def to_json(self) -> dict[str, object]:
         """Return the status as values for `--json`."""
-        return asdict(self)
+        drivers = [{"host": driver.host, "started_at": driver.started_at} for driver in self.drivers]
+        values = {name: value for name, value in asdict(self).items() if name != "audio_bytes"}
+        return {**values, "state": self.state, "drivers": drivers}
 
 
 def run_statuses(dataset: Dataset) -> list[RunStatus]:
-    """Compute the status of every run, in the order of names."""
-    return [_run_status(dataset, run) for run in dataset.runs()]
+    """Compute the status of every run, in the order of names. A finished run costs its plan and its file of keys."""
+    files = {info.path: info for info in dataset.store.list(paths.RUNS)}
+    parts = group_parts(dataset.part_files())
+    run_keys = find_run_keys(parts, files)
+    hidden = dataset.measure_hidden()
+    planned = {run for path in files if (run := paths.parse_plan(path))}
+    runs = sorted(run for run in planned | parts.keys() if dataset.only_run in (None, run))
+
+    def compute(run: str) -> RunStatus:
+        return _run_status(dataset, run, files, run_keys.get(run), hidden.get(run, HiddenRows()))
+
+    return list(map_ordered(compute, runs, threads=_THREADS))
 
 
-def _run_status(dataset: Dataset, run: str) -> RunStatus:
-    footers = [footer for _, footer in Dataset(dataset.store, dataset.info, run).footers()]
-    made, failed = sum(footer.made for footer in footers), sum(footer.failed for footer in footers)
-    plan = _read_plan(dataset, run)
-    planned = plan.rows if plan else sum(footer.rows for footer in footers)
+def sum_audio_bytes(runs: Iterable[RunStatus]) -> int | None:
+    """Return the bytes of audio of these runs; None if those of one were not counted."""
+    total = 0
+    for run in runs:
+        if run.audio_bytes is None:
+            return None
+        total += run.audio_bytes
+    return total
+
+
+def write_missing_run_keys(dataset: Dataset) -> None:
+    """Put the file of keys of each finished run that has none: of this run, and of earlier ones that nobody published.
+
+    A run with a damaged part gets none.
+    """
+    files = {info.path: info for info in dataset.store.list(paths.RUNS)}
+    parts = group_parts(dataset.part_files())
+    run_keys = find_run_keys(parts, files)
+    with temporary_folder() as folder:
+        for run in parts.keys() - run_keys.keys():
+            outline, _ = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
+            if outline is not None and len(parts[run]) >= len(outline.shard_rows):
+                with suppress(PartDamaged):
+                    write_run_keys(dataset.store, run, parts[run], folder)
+
+
+def _run_status(
+    dataset: Dataset, run: str, files: Mapping[str, FileInfo], run_keys: FileInfo | None, hidden: HiddenRows
+) -> RunStatus:
+    counts = read_run_counts(dataset.store, run_keys) if run_keys is not None else None
+    if counts is None:
+        own = Dataset(dataset.store, dataset.info, run)
+        counts = RunCounts.of(run, [footer for _, footer in own.footers()])
+    outline, model = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
+    planned = outline.rows if outline else counts.rows
+    missing = max(0, planned - counts.made - counts.failed - counts.closed - counts.removed)
     return RunStatus(
         run=run,
         planned=planned,
-        made=made,
-        failed=failed,
-        missing=max(0, planned - made - failed),
-        invalid=plan.invalid if plan else 0,
-        shards=len(plan.shards) if plan else len(footers),
-        committed=len(footers),
-        audio_s=round(sum(footer.audio_s for footer in footers), 6),
-        model=plan.model.name if plan else None,
-        model_revision=plan.model.revision if plan else None,
-        superseded=dataset.store.exists(paths.superseded_note(run)),
+        made=counts.made - hidden.rows,
+        failed=counts.failed,
+        missing=missing,
+        invalid=outline.invalid if outline else 0,
+        shards=len(outline.shard_rows) if outline else counts.parts,
+        committed=counts.parts - counts.closed_parts,
+        audio_s=round(counts.audio_s - hidden.audio_s, 6),
+        model=model.name if model else None,
+        model_revision=model.revision if model else None,
+        superseded=paths.superseded_note(run) in files,
+        closed=counts.closed,
+        closed_by=counts.closed_by,
+        created_at=outline.created_at if outline else "",
+        audio_bytes=counts.audio_bytes if counts.audio_bytes or not counts.made else None,
+        drivers=tuple(read_living_drivers(dataset.store, run)) if missing else (),
+        removed=counts.removed + hidden.rows,
+        hidden=hidden.rows,
     )
 
 
-def _read_plan(dataset: Dataset, run: str) -> Plan | None:
-    """Read the run's plan; None if it is missing. Raises `StoreError` if it is damaged."""
+def _read_plan(dataset: Dataset, run: str) -> tuple[PlanOutline | None, PlannedModel | None]:
+    """Read the run's plan; None if it is missing, and no model if a later release planned it.
+
+    Raises `StoreError` if it is damaged.
+    """
     try:
-        return Plan.from_json(dataset.store.read(paths.plan_file(run)))
+        content = dataset.store.read(paths.plan_file(run))
     except FileNotFoundError:
-        return None
+        return None, None
+    outline = PlanOutline.from_json(content)
+    return outline, Plan.from_json(content).model if outline.version <= PLAN_VERSION else None

@@ -1,62 +1,59 @@
 """Verifies a dataset: compares every row of the index with its audio, in one pass with bounded memory.
 
 A plain verification checks that every object exists and has the size and sha256 of its row, that no key occurs twice,
-and that the failures files of the parts exist. A deep one also decodes the audio and compares its duration, sample
-rate, channels and samples with the index. Objects that no row names (left by attempts that were lost) are counted, but
-are not faults.
+and that the parts of finished runs and the failures files exist. A deep one reads every byte of the dataset: it also
+decodes the audio, compares its duration, sample rate, channels and samples with the index, reads every column, and
+compares each file with its own checksum, the runs' plans with their order, and what is made from the index with it. A
+quick one reads the index and compares it with listings. Objects that no row names (left by attempts that were lost) are
+counted, but are not faults; a store that cannot be used for a while is waited for, and is none either.
 """
 
-import hashlib
-import tempfile
+import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from musicgen.audio import decode_audio
-from musicgen.audio.encode import hash_pcm, quantize_to_int16
 from musicgen.dataset import paths
-from musicgen.dataset.index_part import Footer, parse_footer
+from musicgen.dataset.clip_verification import CLIP_COLUMNS, check_clip, find_object_path
+from musicgen.dataset.derived_verification import check_derived
+from musicgen.dataset.index_part import parse_footer
 from musicgen.dataset.key_index import KeyIndex
-from musicgen.dataset.reader import Dataset, read_audio_bytes
-from musicgen.dataset.schema import FAILURES, INDEX_COLUMNS
+from musicgen.dataset.part_verification import check_failures, check_part, check_tar
+from musicgen.dataset.reader import Dataset
+from musicgen.dataset.run_verification import check_info, check_runs
 from musicgen.dataset.verification_report import Fault, VerificationReport
+from musicgen.dataset.whole_file import open_whole
 from musicgen.parallel import map_ordered
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.temporary_folder import temporary_folder
 from musicgen.value_types import TableRow
 
 _THREADS = 8
 _BATCH_ROWS = 256
-_COLUMNS = [
-    "key",
-    "duration_s",
-    "sample_rate",
-    "channels",
-    "audio",
-    "audio_format",
-    "audio_bytes",
-    "audio_sha256",
-    "pcm_sha256",
-    "audio_offset",
-]
-_LOSSLESS = ("flac", "wav")
-_TOLERANCE_S = {"mp3": 0.1}  # for frames of 1152 samples, and the encoder's delay
 
 
 def verify_dataset(
-    dataset: Dataset, deep: bool = False, progress: Callable[[int, int | None], None] | None = None
+    dataset: Dataset,
+    deep: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+    quick: bool = False,
+    sample: int | None = None,
 ) -> VerificationReport:
-    """Compare the index with every audio object: its presence, size and sha256; with `deep`, its samples too.
+    """Compare the index with every audio object: its presence, size and sha256; with `deep`, every byte of the dataset.
 
-    `progress` is called every 16 rows and at the end with the number of objects checked so far and the total, which is
-    None if a damaged index part makes it unknown. Faults are in the report; only `StoreError` is raised.
+    `quick` compares names and sizes from listings instead of reading audio; `sample` does so too, and reads the audio
+    of that many clips, drawn at random. `progress` is called every 16 rows and at the end with the number of objects
+    checked so far and the total, which is None if a damaged index part makes it unknown. Faults are in the report; only
+    `StoreError` is raised: where the store cannot be used for a longer time.
     """
-    report = VerificationReport(dataset.uri, deep)
-    total = None if progress is None else _count_rows(dataset)
-    with tempfile.TemporaryDirectory() as folder, KeyIndex(Path(folder)) as key_index:
-        for faults, row in _check_rows(dataset, deep, report, key_index):
+    report = VerificationReport(dataset.uri, deep, quick)
+    total = None if progress is None and sample is None else _count_rows(dataset)
+    chosen = None if sample is None else frozenset(random.sample(range(total or 0), min(sample, total or 0)))
+    with temporary_folder() as folder, KeyIndex(folder) as key_index:
+        work = _Verification(dataset, report, key_index, folder, deep, frozenset() if quick else chosen)
+        for faults, row in work.check_rows():
             for fault in faults:
                 report.add(fault)
             report.rows += 1
@@ -67,7 +64,13 @@ def verify_dataset(
         for key, parts in key_index.duplicates():
             report.add(Fault("duplicate", key, f"the key is in the index {len(parts)} times: {', '.join(parts)}"))
         if dataset.only_run is None:
-            report.orphans = key_index.orphans(file_info.path for file_info in dataset.store.list(paths.AUDIO))
+            report.orphans = key_index.orphans((file.path, file.size) for file in dataset.store.list(paths.AUDIO))
+            for key, path, part, text in key_index.lost_objects() if work.chosen is not None else ():
+                report.add(Fault("size" if "bytes" in text else "missing", path, text, part, key))
+        for fault in (*check_info(dataset, deep), *check_runs(dataset, deep, folder)):
+            report.add(fault)
+        if deep and dataset.only_run is None:
+            check_derived(dataset, report, folder)
     if progress is not None:
         progress(report.rows, total)
     return report
@@ -83,113 +86,69 @@ def _count_rows(dataset: Dataset) -> int | None:
         return None
 
 
-def _check_rows(
-    dataset: Dataset, deep: bool, report: VerificationReport, key_index: KeyIndex
-) -> Iterator[tuple[list[Fault], TableRow]]:
-    """Yield every row with its faults. Only a few rows are in memory at a time, whatever the size of the dataset."""
-    rows = _read_rows(dataset, report, key_index)
-    return map_ordered(lambda row: (_check_row(dataset, row, deep), row), rows, threads=_THREADS)
+@dataclass
+class _Verification:
+    """One pass over the rows of the index. `chosen` are the numbers of the rows whose audio is read; None: of all."""
 
+    dataset: Dataset
+    report: VerificationReport
+    key_index: KeyIndex
+    folder: Path
+    deep: bool
+    chosen: frozenset[int] | None
+    _first: int = field(default=0, init=False)  # the number of the next row
 
-def _read_rows(dataset: Dataset, report: VerificationReport, key_index: KeyIndex) -> Iterator[TableRow]:
-    for part_path in dataset.parts():
-        report.parts += 1
-        try:
-            with dataset.store.open(part_path) as file:
-                index_part = ParquetReader(file)
-                report.failed += _check_part(dataset, part_path, index_part, report)
-                batch_rows = 8 if dataset.info.layout == "parquet" else _BATCH_ROWS  # few, where rows hold the audio
-                for batch in index_part.iter_batches(batch_rows, columns=_COLUMNS):
-                    rows = batch.to_pylist()
-                    key_index.add([row["key"] for row in rows], [_object_path(row) for row in rows], part_path)
-                    yield from rows
-        except (pa.ArrowException, ValueError, KeyError, OSError) as error:
-            report.add(Fault("index", part_path, f"the index part cannot be read: {error}"))
+    def check_rows(self) -> Iterator[tuple[list[Fault], TableRow]]:
+        """Yield every row with its faults. Only a few rows are in memory at a time, whatever the dataset's size."""
 
+        def check(item: tuple[str, TableRow, bool]) -> tuple[list[Fault], TableRow]:
+            part, row, is_read = item
+            return (check_clip(self.dataset, row, part, self.deep) if is_read else [], row)
 
-def _check_part(dataset: Dataset, part_path: str, index_part: pq.ParquetFile, report: VerificationReport) -> int:
-    """Check a part's schema, footer and failures file. Returns the number of failed rows."""
-    column_names = index_part.schema_arrow.names
-    if tuple(column_names[: len(INDEX_COLUMNS)]) != INDEX_COLUMNS:
-        report.add(Fault("index", part_path, "its columns are not those of the index"))
-    footer = parse_footer(index_part.schema_arrow.metadata, part_path)
-    if (footer.run, footer.shard) != paths.parse_index_part(part_path):
-        report.add(Fault("index", part_path, f"it is the part of run {footer.run}, shard {footer.shard}"))
-    if footer.made != index_part.metadata.num_rows or footer.made + footer.failed != footer.rows:
-        report.add(
-            Fault(
-                "index",
-                part_path,
-                f"it has {index_part.metadata.num_rows} rows; its footer says {footer.made} of {footer.rows}, "
-                f"{footer.failed} failed",
+        return map_ordered(check, self._read_rows(), threads=_THREADS)
+
+    def _read_rows(self) -> Iterator[tuple[str, TableRow, bool]]:
+        """Yield each row with its part's path, and whether its audio is to be read."""
+        for path in self.dataset.parts():
+            self.report.parts += 1
+            try:
+                with open_whole(self.dataset.store, path, self.folder) as file:
+                    reader = ParquetReader(file)
+                    for fault in check_part(path, file, reader, self.dataset.info, self.deep):
+                        self.report.add(fault)
+                    footer = parse_footer(reader.schema_arrow.metadata, path)
+                    self.report.failed += footer.failed
+                    self.report.closed += footer.rows if footer.closed is not None else 0
+                    yield from self._read_part(path, reader)
+                for fault in check_failures(self.dataset, footer, path, self.deep, self.folder):
+                    self.report.add(fault)
+                for fault in check_tar(self.dataset, footer, path) if self.deep else ():
+                    self.report.add(fault)
+            except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+                self.report.add(Fault("index", path, f"the index part cannot be read: {error}", path))
+
+    def _read_part(self, path: str, reader: ParquetReader) -> Iterator[tuple[str, TableRow, bool]]:
+        holds_audio = self.dataset.info.layout == "parquet"
+        for group in range(reader.num_row_groups):
+            numbers = range(self._first, self._first + reader.metadata.row_group(group).num_rows)
+            self._first = numbers.stop
+            is_skipped = holds_audio and self.chosen is not None and self.chosen.isdisjoint(numbers)
+            columns = [name for name in CLIP_COLUMNS if not (is_skipped and name == "audio")]
+            batches = reader.iter_batches(
+                8 if holds_audio else _BATCH_ROWS,  # few, where rows hold the audio
+                row_groups=[group],
+                columns=None if self.deep and not is_skipped else columns,
             )
-        )
-    if (fault := _check_failures(dataset, footer)) is not None:
-        report.add(fault)
-    return footer.failed
+            done = numbers.start
+            for batch in batches:
+                rows = [{"audio": None, **row} for row in batch.select(columns).to_pylist()]
+                self._note_rows(path, rows)
+                for number, row in enumerate(rows, done):
+                    is_read = self.chosen is None or number in self.chosen
+                    self.report.audio_checked += is_read
+                    yield path, row, is_read
+                done += len(rows)
 
-
-def _check_failures(dataset: Dataset, footer: Footer) -> Fault | None:
-    if footer.failures is None:
-        return (
-            Fault("failures", f"shard {footer.shard} of {footer.run}", "failed rows without a failures file")
-            if footer.failed
-            else None
-        )
-    try:
-        with dataset.store.open(footer.failures) as file:
-            metadata = pq.read_metadata(file)
-    except FileNotFoundError:
-        return Fault("failures", footer.failures, "the failures file is missing")
-    except (pa.ArrowException, ValueError) as error:
-        return Fault("failures", footer.failures, f"the failures file cannot be read: {error}")
-    if metadata.num_rows != footer.failed or metadata.schema.to_arrow_schema().names != FAILURES.names:
-        return Fault(
-            "failures", footer.failures, f"it has {metadata.num_rows} rows; the index part says {footer.failed}"
-        )
-    return None
-
-
-def _object_path(row: TableRow) -> str | None:
-    return row["audio"] if isinstance(row["audio"], str) else None
-
-
-def _check_row(dataset: Dataset, row: TableRow, deep: bool) -> list[Fault]:
-    location = _object_path(row) or row["key"]
-    try:
-        content = read_audio_bytes(dataset.store, row)
-    except FileNotFoundError:
-        return [Fault("missing", location, "the audio object is missing")]
-    except Exception as error:  # one unreadable object must not hide the faults of the others
-        return [Fault("storage", location, f"the audio cannot be read: {error}")]
-    if content is None:
-        return [Fault("missing", location, "the row holds no audio")]
-    if len(content) != row["audio_bytes"]:
-        return [Fault("size", location, f"the audio has {len(content)} bytes, the index says {row['audio_bytes']}")]
-    if hashlib.sha256(content).hexdigest() != row["audio_sha256"]:
-        return [Fault("sha256", location, "the audio's sha256 is not the index's")]
-    return list(_check_samples(location, row, content)) if deep else []
-
-
-def _check_samples(location: str, row: TableRow, content: bytes) -> Iterator[Fault]:
-    try:
-        audio, sample_rate = decode_audio(content)
-    except ValueError as error:
-        yield Fault("decode", location, str(error))
-        return
-    channels, sample_count = audio.shape
-    tolerance_s = _TOLERANCE_S.get(row["audio_format"], 0.5 / row["sample_rate"])
-    if sample_rate != row["sample_rate"]:
-        yield Fault("rate", location, f"the audio is at {sample_rate} Hz, the index says {row['sample_rate']}")
-    if channels != row["channels"]:
-        yield Fault("channels", location, f"the audio has {channels} channels, the index says {row['channels']}")
-    if abs(sample_count / sample_rate - row["duration_s"]) > tolerance_s:
-        yield Fault(
-            "duration",
-            location,
-            f"the audio lasts {sample_count / sample_rate:.4f} s, the index says {row['duration_s']:.4f}",
-        )
-    if not np.isfinite(audio).all():
-        yield Fault("samples", location, "the audio holds NaN or infinity")
-    elif row["audio_format"] in _LOSSLESS and hash_pcm(quantize_to_int16(audio)) != row["pcm_sha256"]:
-        yield Fault("samples", location, "the samples' sha256 is not the index's pcm_sha256")
+    def _note_rows(self, path: str, rows: list[TableRow]) -> None:
+        ends = [(row["audio_offset"] or 0) + (row["audio_bytes"] or 0) for row in rows]
+        self.key_index.add([row["key"] for row in rows], [find_object_path(row) for row in rows], path, ends)

@@ -8,12 +8,18 @@ MAX_NAMED_FAULTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: its kind, its location (a path or a key) and a description."""
+    """One fault: its kind, its location (a path or a key) and a description.
+
+    `part` is the path of the index part of the clip or shard, `key` the clip's, as far as the fault has them.
+    """
 
     # index | missing | size | sha256 | decode | duration | rate | channels | samples | duplicate | failures | storage
+    # | tar | plan | manifest | report | info | table | card
     kind: str
     location: str
     description: str
+    part: str | None = None
+    key: str | None = None
 
     def __str__(self) -> str:
         return f"{self.location}: {self.description}"
@@ -21,18 +27,26 @@ class Fault:
 
 @dataclass
 class VerificationReport:
-    """The counts of a verification and its faults. `faults` holds the first ten thousand of `fault_count`."""
+    """The counts of a verification and its faults. `faults` holds the first ten thousand of `fault_count`.
+
+    `notes` are sentences on what is no fault, such as a card that a person has edited. `audio_checked` counts the clips
+    whose audio was read.
+    """
 
     uri: str
     deep: bool
+    quick: bool = False
     parts: int = 0
     rows: int = 0
+    audio_checked: int = 0
     failed: int = 0
+    closed: int = 0  # rows of shards that were closed, so that a later run could plan them anew
     audio_bytes: int = 0
     audio_s: float = 0.0
     orphans: int = 0
     fault_count: int = 0
     faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:

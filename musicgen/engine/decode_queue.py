@@ -43,6 +43,12 @@ class DecodeQueue(Generic[Ticket]):
         """Clips that wait or are being decoded."""
         return len(self._waiting) + sum(len(batch) for batch in self._running.values())
 
+    @property
+    def tickets(self) -> list[Ticket]:
+        """The clips that wait or are being decoded. It may be asked for in any thread."""
+        waiting = [ticket for ticket, _, _ in list(self._waiting)]
+        return [*waiting, *(ticket for batch in list(self._running.values()) for ticket, _ in batch)]
+
     def add(self, ticket: Ticket, codes: Codes) -> None:
         """Queue codes [codebooks, frames]."""
         self._waiting.append((ticket, codes, time.monotonic()))

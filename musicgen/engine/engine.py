@@ -1,28 +1,31 @@
 """The engine: requests in, clips out. It owns the slots and lets the scheduler decide which request runs in which."""
 
-import json
 import logging
 from collections import deque
 from concurrent.futures import Future, wait
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Conditioner, Prepared
 from musicgen.conditioning.workers import BackgroundWorkers
 from musicgen.engine import memory
 from musicgen.engine.decode_queue import DecodeQueue
+from musicgen.engine.fingerprint import format_fingerprint
 from musicgen.engine.running_request import RunningRequest
 from musicgen.engine.scheduler import Scheduler
+from musicgen.engine.self_check import check_reproducible
 from musicgen.engine.sequence import Sequence, full_pattern_name
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.errors import RowError
+from musicgen.model.memory_errors import is_out_of_memory
+from musicgen.model.processor import usable_cpus
 from musicgen.patterns import count_steps
 from musicgen.request import Request
-from musicgen.version import package_version
+from musicgen.unfinished_clips import UnfinishedClips
 
 if TYPE_CHECKING:
     from musicgen.model import Model
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_CONDITIONS_WAIT_S = 0.5  # fetching and analyzing a melody may take longer
+_STEPS_SHARE = 0.9  # of a clip's progress; the rest is the codec's
 _MAX_STEPS_PER_RUN = 32  # between two looks at which conditions and sounds are ready
 
 
@@ -38,8 +42,9 @@ class Engine:
     background.
 
     A request's codes and sound depend on the request and on the engine's `fingerprint` alone: not on its slot, its
-    neighbors or the order. `slots="auto"` plans them from free memory. `threads` (None: torch's number) are the CPU
-    threads of a step. `max_frames` is a hint, the frames of the longest request to come; it only saves memory. The
+    neighbors or the order. `slots="auto"` plans them from free memory. `threads` are the CPU threads of a step (None:
+    torch's number, or fewer where this process may not use as many CPUs). `max_frames` is a hint, the frames of the
+    longest request to come; it only saves memory. The
     engine closes the conditioner.
     """
 
@@ -53,7 +58,7 @@ class Engine:
     ):
         spec = model.spec
         self.model = model
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads or min(torch.get_num_threads(), usable_cpus())
         self._decoder = model.decoder.with_threads(self.threads)
         self._conditioner = conditioner
         self._width = 3 if spec.kind == "style" else 2
@@ -70,11 +75,18 @@ class Engine:
         self._planned_slots = slots
         self._scheduler: Scheduler[RunningRequest] = Scheduler(slots)
         self._captures_steps = self._decoder.ops.captures_graphs
-        self._allocated_stepper: Stepper | None = Stepper(self._decoder, slots, self._width, self._capacity)
-        workers = 1 if model.device.type == "cuda" else max(1, min(4, self.threads))
+        # The CPU's paths are tested on CPUs; on a GPU the libraries choose kernels by the card.
+        self._self_check = (
+            check_reproducible(self._decoder, model.codec, slots, self._width) if model.device.type == "cuda" else None
+        )
+        self._allocated_stepper: Stepper | None = memory.allocate_slots(
+            self._decoder, slots, self._width, self._capacity
+        )
+        workers = 2 if model.device.type == "cuda" else max(1, min(4, self.threads))
         self._background = BackgroundWorkers(model.device, workers)
         self._decode_queue: DecodeQueue[RunningRequest] = DecodeQueue(model.codec.decode_all, self._background, workers)
         self._finished: deque[Clip | Failed] = deque()
+        self.has_made_clips = False
         self.steps = 0  # decode steps so far
 
     # ------------------------------------------------------------ interface
@@ -101,21 +113,15 @@ class Engine:
         path = self._decoder.ops.name
         if self._captures_steps and (self._allocated_stepper is None or self._allocated_stepper.captures_steps):
             path += "-graphs"
-        parts: dict[str, str | int] = {
-            "musicgen": package_version(),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-            "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "path": path,
-            "slots": self.slots,
-            "threads": self.threads,
-        }
-        if device.type == "cpu":  # what text encoder, codec and conditioners compute with
-            parts["vectors"] = torch.backends.cpu.get_cpu_capability()
-        if self.slots != self._planned_slots:
-            parts["halved_from"] = self._planned_slots
-        return json.dumps(parts, separators=(",", ":"))
+        return format_fingerprint(
+            device=device,
+            dtype=self.model.dtype,
+            path=path,
+            slots=self.slots,
+            threads=self.threads,
+            self_check=self._self_check,
+            halved_from=self._planned_slots if self.slots != self._planned_slots else None,
+        )
 
     def add(self, request: Request) -> None:
         """Queue a resolved request. Raises RowError("invalid") for one that this model cannot make."""
@@ -144,7 +150,7 @@ class Engine:
             if self._scheduler.running:
                 self._run()
         except (MemoryError, RuntimeError) as error:
-            if not memory.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = True
         if out_of_memory:  # not within `except`: the exception's frames hold the caches that are to be freed
@@ -153,6 +159,20 @@ class Engine:
         finished = list(self._finished)
         self._finished.clear()
         return finished
+
+    def measure_unfinished(self) -> UnfinishedClips:
+        """Return how far the clips are in the slots and in the codec.
+
+        It is called from another thread than `step`, and the decode steps themselves count nothing for it.
+        """
+        measured = UnfinishedClips()
+        for slot, running in list(self._scheduler.running.items()):
+            if (sequence := running.sequence) is not None:
+                share = sequence.measure_share(running.window, self._scheduler.steps_left(slot))
+                measured += UnfinishedClips(_STEPS_SHARE * share, _STEPS_SHARE * share * running.request.duration_s)
+        for running in self._decode_queue.tickets:
+            measured += UnfinishedClips(_STEPS_SHARE, _STEPS_SHARE * running.request.duration_s)
+        return measured
 
     def close(self) -> None:
         """Stop the threads; requests that are not finished are dropped."""
@@ -196,16 +216,19 @@ class Engine:
     def _next_window(self, slot: int, running: RunningRequest) -> None:
         """Place the clip's next window, or queue its codes for decoding and free the slot."""
         assert running.sequence is not None
-        running.window = running.sequence.next_window()
-        if running.window is None:
+        window = running.sequence.next_window()
+        if window is None:
+            running.window = None
             self._scheduler.release(slot)
             running.codes = running.sequence.final_codes()
             running.engine = self.fingerprint
+            self.has_made_clips = True
             self._decode_queue.add(running, running.codes)
             return
-        conditions = running.sequence.prepared.window(running.window.start, running.window.frames)
-        self._stepper.place(slot, running.window, conditions, running.request)
-        self._scheduler.start(slot, running.window.steps)
+        conditions = running.sequence.prepared.window(window.start, window.frames)
+        self._stepper.place(slot, window, conditions, running.request)
+        self._scheduler.start(slot, window.steps)
+        running.window = window  # not before: without steps to go it would count as done
 
     def _run(self) -> None:
         """Run all slots to the next event, and take finished windows out of their slots."""
@@ -236,7 +259,7 @@ class Engine:
         for running, audio in self._decode_queue.poll(last=no_slot_runs, block=no_slot_runs and not self._finished):
             assert running.codes is not None
             if isinstance(audio, Exception):
-                if memory.is_out_of_memory(audio) and not running.decoded_twice:
+                if is_out_of_memory(audio) and not running.decoded_twice:
                     running.decoded_twice = True
                     self._decode_queue.add(running, running.codes)
                     continue
@@ -244,8 +267,21 @@ class Engine:
             elif not np.isfinite(audio).all():
                 self._fail(running, "the codec made sound that is not finite")
             else:
-                clip = Clip(running.request, running.codes, audio, self.model.spec.sample_rate, running.engine)
-                self._finished.append(clip)
+                self._finished.append(self._make_clip(running, audio))
+
+    def _make_clip(self, running: RunningRequest, audio: NDArray[np.float32]) -> Clip:
+        assert running.codes is not None
+        assert running.sequence is not None
+        tokens = running.sequence.prepared.prompt_tokens
+        return Clip(
+            running.request,
+            running.codes,
+            audio,
+            self.model.spec.sample_rate,
+            running.engine,
+            prompt_tokens=tokens.total,
+            prompt_unknown=tokens.unknown,
+        )
 
     def _fail(self, running: RunningRequest, message: str) -> None:
         self._finished.append(Failed(running.request, RowError("generation", message)))
@@ -276,9 +312,13 @@ class Engine:
         if self._allocated_stepper is not None:
             self._captures_steps = self._allocated_stepper.captures_steps
         self._allocated_stepper = None
+        if self._self_check is not None:
+            self._self_check = "not repeated"
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self._scheduler.shrink(slots)
+        if not self.has_made_clips:  # no clip differs yet, so it is an engine that began with these slots
+            self._planned_slots = slots
         for running in self._scheduler.waiting:
             running.sequence = running.window = None
             if running.preparing is not None and running.preparing.done() and running.preparing.exception() is not None:

@@ -1,14 +1,16 @@
-"""Plans how many slots fit into free memory before anything is allocated, and tells errors for lack of memory."""
+"""Plans how many slots fit into free memory before anything is allocated."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from musicgen.engine.stepper import PREFILL_TOKENS, TEXT_CAPACITY
+from musicgen.engine.stepper import PREFILL_TOKENS, TEXT_CAPACITY, Stepper
 from musicgen.model.decoder.decoder import Decoder
+from musicgen.model.decoder.triton_ops import TritonOps
+from musicgen.model.memory_errors import is_out_of_memory
+from musicgen.model.processor import usable_cpus
 
 # The share of the free memory that slots may take. The rest is for the codec, prompts, writers, and other programs.
 _FREE_MEMORY_SHARE = {"cuda": 0.85, "cpu": 0.5}
@@ -19,12 +21,6 @@ _RESIDENT_STEP_FACTOR = (
 )
 _GRAPH_POOL_FACTOR = 1  # graphs have a memory pool of their own, in which the step's tensors stay
 _SAMPLING_BYTES_PER_LOGIT = 40  # while torch samples a clip: random words of int64, numbers of float64
-_OUT_OF_MEMORY_MESSAGES = (
-    "not enough memory",
-    "can't allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,8 @@ def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
     embedding = (
         capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)
     )  # a whole context, by codebook
-    placing = capacity * spec.hidden * 2 * 4 + ops.work_bytes(PREFILL_TOKENS, spec.heads, spec.hidden, spec.ffn)
+    together = width * capacity if isinstance(ops, TritonOps) else PREFILL_TOKENS  # tokens of a prefill at a time
+    placing = capacity * spec.hidden * 2 * 4 + ops.work_bytes(together, spec.heads, spec.hidden, spec.ffn)
     stepping = ops.work_bytes(rows, spec.heads, spec.hidden, spec.ffn)
     sampling = _SAMPLING_BYTES_PER_LOGIT if ops.sampling_kernel is None else 0
     bytes_per_logit = 4 * rows / slots + sampling
@@ -74,7 +71,7 @@ def plan_slots(decoder: Decoder, width: int, capacity: int, free: int | None = N
     """
     device = decoder.device
     if free is None:
-        share = min(1.0, decoder.ops.threads / (os.cpu_count() or 1)) if device.type == "cpu" else 1.0
+        share = min(1.0, decoder.ops.threads / usable_cpus()) if device.type == "cpu" else 1.0
         free = round(free_bytes(device) * share)
     kind = "cpu-static" if device.type == "cpu" and decoder.ops.static_shapes else device.type
     budget = free * _FREE_MEMORY_SHARE[device.type]
@@ -85,10 +82,30 @@ def plan_slots(decoder: Decoder, width: int, capacity: int, free: int | None = N
     raise AssertionError("one slot is always planned")
 
 
+def allocate_slots(decoder: Decoder, slots: int, width: int, capacity: int) -> Stepper:
+    """Allocate slots. Raises `MemoryError` if they do not fit, and says how many would."""
+    try:
+        return Stepper(decoder, slots, width, capacity)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    needed, fitting = engine_bytes(decoder, slots, width, capacity), plan_slots(decoder, width, capacity)
+    raise MemoryError(
+        f"{slots} slots take {needed / 1e9:.1f} GB, and {fitting.free / 1e9:.1f} GB are free; {fitting.slots} would fit"
+    )
+
+
 def free_bytes(device: torch.device) -> int:
-    """Measure the free bytes of a device: of the GPU, or of the machine within this process's control group."""
+    """Measure the free bytes of a device.
+
+    They are those of the GPU, within the fraction of it that this process may allocate
+    (`torch.cuda.set_per_process_memory_fraction`), or those of the machine within this process's control group.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        torch.cuda.empty_cache()  # what torch keeps of freed memory is free for slots
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = round(torch.cuda.get_per_process_memory_fraction(device.index) * total)
+        return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
     return min([psutil.virtual_memory().available, *_control_group_free_bytes()])
 
 
@@ -113,10 +130,3 @@ def _control_group_free_bytes() -> list[int]:
         except (OSError, ValueError):
             continue
     return []
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: CUDA says it by type, the CPU's allocator in its message."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)

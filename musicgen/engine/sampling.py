@@ -52,7 +52,7 @@ class SamplingParams:
     def from_table(cls, table: NDArray[np.void], device: torch.device) -> "SamplingParams":
         """Copy a table of SAMPLING_PARAMS_DTYPE to the device, column by column."""
         names = SAMPLING_PARAMS_DTYPE.names or ()
-        columns = {name: torch.from_numpy(np.ascontiguousarray(table[name])).to(device) for name in names}
+        columns = {name: torch.from_numpy(table[name].copy()).to(device) for name in names}
         has_top_p = table["top_p"] > 0
         return cls(table, columns, bool(has_top_p.any()), bool(((table["top_k"] > 0) & ~has_top_p).any()))
 

@@ -48,6 +48,10 @@ class Scheduler(Generic[Item]):
             raise ValueError(f"an item runs for at least one step, not {steps}")
         self._steps_left[slot] = steps
 
+    def steps_left(self, slot: int) -> int:
+        """Return the steps that the item in `slot` has left; 0 if it has none."""
+        return self._steps_left.get(slot, 0)
+
     @property
     def horizon(self) -> int:
         """Steps until the next slot is done; 0 when nothing runs."""

@@ -97,6 +97,15 @@ class Sequence:
         self.codes[:, self.known : end] = codes[:, self.known - window.start :]
         self.known = end
 
+    def measure_share(self, window: Window | None, steps_left: int) -> float:
+        """Return the share of the frames to generate that is done, with `steps_left` decode steps of `window` to go."""
+        known = float(self.known)
+        if window is not None:
+            new_frames = window.start + window.frames - self.known  # 0 once the window is filled
+            known += new_frames * (1 - min(1.0, steps_left / window.steps))
+        due = self.frames - self.prompt_frames
+        return max(0.0, (known - self.prompt_frames) / due) if due > 0 else 0.0
+
     def final_codes(self) -> NDArray[np.int16]:
         """Return the clip's codes int16 [codebooks, frames], without the prompt if the request does not keep it."""
         start = 0 if self.request.keep_continuation else self.prompt_frames

@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from musicgen.conditioning.conditions import Conditions
-from musicgen.engine.sampling import SAMPLING_PARAMS_DTYPE, SamplingParams, sample_codes
+from musicgen.conditioning.conditions import Branch, Conditions
+from musicgen.engine.fused_step import run_fused_step
+from musicgen.engine.sampling import sample_codes
 from musicgen.engine.sequence import Window
-from musicgen.engine.step_batch import PlacedWindow, StepBatch, sampling_params
+from musicgen.engine.step_batch import BatchBuffer, PlacedWindow, StepBatch, build_batch, sampling_params
 from musicgen.model.decoder.cuda_graphs import StepGraphs
 from musicgen.model.decoder.decoder import Decoder, KVCache, TokenBatch
-from musicgen.model.decoder.ops import LayerCache
+from musicgen.model.decoder.ops import LayerCache, RowSpan
+from musicgen.model.decoder.triton_ops import TritonOps
 from musicgen.request import Request
 
 PREFILL_TOKENS = 128  # tokens at a time of a prefix or a forced context
@@ -39,15 +41,17 @@ class Stepper:
         spec = decoder.spec
         self.device = decoder.device
         self.static = decoder.ops.static_shapes
+        self._fused = isinstance(decoder.ops, TritonOps)
         self.cache: KVCache = decoder.allocate_cache(slots * width, capacity, slots, TEXT_CAPACITY)
         decoder.reserve_positions(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
         self._placed: dict[int, PlacedWindow] = {}
         self._batch: StepBatch | None = None
-        self._buffers: StepBatch | None = None  # the batch whose tensors captured steps read
         capture = decoder.ops.new_graph_capture() if capture_steps else None
         self._graphs = None if capture is None else StepGraphs(capture)
+        needs_buffer = self._graphs is not None or self.device.type != "cpu"
+        self._batch_buffer = BatchBuffer(self.device) if needs_buffer else None
 
     @property
     def captures_steps(self) -> bool:
@@ -69,9 +73,13 @@ class Stepper:
         known = self.sequence[slot, :, : window.known - 1].T  # `step` begins with the last known step
         embedded = self.decoder.embed(known) if window.known > 1 else torch.empty(0, spec.hidden, device=self.device)
         self.decoder.write_text_cache(self.cache, slot, conditions.branches[0].cross)
-        for index, branch in enumerate(conditions.branches):
-            prefix = [] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32)]
-            self._prefill(torch.cat([*prefix, embedded]), index * self.slots + slot, text_lengths[index])
+        if self._fused:
+            x = torch.stack([self._embed_known(branch, embedded) for branch in conditions.branches])
+            self._prefill_together(x, slot, text_lengths[0])
+        else:
+            for index, branch in enumerate(conditions.branches):
+                x = self._embed_known(branch, embedded)
+                self._prefill(x, index * self.slots + slot, text_lengths[index])
         self.at[slot] = window.known - 1
         params = sampling_params(request, conditions, window.index)
         self._placed[slot] = PlacedWindow(offset, window.known - 1, text_lengths, params)
@@ -96,6 +104,12 @@ class Stepper:
             for keys, values in self.cache.text:
                 keys[slot], values[slot] = 0, 0
 
+    def _embed_known(self, branch: Branch, embedded: Tensor) -> Tensor:
+        """The embeddings [positions, hidden] that a row begins with: prefix, and known codes."""
+        return torch.cat(
+            [embedded] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32), embedded]
+        )
+
     def _prefill(self, x: Tensor, row: int, text_length: int) -> None:
         """Write embeddings x [tokens, hidden] to the cache as the first positions of a row."""
         for start in range(0, x.shape[0], PREFILL_TOKENS):
@@ -112,6 +126,27 @@ class Stepper:
             text_lengths = torch.full((num_with_text,), text_length, dtype=torch.int32, device=self.device)
             tokens = TokenBatch(rows, lengths, num_with_text, text_lengths, longest=start + count)
             self.decoder.forward(chunk, tokens, self.cache)
+
+    def _prefill_together(self, x: Tensor, slot: int, text_length: int) -> None:
+        """Write embeddings x [branches, positions, hidden] to the cache as the first positions of a slot's rows.
+
+        Only the first branch has text. The shapes follow from the request alone, and so do the bits.
+        """
+        branches, positions, hidden = x.shape
+        if not positions:
+            return
+        rows = torch.arange(branches, dtype=torch.int32, device=self.device) * self.slots + slot
+        lengths = torch.arange(1, positions + 1, dtype=torch.int32, device=self.device)
+        num_with_text = positions if text_length else 0
+        tokens = TokenBatch(
+            rows=rows.repeat_interleave(positions, output_size=branches * positions),
+            lengths=lengths.repeat(branches),
+            num_with_text=num_with_text,
+            text_lengths=torch.full((num_with_text,), text_length, dtype=torch.int32, device=self.device),
+            longest=positions,
+            span=RowSpan(slot, self.slots, branches),
+        )
+        self.decoder.forward(x.reshape(-1, hidden), tokens, self.cache)
 
     def _ensure_capacity(self, positions: int, steps: int, text_states: int) -> None:
         """Extend cache and sequences for a longer window or prompt than any before, keeping their content."""
@@ -151,6 +186,8 @@ class Stepper:
         for _ in range(count):
             if self._graphs is None:
                 self._run_step(batch, tokens.longest)
+            elif self._fused:  # lengths and parameters are read on the device
+                self._graphs.run((), partial(self._run_step, batch, tokens.longest))
             # attention reads whole blocks of the cache, so a graph serves all lengths of the same number of blocks
             else:
                 longest = self.decoder.ops.round_capacity(tokens.longest)
@@ -164,6 +201,9 @@ class Stepper:
         """The part of a step that is captured: it changes nothing on the host, and reads only what is in the graph's
         key.
         """
+        if self._fused:
+            run_fused_step(self.decoder, batch, self.sequence, self.at, self.cache)
+            return
         decoder, at = self.decoder, self.at[batch.slots]
         codes = self.sequence[batch.slots, :, at]  # [clips, codebooks]
         states = decoder.forward(decoder.embed(codes)[batch.clip], replace(batch.tokens, longest=longest), self.cache)
@@ -184,70 +224,5 @@ class Stepper:
             self.sequence[batch.slots, :, at] = torch.where(given < 0, sampled, given)
 
     def _next_batch(self) -> StepBatch:
-        batch = self._build_batch()
-        if self._graphs is None:
-            return batch
-        self._buffers = batch if self._buffers is None else batch.copy_into(self._buffers)
-        return self._buffers
-
-    def _build_batch(self) -> StepBatch:
-        """Build the batch of the placed windows; with static shapes, of every row of every slot, idle ones included."""
-        placed: dict[int, PlacedWindow | None] = (
-            {slot: self._placed.get(slot) for slot in range(self.slots)}
-            if self.static
-            else dict(sorted(self._placed.items()))
-        )
-        clips: list[int] = []
-        rows: list[int] = []
-        lengths: list[int] = []
-        text_lengths: list[int] = []
-        for branch in range(self.width):
-            for clip_index, (slot, window) in enumerate(placed.items()):
-                if window is not None and branch < len(window.text_lengths):
-                    length, text_length = window.position_after(), window.text_lengths[branch]
-                elif self.static:
-                    length, text_length = 1, 0
-                else:
-                    continue
-                clips.append(clip_index)
-                rows.append(branch * self.slots + slot)
-                lengths.append(length)
-                text_lengths.append(text_length)
-        order = list(range(len(rows)))
-        if self.static:
-            num_with_text = self.slots if self.cache.text else 0
-        else:
-            num_with_text = sum(text_length > 0 for text_length in text_lengths)
-            order.sort(key=lambda token: text_lengths[token] == 0)
-        tokens = TokenBatch(
-            rows=self._tensor([rows[token] for token in order], torch.int32),
-            lengths=self._tensor([lengths[token] for token in order], torch.int32),
-            num_with_text=num_with_text,
-            text_lengths=self._tensor([text_lengths[token] for token in order[:num_with_text]], torch.int32),
-            longest=max(lengths, default=0),
-        )
-        token_of_row = {rows[token]: position for position, token in enumerate(order)}
-        return StepBatch(
-            slots=self._tensor(list(placed), torch.int64),
-            clip=self._tensor([clips[token] for token in order], torch.int64),
-            tokens=tokens,
-            params=SamplingParams.from_table(self._params_table(placed, token_of_row), self.device),
-            advance=self._tensor([int(window is not None) for window in placed.values()], torch.int64),
-        )
-
-    def _params_table(self, placed: dict[int, PlacedWindow | None], token_of_row: dict[int, int]) -> NDArray[np.void]:
-        """The sampling parameters of each clip, with the rows of the logits that its branches have; zeros for an idle
-        slot.
-        """
-        table = np.zeros(len(placed), SAMPLING_PARAMS_DTYPE)
-        for clip_index, (slot, window) in enumerate(placed.items()):
-            if window is not None:
-                branches = len(window.text_lengths)
-                cond, null = token_of_row[slot], token_of_row[(branches - 1) * self.slots + slot]
-                other = token_of_row[self.slots + slot] if branches == 3 else cond
-                table[clip_index] = window.params
-                table[clip_index]["cond"], table[clip_index]["other"], table[clip_index]["null"] = cond, other, null
-        return table
-
-    def _tensor(self, values: list[int], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self.device)
+        batch = build_batch(self._placed, self.slots, self.width, self.static, bool(self.cache.text))
+        return batch if self._batch_buffer is None else self._batch_buffer.upload(batch)

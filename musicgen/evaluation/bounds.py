@@ -42,6 +42,10 @@ BOUNDS = (
 )
 
 
+LEAST_CLIPS = int(next(bound.limit for bound in BOUNDS if bound.measure == "melody.n"))
+"""With fewer clips a model that takes melodies falls short, however good it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A bound, the measured value, and whether it meets the bound."""

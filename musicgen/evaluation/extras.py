@@ -19,7 +19,4 @@ def require_extras(*modules: str) -> None:
     """Raise `JobError` with the command that installs them if some of these modules are missing (default: of all)."""
     missing = [_DISTRIBUTIONS[module] for module in modules or _DISTRIBUTIONS if find_spec(module) is None]
     if missing:
-        raise JobError(
-            f"evaluating needs {', '.join(missing)}: pip install 'musicgen-batch[evaluate,train]' (from a checkout: "
-            "'.[evaluate,train]')"
-        )
+        raise JobError(f"evaluating needs {', '.join(missing)}: pip install '.[evaluate,train]' in the checkout")

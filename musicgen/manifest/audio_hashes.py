@@ -8,15 +8,18 @@ import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from musicgen.audio.fetch import hash_audio, resolve_uri
-from musicgen.errors import RowError
+from musicgen.audio.fetch import hash_audio
+from musicgen.audio.sound_places import collect_roots, resolve_uri
+from musicgen.errors import RowError, StoreDenied, StoreUnavailable
 from musicgen.storage import open_store
+from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
 
 _THREADS = 16
+_DENIED_PATIENCE_S = 15.0  # somebody may have given a row a file that nobody here may read, and waits for the answer
 _REMEMBERED_FILES = 200_000  # beyond it, the cache on disk is asked again
 
 
@@ -30,11 +33,15 @@ class HashedAudio:
 
 @dataclass(frozen=True, slots=True)
 class AudioReference:
-    """An audio file as a row names it: URI, column, and the manifest's folder that a relative path starts from."""
+    """An audio file as a row names it: URI, column, and the manifest's folder that a relative path starts from.
+
+    `source` is the file and row, for messages; references of other rows are equal.
+    """
 
     uri: str
     column: str  # melody | continuation
     folder: str
+    source: str = field(default="", compare=False)
 
 
 class AudioHashes:
@@ -61,7 +68,9 @@ class AudioHashes:
     def look_up(self, references: Iterable[AudioReference]) -> dict[AudioReference, HashedAudio | RowError]:
         """Return each file's URI and hash, or the error of its rows.
 
-        The error is of class "invalid" if there is no such file, else "melody".
+        The error is of class "invalid" if there is no such file, else "melody". A store that cannot be used is waited
+        for; if it stays so, `StoreUnavailable` or `StoreDenied` is raised, since what becomes of a row must not depend
+        on the state of a store at one moment.
         """
         distinct = dict.fromkeys(references)
         new = [reference for reference in distinct if reference not in self._known]
@@ -76,10 +85,16 @@ class AudioHashes:
 
     def _hash(self, reference: AudioReference) -> HashedAudio | RowError:
         try:
-            uri, roots = reference.uri.strip(), list(self.roots)
-            if "://" not in reference.folder:
-                roots.insert(0, reference.folder)
-            elif "://" not in uri and not os.path.isabs(uri):
+            return wait_for_store(
+                lambda: self._hash_now(reference), SHORT_PATIENCE_S, denied_patience_s=_DENIED_PATIENCE_S
+            )
+        except (StoreUnavailable, StoreDenied) as error:
+            raise type(error)(f"{reference.source}: the {reference.column} cannot be read: {error}") from error
+
+    def _hash_now(self, reference: AudioReference) -> HashedAudio | RowError:
+        try:
+            uri, roots = reference.uri.strip(), collect_roots(reference.folder, self.roots)
+            if "://" in reference.folder and "://" not in uri and not os.path.isabs(uri):
                 uri = f"{reference.folder}/{uri}"  # relative to a manifest in a bucket
             uri = resolve_uri(uri, subject=reference.column, roots=roots)
             version = _file_version(uri)
@@ -150,5 +165,7 @@ def _file_version(uri: str) -> str | None:
         bucket, _, name = path.partition("/")
         info = open_store(f"{scheme}://{bucket}").info(name)
         return f"{info.size:x}-{info.etag}" if info.etag else None
+    except (StoreUnavailable, StoreDenied):
+        raise
     except Exception:  # reading the file meets the same fault and reports it
         return None

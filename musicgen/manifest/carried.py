@@ -4,18 +4,29 @@ Columns of Parquet keep their types, those of CSV are text. JSON has no columns,
 all its values: true/false, whole numbers, numbers, else text (nested values as JSON text).
 """
 
-import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from musicgen.errors import ManifestError
+from musicgen.manifest.carried_types import dump_json, find_unrepresentable, to_texts
+from musicgen.value_types import JsonObject
+
+_EXACT = 1 << 53  # beyond it, a floating-point number is a rounded one
+
+
+class LongInteger:
+    """Stands for the type of an integer that a floating-point number cannot hold exactly."""
+
 
 _ARROW_TYPES: dict[frozenset[type], pa.DataType] = {
     frozenset({bool}): pa.bool_(),
     frozenset({int}): pa.int64(),
     frozenset({float}): pa.float64(),
     frozenset({int, float}): pa.float64(),
+    frozenset({LongInteger}): pa.int64(),
+    frozenset({int, LongInteger}): pa.int64(),
 }
 _NONE_TYPE = type(None)
 INT64_LIMIT = 1 << 63
@@ -27,12 +38,12 @@ class JsonTypes:
     def __init__(self) -> None:
         self._seen: dict[str, set[type]] = {}
 
-    def observe(self, row: Mapping[str, object]) -> None:
+    def observe(self, row: JsonObject) -> None:
         """Add the types of one row's values."""
         for name, value in row.items():
             value_type = type(value)
-            if isinstance(value, int) and not -INT64_LIMIT <= value < INT64_LIMIT:
-                value_type = str  # no Arrow integer holds it
+            if value_type is int and not -_EXACT <= value <= _EXACT:
+                value_type = LongInteger if -INT64_LIMIT <= value < INT64_LIMIT else str  # no Arrow integer holds it
             seen = self._seen.get(name)
             if seen is None:
                 self._seen[name] = {value_type}
@@ -58,9 +69,7 @@ def build_json_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) ->
 
 
 def _to_text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value if value is None or isinstance(value, str) else dump_json(value)
 
 
 def unify_schemas(schemas: Sequence[pa.Schema], manifest: str) -> pa.Schema:
@@ -84,6 +93,18 @@ def unify_schemas(schemas: Sequence[pa.Schema], manifest: str) -> pa.Schema:
                     "make them one type"
                 ) from None
     return pa.schema([pa.field(field.name, _replace_null_types(field.type)) for field in fields.values()])
+
+
+def refuse_similar_names(columns: Sequence[str], manifest: str) -> None:
+    """Raise `ManifestError` for two columns whose names differ in case or Unicode form alone; SQL mixes them up."""
+    names: dict[str, str] = {}
+    for column in columns:
+        other = names.setdefault(unicodedata.normalize("NFC", column).casefold(), column)
+        if other != column:
+            raise ManifestError(
+                f"{manifest}: the columns {other!a} and {column!a} differ in case or Unicode form alone, so SQL cannot "
+                "tell them apart; rename one"
+            )
 
 
 def _replace_null_types(data_type: pa.DataType) -> pa.DataType:
@@ -111,20 +132,24 @@ def fit_columns(table: pa.Table, schema: pa.Schema, names: Mapping[str, str], so
             continue
         column = table[manifest_name]
         try:
+            if not pa.types.is_string(field.type) and find_unrepresentable(table.select([manifest_name])):
+                raise ValueError
             columns.append(column if column.type == field.type else cast_column(column, field.type))
-        except (pa.ArrowException, ValueError):
+        except (pa.ArrowException, ValueError, OverflowError):
             raise ManifestError(
                 f"{source}: a value of the column `{manifest_name}` does not fit the type {field.type} that this "
-                "dataset pins for it; correct it, or write to another output"
+                "dataset or another file gives it; correct it, or write to another output"
             ) from None
     return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names.values()]))
 
 
 def cast_column(column: pa.ChunkedArray, data_type: pa.DataType) -> pa.ChunkedArray:
-    """Cast without loss; nested values become JSON text where the type is text.
+    """Cast without loss; where the type is text, values get the textual form of `to_texts`.
 
-    Raises `pa.ArrowException` or `ValueError`.
+    Bytes are text if they are UTF-8. Raises `pa.ArrowException` or `ValueError`.
     """
-    if pa.types.is_string(data_type) and pa.types.is_nested(column.type):
-        return pa.chunked_array([pa.array([_to_text(value) for value in column.to_pylist()], data_type)])
+    if pa.types.is_string(data_type) and not pa.types.is_binary(column.type):
+        return to_texts(column)
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     return column.cast(data_type)

@@ -10,8 +10,12 @@ from typing import BinaryIO, Literal, cast
 
 from musicgen import dataset_paths as paths
 from musicgen.errors import ManifestError, StoreError, first_line
+from musicgen.manifest.lake_tables import choose_table_files
+from musicgen.manifest.partitions import read_partitions
+from musicgen.manifest.text_lines import decode_file
 from musicgen.storage import covers_uri, expand_uri, open_store
 from musicgen.storage.location import parse_uri
+from musicgen.storage.wildcards import find_base
 
 Format = Literal["parquet", "jsonl", "csv"]
 SUFFIXES: dict[str, Format] = {
@@ -23,7 +27,10 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson.gz": "jsonl",
     ".csv": "csv",
     ".csv.gz": "csv",
+    ".tsv": "csv",
+    ".tsv.gz": "csv",
 }
+_TAB_SUFFIXES = (".tsv", ".tsv.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _BUFFER = 1 << 20
 
@@ -34,6 +41,12 @@ class ManifestFile:
 
     uri: str
     format: Format
+    partitions: tuple[tuple[str, str | None], ...] = ()  # what the names of its folders say, as in Hive: column, value
+
+    @property
+    def has_tabs(self) -> bool:
+        """Whether it is CSV that is separated by tabs, by its name."""
+        return self.uri.lower().endswith(_TAB_SUFFIXES)
 
     @property
     def folder(self) -> str:
@@ -49,13 +62,22 @@ def find_files(uri: str, output: str = "") -> list[ManifestFile]:
     more than one format; `StoreError` if the store cannot be used.
     """
     files = expand_uri(uri)
+    if any(_guess_format(info.path) == "parquet" for info in files):
+        files = choose_table_files(uri, files)
     if not files:
         raise ManifestError(f"{uri}: there is no such manifest: no file, no folder with files, and no match as a glob")
-    known = [ManifestFile(info.path, file_format) for info in files if (file_format := _guess_format(info.path))]
+    base = find_base(uri)
+    known = [
+        ManifestFile(info.path, file_format, read_partitions(base, info.path))
+        for info in files
+        if (file_format := _guess_format(info.path))
+    ]
     named = len(files) == 1 or any(mark in uri for mark in "*?[")
     if len(known) < len(files) and (named or not known):
         other = next(info.path for info in files if not _guess_format(info.path))
         raise ManifestError(f"{other}: not a manifest by its name; it must end with {', '.join(SUFFIXES)}")
+    if not named and any(not file.has_tabs for file in known):
+        known = [file for file in known if not file.has_tabs]  # as before they could be read
     if output:
         _refuse_output(uri, known, output.rstrip("/"))
     formats = sorted({file.format for file in known})
@@ -101,8 +123,8 @@ def open_file(file: ManifestFile) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_text(file: ManifestFile) -> Iterator[BinaryIO]:
-    """Open a file for buffered reading, unpacked if it is gzip, after its byte order mark. Raises `ManifestError`."""
+def open_text(file: ManifestFile, encoding: str = "utf-8") -> Iterator[BinaryIO]:
+    """Open a file for buffered reading, unpacked if it is gzip, as UTF-8 (`decode_file`). Raises `ManifestError`."""
     with open_file(file) as raw:
         buffered = io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER)
         packed = buffered.peek(2)[:2] == _GZIP_MAGIC
@@ -110,11 +132,11 @@ def open_text(file: ManifestFile) -> Iterator[BinaryIO]:
             raise ManifestError(f"{file.uri}: named .gz, but its content is not gzip")
         text = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered)), _BUFFER) if packed else buffered
         try:
-            start = text.peek(4)[:4]
-            if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise ManifestError(f"{file.uri}: UTF-16 text; save it as UTF-8")
-            if start[:3] == b"\xef\xbb\xbf":
-                text.read(3)
-            yield cast(BinaryIO, text)
+            yield decode_file(cast(BinaryIO, text), encoding)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ManifestError(f"{file.uri}: the gzip data is damaged or cut off ({first_line(error)})") from None
+        except UnicodeError as error:
+            raise ManifestError(
+                f"{file.uri}: cannot be read as {encoding} ({first_line(error)}); say how it is encoded, such as "
+                "manifest.csv: {encoding: utf-16-le}"
+            ) from None

@@ -8,6 +8,7 @@ from musicgen.errors import ManifestError
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_text
 from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, SourceBatch, UnparsableRow
+from musicgen.manifest.text_lines import TextLines
 
 MAX_LINE = 16 << 20  # bytes
 MAX_COLUMNS = 2000
@@ -22,7 +23,7 @@ def read_jsonl(file: ManifestFile, columns: ColumnMap, keys_seen: set[str]) -> I
     field_of = columns.fields()
     with open_text(file) as raw:
         batch = _BatchBuilder(file, field_of, keys_seen)
-        for number, line in enumerate(_read_lines(raw), start=1):
+        for number, line in _read_lines(raw):
             batch.add(number, line)
             if len(batch) >= BATCH_ROWS or batch.bytes > BATCH_BYTES:
                 yield batch.finish()
@@ -84,6 +85,8 @@ class _BatchBuilder:
                 UnparsableRow(number, "holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
             )
             return
+        if b"NaN" in line:  # as a field it is no value; a carried one stays
+            values = {name: None if value != value else value for name, value in values.items()}
         for name, value in values.items():
             self.fields[name].append(value)
         self.numbers.append(number)
@@ -112,9 +115,15 @@ def _describe_error(error: Exception) -> str:
     return "a number with too many digits" if "digits" in str(error) else "nested too deeply"
 
 
-def _read_lines(raw: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines; of one that is too long only its beginning."""
+def _read_lines(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty with their numbers; of one that is too long only its beginning."""
+    lines = TextLines(raw)
+    number = 0
     while line := raw.readline(MAX_LINE + 1):
-        yield line
+        number += 1
+        if line in (b"\n", b"\r\n"):
+            number += lines.skip_blank_lines()
+            continue
+        yield number, line
         while len(line) > MAX_LINE and not line.endswith(b"\n"):
             line = raw.readline(MAX_LINE + 1)

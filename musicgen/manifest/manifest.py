@@ -5,25 +5,41 @@ from dataclasses import replace
 
 from musicgen.errors import ManifestError
 from musicgen.manifest.columns import ColumnMap
+from musicgen.manifest.csv_choice import DialectChoice
 from musicgen.manifest.csv_file import read_csv
 from musicgen.manifest.files import ManifestFile, find_files
 from musicgen.manifest.jsonl_file import read_jsonl
 from musicgen.manifest.parquet_file import read_parquet
+from musicgen.manifest.partition_columns import PartitionColumns
 from musicgen.manifest.source_batch import SourceBatch
 
 
-def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None, output: str = "") -> Iterator[SourceBatch]:
+def read_manifest(
+    uri: str,
+    columns: ColumnMap,
+    limit: int | None = None,
+    output: str = "",
+    dialect: DialectChoice | None = None,
+    partitions: PartitionColumns | None = None,
+) -> Iterator[SourceBatch]:
     """Yield the rows of a manifest, a few thousand at a time, in the order of its files and rows; `limit` rows at most.
 
-    `output` is the dataset that the rows are for. Raises `ManifestError`: there is no such manifest, it cannot be read,
-    lacks a column, has no rows, or holds files of the output itself.
+    `output` is the dataset that the rows are for. `dialect` is that of CSV files, by default the one that the first
+    file has. `partitions` chooses which columns are taken from the names of folders, by default all. Raises
+    `ManifestError`: there is no such manifest, it cannot be read, lacks a column, has no rows, or holds files of the
+    output itself; and `DialectChanged`, if the rows that were given came from a misread CSV file.
     """
     rows_left = limit
     empty = True
     json_keys: set[str] = set()
     files = find_files(uri, output)
+    dialect = dialect or DialectChoice(may_change=False)
+    dialect.prepare(files, columns)
+    partitions = partitions or PartitionColumns(columns)
     for file in files:
-        for batch in _read_file(file, columns, json_keys):
+        json_keys.update(name for name, _ in file.partitions if file.format == "jsonl")
+        for batch in _read_file(file, columns, json_keys, dialect):
+            batch = partitions.add_to(batch)
             if rows_left is not None:
                 batch = limit_batch(batch, rows_left)
                 rows_left -= len(batch) + len(batch.unparsable)
@@ -39,9 +55,11 @@ def read_manifest(uri: str, columns: ColumnMap, limit: int | None = None, output
         columns.check(sorted(json_keys), uri)
 
 
-def _read_file(file: ManifestFile, columns: ColumnMap, json_keys: set[str]) -> Iterator[SourceBatch]:
+def _read_file(
+    file: ManifestFile, columns: ColumnMap, json_keys: set[str], dialect: DialectChoice
+) -> Iterator[SourceBatch]:
     if file.format == "csv":
-        return read_csv(file, columns)
+        return read_csv(file, columns, dialect)
     if file.format == "jsonl":
         return read_jsonl(file, columns, json_keys)
     return read_parquet(file, columns)

@@ -22,7 +22,7 @@ def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch
     with open_file(file) as raw:
         try:
             parquet = ParquetReader(raw)
-            columns.check(parquet.schema_arrow.names, file.uri)
+            columns.check(parquet.schema_arrow.names, file.uri, file.partitions)
             first_number = 1
             for batch in parquet.iter_batches(batch_size=_choose_batch_rows(parquet.metadata)):
                 yield _build_batch(file, columns, batch, first_number)
@@ -65,15 +65,17 @@ def _read_values(column: pa.ChunkedArray, invalid: set[int]) -> list[object]:
     """Return a column's values; the rows of those that are not UTF-8 are added to `invalid`."""
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
         # A user who stored 0.9 as float32 means 0.9, not 0.8999999761581421, so the shortest spelling counts.
-        return [None if value is None else float(str(value)) for value in _read_floats(column)]
+        return [None if value is None or value != value else float(str(value)) for value in _read_floats(column)]
+    if pa.types.is_float64(column.type):
+        return [None if value != value else value for value in column.to_pylist()]
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError, pa.ArrowException):
         values: list[object] = []
         for row, scalar in enumerate(column):
             try:
                 values.append(scalar.as_py())
-            except UnicodeDecodeError:
+            except (ValueError, OverflowError, pa.ArrowException):  # no UTF-8, or a date that Python cannot hold
                 invalid.add(row)
                 values.append(None)
         return values
@@ -95,7 +97,15 @@ def _find_invalid_utf8(column: pa.ChunkedArray, invalid: set[int]) -> None:
 def to_plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column in its plain type: other writers of the same data use dictionaries or `large_` offsets."""
     plain_type = to_plain_type(column.type)
-    return column.cast(plain_type) if plain_type != column.type else column
+    try:
+        return column.cast(plain_type) if plain_type != column.type else column
+    except pa.ArrowNotImplementedError:  # as of a dictionary within a struct
+        return column
+
+
+def is_list_view(data_type: pa.DataType) -> bool:
+    """Whether a type is a list whose elements need not be in order."""
+    return pa.types.is_list_view(data_type) or pa.types.is_large_list_view(data_type)
 
 
 def to_plain_type(data_type: pa.DataType) -> pa.DataType:
@@ -106,7 +116,7 @@ def to_plain_type(data_type: pa.DataType) -> pa.DataType:
         return pa.string()
     if pa.types.is_large_binary(data_type) or pa.types.is_binary_view(data_type):
         return pa.binary()
-    if pa.types.is_large_list(data_type) or pa.types.is_list(data_type):
+    if pa.types.is_large_list(data_type) or pa.types.is_list(data_type) or is_list_view(data_type):
         return pa.list_(pa.field("element", to_plain_type(data_type.value_type)))  # the name in the Parquet format
     if pa.types.is_struct(data_type):
         return pa.struct([pa.field(field.name, to_plain_type(field.type)) for field in data_type])

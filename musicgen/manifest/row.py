@@ -4,19 +4,21 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from musicgen.errors import RowError
-from musicgen.job import GenerationSettings
+from musicgen.generator_spec import GeneratorSpec
+from musicgen.job_sections import GenerationSettings
+from musicgen.job_types import MAX_PROMPT
 from musicgen.manifest.audio_hashes import HashedAudio
 from musicgen.manifest.cell_values import check_text, quote_value, read_finite_number, read_integer, read_number
-from musicgen.model.spec import ModelSpec
+from musicgen.manifest.missing_values import FIRST_CHARACTERS, is_missing, refuse_missing_word
+from musicgen.manifest.text_values import check_cell, to_id, to_text
 from musicgen.presets import presets_with
 from musicgen.request import Request
 
-MAX_PROMPT = 8192  # characters; encoders read a few hundred tokens
 MAX_ID = 1024
 MAX_URI = 4096
 _REMEMBERED_PARAMETERS = 1 << 16
 
-PARAMETERS = ("duration_s", "samples", "temperature", "top_k", "top_p", "guidance_scale")
+PARAMETERS = ("duration_s", "samples", "temperature", "top_k", "top_p", "guidance_scale", "negative_prompt", "steps")
 _DEFAULTS = Request()
 
 
@@ -34,6 +36,8 @@ class Parameters:
     top_k: int
     top_p: float
     guidance_scale: float
+    negative_prompt: str
+    steps: int | None
     long: bool  # beyond one window of the model
 
 
@@ -43,7 +47,7 @@ class RowReader:
     Every method raises `RowError` for a value that is invalid.
     """
 
-    def __init__(self, settings: GenerationSettings, spec: ModelSpec, model_name: str = "the model"):
+    def __init__(self, settings: GenerationSettings, spec: GeneratorSpec, model_name: str = "the model"):
         self.settings = settings
         self.spec = spec
         self.model_name = model_name
@@ -51,6 +55,8 @@ class RowReader:
         self._controls = {
             control: spec.supports(control) for control in ("melody", "continuation", "long", "unconditional")
         }
+        has_own_scale = "guidance_scale" in settings.model_fields_set
+        self._guidance_scale = settings.guidance_scale if has_own_scale else spec.default_guidance_scale
         self._controls["melody"] |= spec.supports("style")  # the column `melody` names the style's excerpt then
 
     def read_parameters(self, values: tuple[object, ...], names: tuple[str, ...]) -> Parameters:
@@ -79,8 +85,10 @@ class RowReader:
         frames = max(1, round(duration_s * self.spec.frame_rate))
         long = frames > self.spec.max_frames
         if long and not self._controls["long"]:
+            limit_s = self.spec.max_frames / self.spec.frame_rate
+            models = self._suggest_models("long")
             raise ValueError(
-                f"duration_s {duration_s:g} is beyond the window of {self.model_name}{self._suggest_models('long')}"
+                f"duration_s {duration_s:g} is beyond the {limit_s:g} s of a clip of {self.model_name}{models}"
             )
         return Parameters(
             duration_s=duration_s,
@@ -89,9 +97,23 @@ class RowReader:
             temperature=read_number(values, "temperature", defaults.temperature),
             top_k=read_integer(values, "top_k", defaults.top_k),
             top_p=read_number(values, "top_p", defaults.top_p),
-            guidance_scale=read_number(values, "guidance_scale", defaults.guidance_scale),
+            guidance_scale=read_number(values, "guidance_scale", self._guidance_scale),
+            negative_prompt=self._read_negative_prompt(values),
+            steps=read_integer(values, "steps", defaults.steps or 0) or None,
             long=long,
         )
+
+    def _read_negative_prompt(self, values: dict[str, object]) -> str:
+        value = to_text(values.get("negative_prompt"))
+        if value is None or value == "":
+            return self.settings.negative_prompt
+        if not isinstance(value, str):
+            raise ValueError(f"negative_prompt is not text: {quote_value(value)}")
+        refuse_missing_word(value, "negative_prompt")
+        if len(value) > MAX_PROMPT:
+            raise ValueError(f"negative_prompt has {len(value)} characters; at most {MAX_PROMPT} are allowed")
+        check_text(value, "negative_prompt")
+        return value
 
     def _read_duration(self, values: dict[str, object]) -> float:
         duration_s = read_finite_number(values, "duration_s")
@@ -108,51 +130,47 @@ class RowReader:
 
     def read_prompt(self, value: object) -> str:
         """Return the prompt; empty for a cell without one."""
-        if value is None:
-            return ""
         if not isinstance(value, str):
-            raise RowError("invalid", f"prompt is not text: {quote_value(value)}")
+            if (value := to_text(value)) is None:
+                return ""
+            if not isinstance(value, str):
+                raise RowError("invalid", f"prompt is not text: {quote_value(value)}")
+        if value[:1] in FIRST_CHARACTERS:
+            check_cell(refuse_missing_word, value, "prompt")
         if len(value) > MAX_PROMPT:
             raise RowError("invalid", f"prompt has {len(value)} characters; at most {MAX_PROMPT} are allowed")
-        _check_text(value, "prompt")
+        if not value.isascii():
+            check_cell(check_text, value, "prompt")
         return "" if value.isspace() else value
 
     def read_id(self, value: object) -> str | None:
         """Return the user's id as text; None for a cell without one."""
-        if value is None or value == "":
+        if isinstance(value, str) and value and value[0] not in FIRST_CHARACTERS and "E+" not in value:
+            text: str | None = value  # as nearly all are
+        else:
+            text = check_cell(to_id, value)
+        if text is None:
             return None
-        if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
-            value = int(value)  # pandas turns integers into floats where another cell of the column is empty
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise RowError("invalid", f"id is neither text nor a whole number: {quote_value(value)}")
-        text = str(value)
         if len(text) > MAX_ID:
             raise RowError("invalid", f"id has {len(text)} characters; at most {MAX_ID} are allowed")
-        _check_text(text, "id")
+        if not text.isascii():
+            check_cell(check_text, text, "id")
         return text
 
     def read_seed(self, value: object) -> int | None:
         """Return the row's own seed; None for a cell without one."""
-        if value is None or value == "":
-            return None
-        if isinstance(value, float) and abs(value) >= 1 << 53:
-            raise RowError("invalid", f"seed {value!r} was rounded on its way here; keep seeds as integers or text")
-        try:
-            return read_integer({"seed": value}, "seed", 0)
-        except ValueError as error:
-            raise RowError("invalid", str(error)) from None
+        return None if is_missing(value) else check_cell(read_integer, {"seed": value}, "seed", 0)
 
     def read_uri(self, value: object, column: str) -> str | None:
         """Return the URI in the column `melody` or `continuation` as it is written; None for a cell without one."""
-        if value is None or value == "":
+        value = to_text(value)
+        if is_missing(value):
             return None
         if not isinstance(value, str):
             raise RowError("invalid", f"{column} is not a path or URI: {quote_value(value)}")
         if len(value) > MAX_URI:
             raise RowError("invalid", f"{column} is a URI of {len(value)} characters; at most {MAX_URI} are allowed")
-        _check_text(value, column)
-        if value.isspace():
-            return None
+        check_cell(check_text, value, column)
         if not self._controls[column]:
             raise RowError("invalid", f"{self.model_name} takes no {column}{self._suggest_models(column)}")
         return value
@@ -201,6 +219,8 @@ class RowReader:
             top_k=parameters.top_k,
             top_p=parameters.top_p,
             guidance_scale=parameters.guidance_scale,
+            negative_prompt=parameters.negative_prompt,
+            steps=parameters.steps,
             melody=melody.uri if melody else None,
             melody_sha256=melody.sha256 if melody else None,
             continuation=continuation.uri if continuation else None,
@@ -220,15 +240,8 @@ class RowReader:
 
     def separate_stems(self, with_melody: bool) -> bool:
         """Return `stems` of a row; the default where it has no effect."""
-        return self.settings.stems if with_melody and self.spec.kind == "melody" else _DEFAULTS.stems
+        return self.settings.stems if with_melody and self.spec.supports("melody") else _DEFAULTS.stems
 
     def _suggest_models(self, control: str) -> str:
         able = presets_with(control, self.spec.channels)
         return f"; {' or '.join(able[:2])} could (model.name)" if able else ""
-
-
-def _check_text(value: str, name: str) -> None:
-    try:
-        check_text(value, name)
-    except ValueError as error:
-        raise RowError("invalid", str(error)) from None

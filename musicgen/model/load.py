@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from musicgen.errors import ModelError
 from musicgen.model.checkpoint.linear import load_linear
@@ -13,6 +13,7 @@ from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.codec.codec import Codec
 from musicgen.model.codec.encodec import EnCodec
 from musicgen.model.codec.spectral import SpectralCodec
+from musicgen.model.cuda_settings import make_cuda_deterministic
 from musicgen.model.decoder.decoder import Decoder
 from musicgen.model.processor import processor_flags
 from musicgen.model.spec import ModelSpec
@@ -32,7 +33,7 @@ class Model:
     text: TextEncoder
     codec: Codec
     tensors: Tensors  # of the checkpoint, for conditioners with weights of their own
-    chroma_projection: nn.Linear | None = None  # [chroma_bins] -> [hidden], float32: melody checkpoints
+    chroma_table: Tensor | None = None  # a pitch class's embedding, float32 [chroma_bins, hidden]: melody checkpoints
 
     @property
     def spec(self) -> ModelSpec:
@@ -51,6 +52,8 @@ def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype:
         checkpoint = resolve_checkpoint(checkpoint)
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
+    if torch_device.type == "cuda":
+        make_cuda_deterministic()
     folder, spec = checkpoint.folder, checkpoint.spec
     tensors = Tensors.open(folder)
     with torch.random.fork_rng(devices=[]):  # building modules draws initial weights: keep the caller's random state
@@ -64,20 +67,31 @@ def load_model(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype:
             text=TextEncoder.load(folder, spec, tensors, torch_device),
             codec=_load_codec(folder, spec, tensors, torch_device),
             tensors=tensors,
-            chroma_projection=load_linear(
-                tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, torch_device
-            )
-            if spec.kind == "melody"
-            else None,
+            chroma_table=_load_chroma_table(spec, tensors, torch_device) if spec.kind == "melody" else None,
         )
+
+
+def _load_chroma_table(spec: ModelSpec, tensors: Tensors, device: torch.device) -> Tensor:
+    """Load the embeddings of the pitch classes, [chroma_bins, hidden].
+
+    A linear layer maps a one-hot vector to a column of its weight (plus bias), so the columns are a table. Without a
+    projection the one-hot vectors themselves are the embeddings.
+    """
+    if not spec.chroma_projection:
+        return torch.eye(spec.hidden, device=device)
+    projection = load_linear(tensors, "audio_enc_to_dec_proj.", spec.chroma_bins, spec.hidden, device)
+    return (projection.weight.T + projection.bias).detach().contiguous()
 
 
 def load_codec(checkpoint: Checkpoint | str | Path, device: str = "auto") -> Codec:
     """Load a checkpoint's codec alone, for `musicgen encode` and `decode`. Raises `ModelError`."""
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = resolve_checkpoint(checkpoint)
+    torch_device = pick_device(device)
+    if torch_device.type == "cuda":
+        make_cuda_deterministic()
     with torch.random.fork_rng(devices=[]):
-        return _load_codec(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), pick_device(device))
+        return _load_codec(checkpoint.folder, checkpoint.spec, Tensors.open(checkpoint.folder), torch_device)
 
 
 def _load_codec(folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> Codec:

@@ -13,7 +13,7 @@ from musicgen.plan.outcome import PlanOutcome
 from musicgen.run_plan import Plan, PlanPart
 
 if TYPE_CHECKING:
-    from musicgen.plan.history import load_plan, pending_shards
+    from musicgen.plan.planned_runs import load_plan, pending_shards
     from musicgen.plan.planner import make_plan
     from musicgen.plan.shard_files import read_shard
 
@@ -22,5 +22,9 @@ __all__ = ["Plan", "PlanOutcome", "PlanPart", "load_plan", "make_plan", "pending
 # So that `Plan` and `PlanOutcome` are imported without pyarrow and DuckDB.
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    submod_attrs={"history": ["load_plan", "pending_shards"], "planner": ["make_plan"], "shard_files": ["read_shard"]},
+    submod_attrs={
+        "planned_runs": ["load_plan", "pending_shards"],
+        "planner": ["make_plan"],
+        "shard_files": ["read_shard"],
+    },
 )

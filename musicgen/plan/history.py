@@ -1,144 +1,191 @@
-"""What a dataset holds already: the keys of its index, the rows that failed, the runs that were planned."""
+"""What a dataset holds already: its runs, the keys of its index, the rows that failed or were refused."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.dataset.index_part import parse_footer
+from musicgen.dataset.run_keys import split_keys
+from musicgen.dataset.tombstones import read_tombstones
 from musicgen.errors import StoreError, first_line
+from musicgen.own_checksum import check_parquet
 from musicgen.parallel import map_ordered
-from musicgen.plan.digests import split_digests
 from musicgen.plan.invalid_rows import KNOWN_INVALID_SCHEMA, build_known_table
+from musicgen.plan.planned_runs import RunListing, list_runs
+from musicgen.plan.shard_files import read_shard
 from musicgen.run_plan import Plan
-from musicgen.storage import Store
+from musicgen.storage import FileInfo, Store
 from musicgen.storage.parquet_reader import ParquetReader
 
 _THREADS = 16
+_READ_AT_ONCE_BYTES = 8 << 20
 
 KEY_SCHEMA = pa.schema([("k1", pa.int64()), ("k2", pa.int64())])
-FAILED_SCHEMA = pa.schema([*KEY_SCHEMA, ("error_class", pa.string()), ("created_at", pa.timestamp("us", tz="UTC"))])
+FAILED_SCHEMA = pa.schema([*KEY_SCHEMA, ("error_class", pa.string()), ("run_rank", pa.int64())])
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """A run that was planned, and which of its shards have committed."""
+class History:
+    """Reads what a dataset holds into files of a local folder, and lists its runs.
 
-    plan: Plan
-    committed: frozenset[int]
-    superseded: bool
-
-    @property
-    def name_prefix(self) -> str:
-        """The run's name without its number: runs that share it have the same rows, model and encoding."""
-        return self.plan.run.rpartition("-")[0]
-
-    @property
-    def pending(self) -> list[int]:
-        """The shards that have not committed."""
-        return [shard for shard in self.plan.shards if shard not in self.committed]
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will come from it."""
-        return self.superseded or not self.pending
-
-
-def load_plan(store: Store, run: str) -> Plan:
-    """Read the plan of a run. Raises `FileNotFoundError` if there is none, `StoreError` if it is damaged."""
-    return Plan.from_json(store.read(paths.plan_file(run)))
-
-
-def pending_shards(store: Store, plan: Plan) -> list[int]:
-    """List the shards of a run that have not committed, by one listing of `index/<run>/`."""
-    parsed_paths = (paths.parse_index_part(info.path) for info in store.list(paths.index_folder(plan.run)))
-    committed = {parsed[1] for parsed in parsed_paths if parsed is not None}
-    return [shard for shard in plan.shards if shard not in committed]
-
-
-def read_history(store: Store, folder: Path) -> dict[str, PlannedRun]:
-    """Return the dataset's runs by name, and write what the dataset holds into files of a local folder.
-
-    The keys of its index go to `made.parquet`, the rows that failed to `failed.parquet`, and the rows that were refused
-    while planning to `known_invalid.parquet`.
+    Each `refresh` lists the dataset anew, and adds what is new since the one before: the keys of the index to
+    `made-<n>.parquet`, the rows that failed to `failed-<n>.parquet`, and the rows that were refused while planning to
+    `known_invalid-<n>.parquet`. The keys of removed clips are in `removed.parquet`, which is written anew.
     """
-    index_parts = [info.path for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
-    runs = _read_runs(store, index_parts)
-    failures_parts: list[str] = []
-    with pq.ParquetWriter(folder / "made.parquet", KEY_SCHEMA, compression="none", use_dictionary=False) as made:
-        for table, file in map_ordered(lambda path: _read_index_part(store, path), index_parts, threads=_THREADS):
-            made.write_table(table)
-            failures_parts += [file] if file else []
-    with pq.ParquetWriter(folder / "failed.parquet", FAILED_SCHEMA) as failed:
-        for table in map_ordered(lambda path: _read_failures_part(store, path), failures_parts, threads=_THREADS):
-            failed.write_table(table)
-    invalid_parts = [info.path for info in store.list(paths.FAILURES) if paths.is_plan_failures(info.path)]
-    with pq.ParquetWriter(folder / "known_invalid.parquet", KNOWN_INVALID_SCHEMA) as known:
-        for table in map_ordered(lambda path: _read_invalid_part(store, path), invalid_parts, threads=_THREADS):
-            known.write_table(table)
-    return runs
 
+    def __init__(self, store: Store, folder: Path):
+        self.store, self.folder = store, folder
+        self._read_paths: set[str] = set()
+        self._read_runs: set[str] = set()  # by their key files
+        self._fetched = self._refreshes = 0
 
-def _read_runs(store: Store, index_parts: list[str]) -> dict[str, PlannedRun]:
-    committed: dict[str, set[int]] = {}
-    for path in index_parts:
-        if parsed := paths.parse_index_part(path):
-            run, shard = parsed
-            committed.setdefault(run, set()).add(shard)
-    planned: list[str] = []
-    superseded: set[str] = set()
-    for info in store.list(paths.RUNS):
-        run = [*info.path.split("/"), ""][1]
-        if info.path == paths.plan_file(run):
-            planned.append(run)
-        elif info.path == paths.superseded_note(run):
-            superseded.add(run)
-    return {
-        plan.run: PlannedRun(plan, frozenset(committed.get(plan.run, ())), plan.run in superseded)
-        for plan in map_ordered(lambda run: load_plan(store, run), planned, threads=_THREADS)
-    }
+    def refresh(self, before: RunListing | None = None, with_invalid: bool = True) -> RunListing:
+        """List the dataset's runs, and read the parts that have been added. `before` is the last listing.
 
+        Of a run that has a file of its keys the parts are not read. Without `with_invalid` the rows that were refused
+        are not read either.
+        """
+        listing = list_runs(self.store, before.runs if before else None)
+        ranks = listing.ranks()
+        read_runs = self._read_run_keys(listing, ranks)
+        index_parts = self._take_unread(
+            [path for path in listing.index_parts if (paths.parse_index_part(path) or ("", 0))[0] not in read_runs]
+        )
+        failures_parts: list[tuple[str, int]] = []
+        with self._writer("made", KEY_SCHEMA) as made:
+            for table, failures, run in map_ordered(self._read_index_part, index_parts, threads=_THREADS):
+                made.write_table(table)
+                failures_parts += [(failures, ranks.get(run, -len(ranks)))] if failures else []
+        with self._writer("failed", FAILED_SCHEMA) as failed:
+            for table in map_ordered(self._read_failures_part, failures_parts, threads=_THREADS):
+                failed.write_table(table)
+        infos = self.store.list(paths.FAILURES) if with_invalid else ()
+        invalid_parts = self._take_unread([info.path for info in infos if paths.is_plan_failures(info.path)])
+        with self._writer("known_invalid", KNOWN_INVALID_SCHEMA) as known:
+            first = len(self._read_paths) - len(invalid_parts)
+            for table in map_ordered(self._read_invalid_part, enumerate(invalid_parts, first), threads=_THREADS):
+                known.write_table(table)
+        self._write_removed()
+        self._refreshes += 1
+        return listing
 
-def _read_index_part(store: Store, path: str) -> tuple[pa.Table, str | None]:
-    """Return the keys of an index part, and the failures file that its footer names."""
-    with _open_part(store, path) as part:
+    def _write_removed(self) -> None:
+        """Write the keys of all removed clips.
+
+        They are listed after the index was read: a clip that was removed before its row was taken out of the index is
+        among them, so a key that is in neither was never made.
+        """
+        keys = pa.array(read_tombstones(self.store).hidden_keys(), pa.string())
+        pq.write_table(_build_key_table(pa.chunked_array([keys])), self.folder / "removed.parquet")
+
+    def _read_run_keys(self, listing: RunListing, ranks: Mapping[str, int]) -> set[str]:
+        """Read the key files of finished runs; returns the runs whose parts need not be read.
+
+        A run of which a part was read before has to be read so to the end: its rows would count twice else. A damaged
+        file is passed over.
+        """
+        read_runs = self._read_runs & listing.run_keys.keys()
+        started = {(paths.parse_index_part(path) or ("", 0))[0] for path in self._read_paths} - self._read_runs
+        unread = [(run, file) for run, file in listing.run_keys.items() if run not in read_runs | started]
+        first = self._fetched
+        self._fetched += len(unread)
+        numbered = [(first + number, run, file) for number, (run, file) in enumerate(unread)]
+        for number, run, is_read in map_ordered(self._fetch_run_keys, numbered, threads=_THREADS):
+            if is_read:
+                self._convert_run_keys(number, ranks.get(run, -len(ranks)))
+                read_runs.add(run)
+        self._read_runs |= read_runs
+        return read_runs
+
+    def _fetch_run_keys(self, numbered: tuple[int, str, FileInfo]) -> tuple[int, str, bool]:
+        """Copy a key file to `run-keys-<n>.parquet`; whether it is whole is told with it."""
+        number, run, file = numbered
+        path = self.folder / f"run-keys-{number}.parquet"
         try:
-            failures = parse_footer(part.metadata.metadata, path).failures
-        except ValueError:  # an index part that another program has written anew; its rows still count
-            failures = None
-        return _build_key_table(part.read(columns=["key"])["key"]), failures
+            if file.size <= _READ_AT_ONCE_BYTES:
+                path.write_bytes(self.store.read(file.path))
+            else:
+                with self.store.open(file.path) as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target, _READ_AT_ONCE_BYTES)
+            with path.open("rb") as copy:
+                return number, run, check_parquet(copy) == "right"
+        except FileNotFoundError:
+            return number, run, False
 
+    def _convert_run_keys(self, number: int, run_rank: int) -> None:
+        """Write the rows of a fetched key file to `made-keys-<n>.parquet` and `failed-keys-<n>.parquet`."""
+        path = self.folder / f"run-keys-{number}.parquet"
+        with (
+            pq.ParquetWriter(self.folder / f"made-keys-{number}.parquet", KEY_SCHEMA, use_dictionary=False) as made,
+            pq.ParquetWriter(self.folder / f"failed-keys-{number}.parquet", FAILED_SCHEMA) as failed,
+        ):
+            for batch in pq.ParquetFile(path).iter_batches():
+                is_made = batch["error_class"].is_null()
+                made.write_table(pa.Table.from_batches([batch.filter(is_made)]).select(KEY_SCHEMA.names))
+                rest = batch.filter(pc.invert(is_made))
+                ranks = pa.array([run_rank] * len(rest), pa.int64())
+                columns = [rest["k1"], rest["k2"], rest["error_class"], ranks]
+                failed.write_table(pa.Table.from_arrays(columns, schema=FAILED_SCHEMA))
+        path.unlink()
 
-def _read_failures_part(store: Store, path: str) -> pa.Table:
-    with _open_part(store, path) as part:
-        table = part.read(columns=["key", "error_class", "created_at"])
-    table = table.filter(table["key"].is_valid())
-    created_at = table["created_at"].cast(FAILED_SCHEMA.field("created_at").type)
-    columns = [*_build_key_table(table["key"]).columns, table["error_class"], created_at]
-    return pa.Table.from_arrays(columns, schema=FAILED_SCHEMA)
+    def write_pending_keys(self, plan: Plan, pending: Sequence[int]) -> None:
+        """Write the keys of these shards of a run to `pending_keys.parquet`. Raises `StoreError`."""
+        path = self.folder / "pending_keys.parquet"
+        with pq.ParquetWriter(path, KEY_SCHEMA, compression="none", use_dictionary=False) as writer:
+            for rows in map_ordered(lambda shard: read_shard(self.store, plan, shard), pending, threads=_THREADS):
+                writer.write_table(_build_key_table(pa.chunked_array([rows.keys], pa.string())))
 
+    def _take_unread(self, found: list[str]) -> list[str]:
+        unread = [path for path in found if path not in self._read_paths]
+        self._read_paths.update(unread)
+        return unread
 
-def _read_invalid_part(store: Store, path: str) -> pa.Table:
-    with _open_part(store, path) as part:
-        return build_known_table(part.read(columns=["source", "error_class", "error"]))
+    def _writer(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
+        path = self.folder / f"{name}-{self._refreshes}.parquet"
+        return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False)
 
+    def _read_index_part(self, path: str) -> tuple[pa.Table, str | None, str]:
+        """Return the keys of an index part, the failures file that its footer names, and its run."""
+        run, _ = paths.parse_index_part(path) or ("", 0)
+        with self._open_part(path) as part:
+            try:
+                failures = parse_footer(part.metadata.metadata, path).failures
+            except ValueError:  # an index part that another program has written anew; its rows still count
+                failures = None
+            return _build_key_table(part.read(columns=["key"])["key"]), failures, run
 
-@contextmanager
-def _open_part(store: Store, path: str) -> Iterator[ParquetReader]:
-    """Open a Parquet object of the dataset. Raises `StoreError` if it is damaged."""
-    with store.open(path) as file:
-        try:
-            part = ParquetReader(file)
-        except pa.ArrowException as error:
-            raise StoreError(f"{store.join(path)} is damaged ({first_line(error)}); run `musicgen verify`") from None
-        yield part
+    def _read_failures_part(self, path_and_rank: tuple[str, int]) -> pa.Table:
+        path, run_rank = path_and_rank
+        with self._open_part(path) as part:
+            table = part.read(columns=["key", "error_class"])
+        table = table.filter(table["key"].is_valid())
+        ranks = pa.array([run_rank] * table.num_rows, pa.int64())
+        columns = [*_build_key_table(table["key"]).columns, table["error_class"], ranks]
+        return pa.Table.from_arrays(columns, schema=FAILED_SCHEMA)
+
+    def _read_invalid_part(self, numbered_path: tuple[int, str]) -> pa.Table:
+        number, path = numbered_path
+        with self._open_part(path) as part:
+            return build_known_table(part.read(columns=["id", "prompt", "error_class", "error"]), number)
+
+    @contextmanager
+    def _open_part(self, path: str) -> Iterator[ParquetReader]:
+        """Open a Parquet object of the dataset. Raises `StoreError` if it is damaged."""
+        with self.store.open(path) as file:
+            try:
+                part = ParquetReader(file)
+            except pa.ArrowException as error:
+                raise StoreError(
+                    f"{self.store.join(path)} is damaged ({first_line(error)}); run `musicgen verify`"
+                ) from None
+            yield part
 
 
 def _build_key_table(keys: pa.ChunkedArray) -> pa.Table:
     """Return keys (64 hex digits) as 128 bits in two columns."""
-    prefixes = bytes.fromhex("".join(key[:32] for key in keys.to_pylist()))
-    return pa.Table.from_arrays([pa.array(words) for words in split_digests(prefixes, 16)], schema=KEY_SCHEMA)
+    return pa.Table.from_arrays(split_keys(keys), schema=KEY_SCHEMA)

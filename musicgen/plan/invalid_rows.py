@@ -1,6 +1,7 @@
 """Rows that are refused while planning: kept on local disk, recognized in later plans, written to `failures/`."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,15 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
+from musicgen.dataset.digests import split_digests
 from musicgen.dataset.schema import FAILURES
-from musicgen.plan.digests import split_digests
 from musicgen.storage import Store
+from musicgen.storage.parquet_writer import open_parquet_writer
 
 _HASHES = (pa.field("h1", pa.int64()), pa.field("h2", pa.int64()))
 INVALID_ROW_SCHEMA = pa.schema(
     [*((name, pa.string()) for name in ("source", "id", "prompt", "error_class", "reason")), *_HASHES]
 )
-KNOWN_INVALID_SCHEMA = pa.schema(_HASHES)
+KNOWN_INVALID_SCHEMA = pa.schema([pa.field("part", pa.int64()), *_HASHES])  # `part` tells the plans apart
+SHOWN_CHARACTERS = 1000  # of a prompt or an id in failures/
+REPEATED_ID = "ids are unique in a manifest, and this one is that of"  # and then the file and line of the first row
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +37,30 @@ class InvalidRow:
     reason: str
 
 
-def hash_invalid_row(source: str | None, error_class: str | None, reason: str | None) -> bytes:
-    """Return the sha256 by which an invalid row of an earlier plan is recognized: of its source, class and reason."""
-    return hashlib.sha256(f"{source or ''}\0{error_class or ''}\0{reason or ''}".encode()).digest()
+def hash_invalid_row(id: str | None, prompt: str | None, error_class: str | None, reason: str | None) -> bytes:
+    """Return the sha256 by which an invalid row of an earlier plan is recognized: of what `failures/` says about it.
+
+    The file and line do not count, because a row that is added at the top of a file moves all others.
+    """
+    if reason is not None and reason.startswith(REPEATED_ID):
+        reason = REPEATED_ID
+    return hashlib.sha256(json.dumps([id, prompt, error_class, reason]).encode()).digest()
 
 
 def build_invalid_table(rows: Sequence[InvalidRow]) -> pa.Table:
     """Return invalid rows as a table of `INVALID_ROW_SCHEMA`."""
     names = INVALID_ROW_SCHEMA.names[: -len(_HASHES)]
     columns = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in names]
-    digests = [hash_invalid_row(row.source, row.error_class, row.reason) for row in rows]
+    digests = [hash_invalid_row(row.id, row.prompt, row.error_class, row.reason) for row in rows]
     return pa.Table.from_arrays([*columns, *_hash_columns(digests)], schema=INVALID_ROW_SCHEMA)
 
 
-def build_known_table(failures: pa.Table) -> pa.Table:
-    """Return the hashes of the rows of a `plan.parquet` (`source`, `error_class`, `error`)."""
-    columns = (failures[name].to_pylist() for name in ("source", "error_class", "error"))
+def build_known_table(failures: pa.Table, part: int) -> pa.Table:
+    """Return the hashes of the rows of a `plan.parquet` (`id`, `prompt`, `error_class`, `error`), the `part`-th one."""
+    columns = (failures[name].to_pylist() for name in ("id", "prompt", "error_class", "error"))
     digests = [hash_invalid_row(*row) for row in zip(*columns, strict=True)]
-    return pa.Table.from_arrays(_hash_columns(digests), schema=KNOWN_INVALID_SCHEMA)
+    parts = pa.array([part] * len(digests), pa.int64())
+    return pa.Table.from_arrays([parts, *_hash_columns(digests)], schema=KNOWN_INVALID_SCHEMA)
 
 
 def write_invalid_rows(store: Store, run: str, spilled: Path, folder: Path) -> None:
@@ -64,7 +74,7 @@ def write_invalid_rows(store: Store, run: str, spilled: Path, folder: Path) -> N
         return
     temporary = folder / "plan-failures.parquet"
     same_for_all = {"attempts": 0, "run": run, "created_at": datetime.now(UTC)}
-    with pq.ParquetWriter(temporary, FAILURES, compression="zstd") as writer:
+    with open_parquet_writer(temporary, FAILURES) as writer:
         for batch in pq.ParquetFile(spilled).iter_batches():
             own = dict(zip(batch.schema.names, batch.columns, strict=True))
             own["error"] = own.pop("reason")

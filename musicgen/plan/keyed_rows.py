@@ -12,12 +12,12 @@ from musicgen.errors import RowError
 from musicgen.manifest.audio_hashes import AudioHashes, AudioReference, HashedAudio
 from musicgen.manifest.row import PARAMETERS, Parameters, RowReader
 from musicgen.manifest.source_batch import SourceBatch
-from musicgen.plan.invalid_rows import InvalidRow
+from musicgen.plan.invalid_rows import SHOWN_CHARACTERS, InvalidRow
 from musicgen.plan.keys import Keyer
 from musicgen.plan.row_schema import ROW_SCHEMA
 
 PIECE_ROWS = 8192
-_SHOWN_CHARACTERS = 1000  # of a prompt or an id in failures/
+_OF_PARAMETERS = tuple(name for name in ("frames", *PARAMETERS) if name in ROW_SCHEMA.names)
 
 
 class _CheckedRow(NamedTuple):
@@ -115,14 +115,15 @@ class BatchParser:
                 continuation_uri = reader.read_uri(continuation, "continuation") if continuation is not None else None
                 if melody_uri or not text:
                     reader.check_conditions(text, melody_uri)
+                source = batch.locate(batch.numbers[position]) if melody_uri or continuation_uri else ""
                 row = _CheckedRow(
                     position,
                     parameters,
                     text,
                     reader.read_id(id) if id is not None else None,
                     reader.read_seed(seed) if seed is not None else None,
-                    AudioReference(melody_uri, "melody", folder) if melody_uri else None,
-                    AudioReference(continuation_uri, "continuation", folder) if continuation_uri else None,
+                    AudioReference(melody_uri, "melody", folder, source) if melody_uri else None,
+                    AudioReference(continuation_uri, "continuation", folder, source) if continuation_uri else None,
                 )
                 checked.append(row)
             except RowError as error:
@@ -171,7 +172,16 @@ class BatchParser:
             "stems": [reader.separate_stems(row.melody is not None) for row in rows],
             "source": [batch.locate(batch.numbers[row.position]) for row in rows],
         }
-        for name in ("duration_s", "frames", "temperature", "top_k", "top_p", "guidance_scale"):
+        for name in (
+            "duration_s",
+            "frames",
+            "temperature",
+            "top_k",
+            "top_p",
+            "guidance_scale",
+            "negative_prompt",
+            "steps",
+        ):
             columns[name] = [getattr(row.parameters, name) for row in rows]
         arrays = [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA]
         table = pa.Table.from_arrays(arrays, schema=ROW_SCHEMA)
@@ -179,7 +189,7 @@ class BatchParser:
 
 
 def _refuse_checked_row(batch: SourceBatch, row: _CheckedRow, error: RowError) -> InvalidRow:
-    return _refuse_row(batch, row.position, row.id, row.prompt[:_SHOWN_CHARACTERS], error)
+    return _refuse_row(batch, row.position, row.id, row.prompt[:SHOWN_CHARACTERS], error)
 
 
 def _refuse_row(batch: SourceBatch, position: int, id: str | None, prompt: str | None, error: RowError) -> InvalidRow:
@@ -191,4 +201,4 @@ def _to_readable(value: object) -> str | None:
     """Return an id or a prompt as text for failures/: shortened, and without what UTF-8 cannot hold."""
     if value is None:
         return None
-    return str(value)[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
+    return str(value)[:SHOWN_CHARACTERS].encode("utf-8", "replace").decode()

@@ -22,28 +22,31 @@ ROW_SCHEMA = pa.schema(
         pa.field("top_k", pa.int32()),
         pa.field("top_p", pa.float64()),
         pa.field("guidance_scale", pa.float64()),
+        pa.field("negative_prompt", pa.string()),
+        pa.field("steps", pa.int32()),
         pa.field("keep_continuation", pa.bool_()),
         pa.field("stride_s", pa.float64()),
         pa.field("stems", pa.bool_()),
         pa.field("source", pa.string()),
     ]
 )
+_NOT_OF_REQUESTS = ("key", "frames", "source")
 # A carried column may have the name of one of ours; in files that only this program reads, the prefix tells them apart.
 _CARRIED = "carried:"
 
 
 def make_requests(rows: pa.Table) -> list[Request]:
-    """Return the resolved requests of normalized rows."""
-    columns = {name: rows[name].to_pylist() for name in ROW_SCHEMA.names if name not in ("key", "frames", "source")}
+    """Return the resolved requests of normalized rows; a column that an earlier release did not write has defaults."""
+    names = [name for name in ROW_SCHEMA.names if name in rows.column_names and name not in _NOT_OF_REQUESTS]
+    columns = {name: rows[name].to_pylist() for name in names}
     return [Request(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
 
 def append_carried(rows: pa.Table, carried: pa.Table) -> pa.Table:
     """Return normalized rows and their carried columns as one table."""
-    table = rows.select(ROW_SCHEMA.names)
-    for field, column in zip(carried.schema, carried.columns, strict=True):
-        table = table.append_column(pa.field(_CARRIED + field.name, field.type), column)
-    return table
+    own = rows.select(ROW_SCHEMA.names)
+    fields = [pa.field(_CARRIED + field.name, field.type) for field in carried.schema]
+    return pa.Table.from_arrays([*own.columns, *carried.columns], schema=pa.schema([*own.schema, *fields]))
 
 
 def select_carried(rows: pa.Table) -> pa.Table:

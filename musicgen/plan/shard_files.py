@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.errors import StoreError, first_line
@@ -14,6 +13,7 @@ from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import ShardRows
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.storage.parquet_writer import open_parquet_writer
 
 
 def write_manifest_parts(
@@ -32,9 +32,7 @@ def write_manifest_parts(
         shard_rows: list[int] = []
         shard_audio_s: list[float] = []
         # Row groups are small and always read whole, so statistics and dictionaries would be of no use.
-        with pq.ParquetWriter(
-            temporary, shard.schema, compression="zstd", use_dictionary=False, write_statistics=False
-        ) as writer:
+        with open_parquet_writer(temporary, shard.schema, use_dictionary=False, write_statistics=False) as writer:
             while shard is not None and len(shard_rows) < SHARDS_PER_FILE:
                 writer.write_table(shard, row_group_size=shard.num_rows)
                 shard_rows.append(shard.num_rows)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from musicgen.generator_spec import GeneratorSpec
 from musicgen.job import Job
-from musicgen.model.spec import ModelSpec
+from musicgen.plan.expected_actors import ExpectedActors
 
 SHARDS_PER_FILE = 128
 MAX_ROWS = 10_000
@@ -27,36 +28,20 @@ class ShardLimits:
     audio_s: float
 
 
-def choose_limits(job: Job, spec: ModelSpec, rows: int, audio_s: float, speed: float) -> ShardLimits:
-    """Choose how large shards may be, for `rows` rows of `audio_s` seconds of audio in all.
-
-    `speed` is one actor's: seconds of audio per second.
-    """
+def choose_limits(job: Job, spec: GeneratorSpec, actors: ExpectedActors, rows: int, audio_s: float) -> ShardLimits:
+    """Choose how large shards may be, for `rows` rows of `audio_s` seconds of audio in all."""
     lossless = job.audio.format in ("flac", "wav")
     bytes_per_s = spec.sample_rate * 2 * spec.channels if lossless else _LOSSY_BYTES_PER_S
     max_audio_s = MAX_BYTES / bytes_per_s
     if job.cluster.shard_rows != "auto":
         return ShardLimits(min(job.cluster.shard_rows, 10 * MAX_ROWS), max_audio_s)
-    fair_rows = math.ceil(rows / (_SHARDS_PER_ACTOR * job.cluster.max_actors))
+    fair_rows = math.ceil(rows / (_SHARDS_PER_ACTOR * actors.most))
+    speed = spec.estimate_speed(on_gpu=actors.gpus_each > 0)
     work_audio_s = max(speed * _WORK_PER_SHARD_S, audio_s / _MAX_SHARDS)
     min_audio_s = _MIN_ROWS * audio_s / max(rows, 1)
     return ShardLimits(
         rows=max(_MIN_ROWS, min(fair_rows, MAX_ROWS)), audio_s=min(max_audio_s, max(work_audio_s, min_audio_s))
     )
-
-
-def estimate_speed(job: Job, spec: ModelSpec) -> float:
-    """Estimate one actor's seconds of audio per second, from the decoder's size and whether it has a GPU.
-
-    It is half of the bounds of docs/architecture.md for an H100; a CPU is taken as a hundredth of it. Only the sizes of
-    shards and a first estimate of time depend on it, and neither changes a clip.
-    """
-    parameters = (
-        spec.layers * (6 * spec.hidden**2 + 2 * spec.hidden * spec.ffn)
-        + 2 * spec.codebooks * spec.codebook_size * spec.hidden
-    )
-    on_gpu = job.model.device.startswith("cuda") or (job.cluster.gpus_per_actor not in ("auto", 0))
-    return min(400.0, 60.0 * 1.4e9 / parameters) if on_gpu else min(60.0, 6.0 * 4e8 / parameters)
 
 
 class _ShardCutter:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from musicgen.dataset.digests import split_digests
+from musicgen.dataset.manifest_rows import KeyDigest
 from musicgen.errors import ManifestError
 from musicgen.manifest.carried import JsonTypes, build_json_table, fit_columns, unify_schemas
+from musicgen.manifest.carried_types import choose_index_type, find_unrepresentable
 from musicgen.manifest.source_batch import SourceBatch
-from musicgen.plan.digests import split_digests
 from musicgen.plan.invalid_rows import INVALID_ROW_SCHEMA, build_invalid_table
 from musicgen.plan.keyed_rows import ParsedBatch
 from musicgen.plan.row_schema import append_carried, select_carried
 
-# A row's index in the spill, 128 bits of its key, 128 bits of (id, sample) or null, and its seconds of audio.
+# A row's index in the spill, 128 bits of its key, 128 bits of its id or null, its sample, and its seconds of audio.
 ROW_KEY_SCHEMA = pa.schema(
-    [*((name, pa.int64()) for name in ("row_index", "k1", "k2", "i1", "i2")), ("duration_s", pa.float64())]
+    [
+        *((name, pa.int64()) for name in ("row_index", "k1", "k2", "i1", "i2")),
+        ("sample", pa.int32()),
+        ("duration_s", pa.float64()),
+    ]
 )
 _JSON = "json"  # a column of carried values whose types are not known yet
 
@@ -37,8 +43,13 @@ class Spill:
         self.rows = 0
         self.invalid = 0
         self.has_ids = False
+        self.key_digest = KeyDigest()  # of all rows in their order
         self._json_types = JsonTypes()
         self._carried_schemas: list[pa.Schema] = []
+        self._unrepresentable: set[str] = set()
+        self.fields_used: set[str] = set()  # fields of a row that have a column
+        self.left_out: tuple[str, ...] = ()  # columns in the names of folders that the dataset has not
+        self.not_carried: tuple[str, ...] = ()  # columns that the job does not carry
         self._chunks: list[Path] = []
         self._chunk_writer: pa.RecordBatchFileWriter | None = None
         self._chunk_schema: pa.Schema | None = None
@@ -59,6 +70,7 @@ class Spill:
 
     def add(self, batch: SourceBatch, parsed: ParsedBatch) -> None:
         """Write keyed rows of a batch, and its invalid rows."""
+        self._note_fields(batch)
         if parsed.keys:
             self._add_rows(batch, parsed)
             self._add_keys(parsed)
@@ -67,11 +79,19 @@ class Spill:
             self._invalid_writer.write_table(build_invalid_table(parsed.invalid))
             self.invalid += len(parsed.invalid)
 
+    def _note_fields(self, batch: SourceBatch) -> None:
+        for name, cells in batch.fields.items():
+            if name not in self.fields_used and (
+                not isinstance(batch.carried, list) or any(cell is not None for cell in cells)
+            ):
+                self.fields_used.add(name)
+
     def _add_rows(self, batch: SourceBatch, parsed: ParsedBatch) -> None:
         if isinstance(batch.carried, list):
             rows = parsed.rows.append_column(_JSON, self._carried_as_json(batch.carried, parsed.positions))
         else:
             carried = batch.carried
+            self._unrepresentable |= find_unrepresentable(carried)
             if carried.num_columns and parsed.positions != list(range(len(batch))):
                 carried = carried.take(pa.array(parsed.positions, pa.int64()))
             rows = append_carried(parsed.rows, carried)
@@ -95,19 +115,22 @@ class Spill:
 
     def _add_keys(self, parsed: ParsedBatch) -> None:
         count = len(parsed.keys)
-        k1, k2 = split_digests(b"".join(parsed.keys), hashlib.sha256().digest_size)
-        ids, samples = parsed.rows["id"].to_pylist(), parsed.rows["sample"].to_pylist()
+        digests = b"".join(parsed.keys)
+        self.key_digest.add(digests)
+        k1, k2 = split_digests(digests, hashlib.sha256().digest_size)
+        ids = parsed.rows["id"].to_pylist()
         has_id = np.array([id is not None for id in ids])
         i1 = i2 = np.zeros(count, np.int64)
         if has_id.any():
             self.has_ids = True
-            i1, i2 = split_digests(b"".join(map(_hash_id, ids, samples)), 16)
+            i1, i2 = split_digests(b"".join(map(_hash_id, ids)), 16)
         arrays = [
             pa.array(np.arange(self.rows, self.rows + count)),
             pa.array(k1),
             pa.array(k2),
             pa.array(i1, mask=~has_id),
             pa.array(i2, mask=~has_id),
+            parsed.rows["sample"].combine_chunks(),
             parsed.rows["duration_s"].combine_chunks(),
         ]
         self._key_writer.write_table(pa.Table.from_arrays(arrays, schema=ROW_KEY_SCHEMA))
@@ -116,6 +139,17 @@ class Spill:
         if self._chunk_writer is not None:
             self._chunk_writer.close()
             self._chunk_writer = None
+
+    def add_invalid(self, rows: Iterable[pa.Table]) -> None:
+        """Add rows (`INVALID_ROW_SCHEMA`) that turned out to be invalid when all had been read, after `close`."""
+        longer = self.folder / "more-invalid.parquet"
+        with pq.ParquetWriter(longer, INVALID_ROW_SCHEMA, compression="zstd") as writer:
+            for batch in pq.ParquetFile(self.invalid_path).iter_batches():
+                writer.write_batch(batch)
+            for table in rows:
+                writer.write_table(table)
+                self.invalid += table.num_rows
+        longer.replace(self.invalid_path)
 
     def close(self) -> None:
         """Close the files: all rows have been added, and can be read."""
@@ -130,12 +164,18 @@ class Spill:
         """
         return unify_schemas([*self._carried_schemas, self._json_types.schema()], manifest)
 
-    def read_row(self, row_index: int) -> dict[str, object]:
-        """Read one row. Raises IndexError."""
-        for first, rows in self.read_batches():
-            if row_index < first + rows.num_rows:
-                return rows.slice(row_index - first, 1).to_pylist()[0]
-        raise IndexError(row_index)
+    def index_type(self, column: pa.Field) -> pa.DataType:
+        """Return the type that a carried column of the manifest has in the index of a new dataset."""
+        return pa.string() if column.name in self._unrepresentable else choose_index_type(column.type)
+
+    def may_not_fit(self, carried: pa.Schema, names: Mapping[str, str]) -> bool:
+        """Whether values of a file have to be cast to the types of the index."""
+        return any(
+            column.type != (chosen := carried.field(names[column.name]).type) and not pa.types.is_string(chosen)
+            for schema in self._carried_schemas
+            for column in schema
+            if column.name in names
+        ) or bool(self._unrepresentable)
 
     def first_invalid(self, count: int) -> list[tuple[str, str]]:
         """Read the source and reason of the first invalid rows."""
@@ -195,5 +235,5 @@ class Spill:
             raise
 
 
-def _hash_id(id: str | None, sample: int) -> bytes:
-    return hashlib.blake2b(f"{sample}\0{id}".encode(), digest_size=16).digest()
+def _hash_id(id: str | None) -> bytes:
+    return hashlib.blake2b(str(id).encode(), digest_size=16).digest()

@@ -3,19 +3,28 @@
 fsspec's local `mode="create"` checks and then writes, so two writers can both succeed; `os.link` is atomic (POSIX).
 """
 
-import errno
+import io
 import os
-import shutil
+import stat
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
-from uuid import uuid4
+from typing import BinaryIO, cast
 
 from musicgen.errors import StoreError
+from musicgen.storage.local_faults import translate_error
+from musicgen.storage.local_files import (
+    find_missing_folders,
+    link_file,
+    replace_if_match,
+    sync_folder,
+    write_temporary,
+)
+from musicgen.storage.local_scan import TEMP_PREFIX, find_temporary_files, make_etag, scan_folder
 from musicgen.storage.location import check_path
-from musicgen.storage.store import FileInfo, Store
-
-TEMP_PREFIX = ".tmp-"
+from musicgen.storage.store import FileInfo, Scan, Store, UnfinishedWrite
+from musicgen.store_waits import track_wait
 
 
 class LocalStore(Store):
@@ -29,72 +38,85 @@ class LocalStore(Store):
 
     def open(self, path: str) -> BinaryIO:
         """See `Store.open`."""
-        try:
-            return open(self._full_path(path), "rb")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise FileNotFoundError(self.join(path)) from None
-        except OSError as error:
-            raise self._store_error(error, path) from error
+        with self._watch(path):
+            try:
+                return cast(BinaryIO, io.BufferedReader(_LocalFile(self._full_path(path))))
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise FileNotFoundError(self.join(path)) from None
 
     def write(self, path: str, data: bytes | Path) -> None:
         """See `Store.write`."""
         target = self._full_path(path)
-        try:
-            temporary = _write_temporary(target, data)
+        with self._watch(path):
+            temporary = write_temporary(target, data)
             try:
                 os.replace(temporary, target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync_folder(target.parent)
-        except OSError as error:
-            raise self._store_error(error, path) from error
+            sync_folder(target.parent)
 
     def put_if_absent(self, path: str, data: bytes | Path) -> bool:
         """See `Store.put_if_absent`."""
         target = self._full_path(path)
-        if target.exists():  # most often saves a write; the link below decides
-            return False
-        try:
-            temporary = _write_temporary(target, data)
+        with self._watch(path):
+            if target.exists():  # most often saves a write; the link below decides
+                return False
+            temporary = write_temporary(target, data)
             try:
                 if self.single_writer:  # also for file systems without hard links
                     os.replace(temporary, target)
                 else:
-                    os.link(temporary, target)
+                    link_file(temporary, target)
             except FileExistsError:
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             return True
-        except OSError as error:
-            raise self._store_error(error, path) from error
+
+    def replace_if_match(self, path: str, data: bytes | Path, etag: str) -> bool:
+        """See `Store.replace_if_match`. Those who replace an object hold a lock on its file meanwhile."""
+        target = self._full_path(path)
+        with self._watch(path):
+            try:
+                return replace_if_match(target, data, etag)
+            except (FileNotFoundError, NotADirectoryError):
+                raise FileNotFoundError(self.join(path)) from None
 
     def list(self, prefix: str = "") -> Iterator[FileInfo]:
         """See `Store.list`."""
         folder = self._full_path(prefix) if prefix else Path(self.uri)
         yield from _list_folder(folder, f"{prefix}/" if prefix else "")
 
+    def scan(self, folder: str = "", stem: str = "") -> Scan:
+        """See `Store.scan`. What is neither a file nor a folder is passed over."""
+        return scan_folder(Path(self.uri, folder), f"{folder}/" if folder else "", stem)
+
     def info(self, path: str) -> FileInfo:
         """See `Store.info`."""
-        try:
-            full_path = self._full_path(path)
-            stat = full_path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(self.join(path)) from None
-        except OSError as error:
-            raise self._store_error(error, path) from error
-        if full_path.is_dir():
+        full_path = self._full_path(path)
+        with self._watch(path):
+            try:
+                status = full_path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise FileNotFoundError(self.join(path)) from None
+        if stat.S_ISDIR(status.st_mode):
             raise FileNotFoundError(self.join(path))
-        return FileInfo(path, stat.st_size, _etag(stat))
+        return FileInfo(path, status.st_size, make_etag(status))
 
     def delete(self, path: str) -> None:
         """See `Store.delete`."""
-        try:
+        with self._watch(path):
             self._full_path(path).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._store_error(error, path) from error
+
+    def list_unfinished_writes(self) -> Iterator[UnfinishedWrite]:
+        """See `Store.list_unfinished_writes`."""
+        yield from find_temporary_files(Path(self.uri))
+
+    def discard_unfinished_write(self, write: UnfinishedWrite) -> None:
+        """See `Store.discard_unfinished_write`."""
+        self.delete(write.path)
 
     def check(self) -> None:
         """See `Store.check`."""
@@ -107,7 +129,7 @@ class LocalStore(Store):
 
     def probe(self) -> None:
         """See `Store.probe`."""
-        missing = _missing_folders(Path(self.uri))
+        missing = find_missing_folders(Path(self.uri))
         try:
             super().probe()
         finally:
@@ -117,58 +139,37 @@ class LocalStore(Store):
                 except OSError:
                     break
 
+    @contextmanager
+    def _watch(self, path: str) -> Iterator[None]:
+        """Translate the errors of a call, except for an absent file, and let `find_longest_wait` know of it."""
+        with track_wait(time.time()):
+            try:
+                yield
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and error.errno is None:
+                    raise  # ours, about the object
+                raise translate_error(error, self.join(path)) from error
+
     def _full_path(self, path: str) -> Path:
         return Path(self.uri, check_path(path))
 
-    def _store_error(self, error: OSError, path: str) -> StoreError:
-        hint = {
-            "PermissionError": "give this user the right to write there, or choose another folder",
-            "FileExistsError": "a file stands where a folder is needed; choose another folder",
-            "NotADirectoryError": "a file stands where a folder is needed; choose another folder",
-        }.get(type(error).__name__, "choose another folder")
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "make room, or choose another folder"
-        return StoreError(f"{self.join(path)}: {os.strerror(error.errno) if error.errno else error}; {hint}")
 
+class _LocalFile(io.FileIO):
+    """A file whose reads raise a `StoreError` when the disk or its server fails."""
 
-def _write_temporary(target: Path, data: bytes | Path) -> Path:
-    """Write the data to a synced file in the target's folder, so that rename and link stay within one file system."""
-    temporary = target.parent / f"{TEMP_PREFIX}{uuid4().hex}"
-    try:
-        with _create_file(temporary) as file:
-            if isinstance(data, Path):
-                with data.open("rb") as source:
-                    shutil.copyfileobj(source, file, 4 << 20)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _create_file(path: Path) -> BinaryIO:
-    """Create a file for writing, and the folders above it, each synced into its own folder."""
-    for _ in range(3):
-        for folder in reversed(_missing_folders(path.parent)):
-            folder.mkdir(exist_ok=True)
-            _sync_folder(folder.parent)
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        """See `io.RawIOBase`. Raises `StoreError`."""
         try:
-            return open(path, "xb")
-        except FileNotFoundError:  # another job's probe has removed the folder that it had created
-            continue
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+            return super().readinto(buffer)
+        except OSError as error:
+            raise translate_error(error, str(self.name)) from error
 
-
-def _sync_folder(folder: Path) -> None:
-    """Write a folder's entries to disk, so that a new name survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def readall(self) -> bytes:
+        """See `io.RawIOBase`. Raises `StoreError`."""
+        try:
+            return super().readall()
+        except OSError as error:
+            raise translate_error(error, str(self.name)) from error
 
 
 def _list_folder(folder: Path, prefix: str) -> Iterator[FileInfo]:
@@ -177,23 +178,16 @@ def _list_folder(folder: Path, prefix: str) -> Iterator[FileInfo]:
             entries = [(entry.name + "/" * entry.is_dir(), entry) for entry in scan]
     except (FileNotFoundError, NotADirectoryError):
         return
-    except PermissionError:
-        raise StoreError(f"{folder}: the folder cannot be read; give this user the right to") from None
+    except OSError as error:
+        raise translate_error(error, str(folder)) from error
     for name, entry in sorted(entries, key=lambda item: os.fsencode(item[0])):  # as an object store orders them
         if name.endswith("/"):
             yield from _list_folder(Path(entry.path), prefix + name)
         elif not name.startswith(TEMP_PREFIX):
             try:
-                stat = entry.stat()
+                status = entry.stat()
             except FileNotFoundError:  # deleted meanwhile, or a link without a target
                 continue
-            yield FileInfo(prefix + name, stat.st_size, _etag(stat))
-
-
-def _etag(stat: os.stat_result) -> str:
-    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """Return the folder and its parents that do not exist, innermost first."""
-    return [candidate for candidate in (folder, *folder.parents) if not candidate.exists()]
+            except OSError as error:
+                raise translate_error(error, prefix + name) from error
+            yield FileInfo(prefix + name, status.st_size, make_etag(status))

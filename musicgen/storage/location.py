@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from musicgen.errors import StoreError
 
 S3_SCHEMES = frozenset({"s3", "s3a"})
-CLOUD_SCHEMES = S3_SCHEMES | {"gs", "gcs", "az", "abfs", "abfss"}
+UNTRIED_SCHEMES = {
+    **dict.fromkeys(("gs", "gcs"), "Google Cloud Storage"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "Azure Blob Storage"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,17 @@ def parse_uri(uri: str) -> Location:
         if not rest.startswith("/"):
             raise StoreError(f"{text}: a file URI has three slashes, as in file:///data/out")
         return Location("file", os.path.abspath(rest))
-    if scheme not in CLOUD_SCHEMES:
-        raise StoreError(f"{scheme}:// cannot be used as storage; use a folder, s3://, gs:// or az://")
+    if scheme in UNTRIED_SCHEMES:
+        raise StoreError(
+            f"{scheme}:// ({UNTRIED_SCHEMES[scheme]}) has not been tried and is refused; use a folder, or s3:// for a "
+            "store that speaks S3 and knows If-None-Match (AWS_ENDPOINT_URL says where it is)"
+        )
+    if scheme not in S3_SCHEMES:
+        raise StoreError(f"{scheme}:// cannot be used as storage; use a folder or s3://")
     parts = [part for part in rest.split("/") if part]
     if not parts:
         raise StoreError(f"{scheme}:// lacks a bucket; write {scheme}://bucket/prefix")
-    if "@" in parts[0] and scheme not in ("abfs", "abfss"):
+    if "@" in parts[0]:
         raise StoreError(
             f"credentials do not belong in a {scheme}:// URI; put them in the environment (AWS_ACCESS_KEY_ID, ...)"
         )

@@ -12,11 +12,12 @@ class ParquetReader(pq.ParquetFile):
 
     pyarrow's own threads would keep the Python file object for a moment after a read has returned. A thread that gives
     it back while the interpreter ends is stopped by force, and C++ then aborts the process (exit code 134, "terminate
-    called without an active exception"). Raises pyarrow's exceptions for a file that is not Parquet.
+    called without an active exception"). Raises pyarrow's exceptions for a file that is not Parquet, and for a page
+    that does not fit its checksum; pages without one, as an earlier release wrote them, are read as they are.
     """
 
     def __init__(self, file: IO[bytes]):
-        super().__init__(file, pre_buffer=False)
+        super().__init__(file, pre_buffer=False, page_checksum_verification=True)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the whole file, or only these columns."""

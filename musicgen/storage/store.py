@@ -2,17 +2,19 @@
 
 import contextlib
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
-from musicgen.errors import StoreError
+from musicgen.errors import StoreDenied, StoreError, StoreFull, StoreUnavailable
 from musicgen.storage.location import Location, check_path
 
 PROBE_PREFIX = ".probe-"
+PROBE_NAME = re.compile(re.escape(PROBE_PREFIX) + "[0-9a-f]{32}")
 _CHUNK = 4 << 20
 
 
@@ -23,6 +25,22 @@ class FileInfo:
     path: str
     size: int
     etag: str
+
+
+class UnfinishedWrite(NamedTuple):
+    """What a killed writer has left: a temporary file at `path`, or the parts of an upload `upload` to `path`."""
+
+    path: str
+    size: int | None  # None: not known
+    upload: str | None = None
+
+
+class Scan(NamedTuple):
+    """What is directly in a folder: files with their paths in the store, names of folders, of links to folders."""
+
+    files: list[FileInfo]
+    folders: list[str]
+    links: list[str]
 
 
 class Store(ABC):
@@ -74,8 +92,24 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def replace_if_match(self, path: str, data: bytes | Path, etag: str) -> bool:
+        """Replace an object if it is still the one whose `FileInfo.etag` was read: True exactly if it was replaced.
+
+        False if it is another one by now. If a reply was lost, the bytes there are compared, which must name their
+        writer if two writers could write the same. Raises `FileNotFoundError` if there is no such object. Only a store
+        that passes `probe_replacing` is known to heed the condition.
+        """
+
+    @abstractmethod
     def list(self, prefix: str = "") -> Iterator[FileInfo]:
         """Yield every object below a folder, in the order of paths; none if there is no such folder."""
+
+    @abstractmethod
+    def scan(self, folder: str = "", stem: str = "") -> Scan:
+        """Return the files directly in a folder, the names of its folders, and of its links to folders.
+
+        Only those whose names begin with `stem`, in order; nothing if there is no such folder.
+        """
 
     @abstractmethod
     def info(self, path: str) -> FileInfo:
@@ -84,6 +118,14 @@ class Store(ABC):
     @abstractmethod
     def delete(self, path: str) -> None:
         """Delete an object, if it exists."""
+
+    @abstractmethod
+    def list_unfinished_writes(self) -> Iterator[UnfinishedWrite]:
+        """Yield what writers that were killed, or are still writing, have left: temporary files, uploads in parts."""
+
+    @abstractmethod
+    def discard_unfinished_write(self, write: UnfinishedWrite) -> None:
+        """Delete what a killed writer has left. A writer that still lives has to write anew, or fails."""
 
     @abstractmethod
     def check(self) -> None:
@@ -158,6 +200,31 @@ class Store(ABC):
                 "other; use another store, or set output.single_writer: true if only one job ever writes here"
             )
 
+    def probe_replacing(self) -> None:
+        """Check that `replace_if_match` works. Leaves nothing behind.
+
+        Raises `StoreError`: as for `probe`, or a store that replaces an object whatever the condition says.
+        """
+        self.check()
+        path = PROBE_PREFIX + uuid4().hex
+        first, second, third = (name + path.encode() for name in (b"first ", b"second ", b"third "))
+        try:
+            self.write(path, first)
+            etag = self.info(path).etag
+            heeded = self.replace_if_match(path, second, etag) and not self.replace_if_match(path, third, etag)
+            heeded = heeded and self.read(path) == second
+        except (StoreUnavailable, StoreFull, StoreDenied):
+            raise
+        except (StoreError, FileNotFoundError):  # it knows no such condition
+            heeded = False
+        finally:
+            self._delete_probe(path)
+        if not heeded:
+            raise StoreError(
+                f"{self.uri}: the store cannot replace an object on condition that nobody else has (If-Match), which "
+                "this needs; copy the dataset to a store or folder that can, and do it there"
+            )
+
     def _refuses_second_put(self, path: str, first: bytes, second: bytes) -> bool:
         """Put both if absent; return whether the second was refused.
 
@@ -165,12 +232,11 @@ class Store(ABC):
         """
         try:
             self.put_if_absent(path, first)
-        except StoreError:
-            self.write(path, first)  # raises what is wrong, if it is not the condition
-            return False
-        try:
             return not self.put_if_absent(path, second)
+        except (StoreUnavailable, StoreFull, StoreDenied):
+            raise  # these say nothing of the condition
         except StoreError:  # it neither wrote nor answered "exists"
+            self.write(path, first)  # raises what is wrong, if it is not the condition
             return False
 
     def _delete_probe(self, path: str) -> None:

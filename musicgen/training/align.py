@@ -18,7 +18,8 @@ from torch import Tensor
 from musicgen import patterns
 from musicgen.conditioning import chroma
 from musicgen.training.batch import TrainingClip, assemble_batch
-from musicgen.training.network import DecoderLayer, Network
+from musicgen.training.decoder_modules import DecoderLayer
+from musicgen.training.network import Network
 
 _FIT_CLIPS = 16  # that the heads are fitted on
 # The logarithm of how much more a head attends to its own time than to any other; about twice the logarithm of the

@@ -46,8 +46,12 @@ def format_progress(line: JsonObject) -> str:
         )
     return (
         f"step {line['step']:>6}  {100 * line['progress']:5.1f} %  loss {line['loss']:.3f} ({codebook_losses})  "
-        f"{line['frames_per_s']:,.0f} frames/s  {line['left_s'] / 60:.0f} min left{validation}"
+        f"{line['frames_per_s']:,.0f} frames/s  {_format_left(line['left_s'])} left{validation}"
     )
+
+
+def _format_left(left_s: float) -> str:
+    return f"{max(0.0, left_s):.0f} s" if left_s < 90 else f"{left_s / 60:,.0f} min"
 
 
 def plot_losses(log_lines: list[JsonObject], path: Path) -> None:

@@ -14,96 +14,14 @@ from torch.nn import functional as F
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.decoder.decoder import sinusoidal_positions
 from musicgen.model.spec import ModelSpec
-from musicgen.training.attention import causal_attention
 from musicgen.training.batch import Batch
+from musicgen.training.decoder_modules import DecoderWithHeads
 from musicgen.training.loss import cross_entropy
 
 # T5's table of embeddings has two names, of which checkpoints hold one.
 _TABLE, _TABLE_ALIAS = "text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight"
 _INITIAL_DEVIATION = 0.02
 _EMBEDDING_DEVIATION = 0.3  # so that the sum of four is about as large as the sinusoids that are added to it
-
-
-class Attention(nn.Module):
-    """Multi-head attention without biases: causal self-attention, or cross-attention to text states."""
-
-    def __init__(self, hidden: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(hidden, hidden, bias=False) for _ in range(4))
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Attend from states [B, N, hidden] to themselves, causally."""
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product instead of three
-        queries, keys, values = (
-            F.linear(states, weight).view(*states.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )  # [B, heads, N, head dim] each
-        return self.out_proj(causal_attention(queries, keys, values).transpose(1, 2).flatten(2))
-
-    def cross(self, states: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """Attend from states [B, N, hidden] to text [B, S, hidden] where mask [B, S] is true."""
-        queries, keys, values = (
-            project(inputs).view(*inputs.shape[:2], self.heads, -1).transpose(1, 2)
-            for project, inputs in ((self.q_proj, states), (self.k_proj, text), (self.v_proj, text))
-        )
-        return self.out_proj(
-            F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None])
-            .transpose(1, 2)
-            .flatten(2)
-        )
-
-
-class DecoderLayer(nn.Module):
-    """A pre-norm decoder layer: causal self-attention, in text models cross-attention, feed-forward."""
-
-    def __init__(self, spec: ModelSpec):
-        super().__init__()
-        self.self_attn, self.self_attn_layer_norm = Attention(spec.hidden, spec.heads), nn.LayerNorm(spec.hidden)
-        if spec.kind == "text":
-            self.encoder_attn, self.encoder_attn_layer_norm = (
-                Attention(spec.hidden, spec.heads),
-                nn.LayerNorm(spec.hidden),
-            )
-        self.fc1, self.fc2 = nn.Linear(spec.hidden, spec.ffn, bias=False), nn.Linear(spec.ffn, spec.hidden, bias=False)
-        self.final_layer_norm = nn.LayerNorm(spec.hidden)
-
-    def forward(self, states: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Apply the layer to states [B, N, hidden], with text [B, S, hidden] and its mask [B, S] in text models."""
-        states = states + self.self_attn(self.self_attn_layer_norm(states))
-        if text is not None and mask is not None:
-            states = states + self.encoder_attn.cross(self.encoder_attn_layer_norm(states), text, mask)
-        return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
-
-
-class Transformer(nn.Module):
-    """The embeddings of the codebooks, the layers and the final norm."""
-
-    def __init__(self, spec: ModelSpec):
-        super().__init__()
-        self.embed_tokens = nn.ModuleList(
-            nn.Embedding(spec.codebook_size + 1, spec.hidden) for _ in range(spec.codebooks)
-        )
-        self.layers = nn.ModuleList(DecoderLayer(spec) for _ in range(spec.layers))
-        self.layer_norm = nn.LayerNorm(spec.hidden)
-
-
-class DecoderModel(nn.Module):
-    """The level `decoder.model` of the published tensor names."""
-
-    def __init__(self, spec: ModelSpec):
-        super().__init__()
-        self.decoder = Transformer(spec)
-
-
-class DecoderWithHeads(nn.Module):
-    """The level `decoder` of the published tensor names: the transformer and a head for each codebook."""
-
-    def __init__(self, spec: ModelSpec):
-        super().__init__()
-        self.model = DecoderModel(spec)
-        self.lm_heads = nn.ModuleList(
-            nn.Linear(spec.hidden, spec.codebook_size, bias=False) for _ in range(spec.codebooks)
-        )
 
 
 class Network(nn.Module):
@@ -128,7 +46,7 @@ class Network(nn.Module):
         self.text_encoder = T5EncoderModel._from_config(T5Config(**text), attn_implementation="eager")
         if spec.text_projection:
             self.enc_to_dec_proj = nn.Linear(spec.text_dim, spec.hidden)
-        if spec.kind == "melody":
+        if spec.chroma_projection:
             self.audio_enc_to_dec_proj = nn.Linear(spec.chroma_bins, spec.hidden)
         self.decoder = DecoderWithHeads(spec)
         self.register_buffer("sinusoids", sinusoidal_positions(spec.max_positions, spec.hidden), persistent=False)
@@ -178,12 +96,10 @@ class Network(nn.Module):
         states = torch.stack([table(batch.inputs[:, codebook]) for codebook, table in enumerate(tables)]).sum(
             0
         )  # [B, L, hidden]
-        states = states if spec.embed_scale == 1.0 else states * spec.embed_scale
         text = self._text_states(batch)  # [B, S, hidden]
         code_starts: Tensor | None = None
         if spec.kind == "melody":
-            table = self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
-            melody = F.embedding(batch.pitch_classes, table)  # [B, P, hidden]
+            melody = F.embedding(batch.pitch_classes, self._chroma_table())  # [B, P, hidden]
             code_starts = melody.shape[1] + batch.text_lengths
             states = _close_gap(torch.cat([melody, text, states], dim=1), code_starts, melody.shape[1] + text.shape[1])
         return states + self._positions(states.shape[1]), text, code_starts
@@ -213,6 +129,12 @@ class Network(nn.Module):
             states = self.text_encoder(input_ids=batch.text, attention_mask=mask.long()).last_hidden_state
             states = self.enc_to_dec_proj(states) if self.spec.text_projection else states
         return states * (mask & batch.text_kept[:, None])[..., None]
+
+    def _chroma_table(self) -> Tensor:
+        """Return the pitch classes' embeddings [chroma_bins, hidden]; without a projection they are one-hot vectors."""
+        if not self.spec.chroma_projection:
+            return torch.eye(self.spec.hidden, device=self.sinusoids.device)
+        return self.audio_enc_to_dec_proj.weight.T + self.audio_enc_to_dec_proj.bias
 
     def _positions(self, length: int) -> Tensor:
         if length > len(self.sinusoids):  # computed in the same way beyond the table, as in the engine

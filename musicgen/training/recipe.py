@@ -10,8 +10,7 @@ from musicgen.errors import JobError
 from musicgen.job_errors import describe_errors
 from musicgen.job_file import JobDocument
 from musicgen.job_keys import known_keys
-from musicgen.model.checkpoint.resolve import EMBEDDED
-from musicgen.presets import resolve_config
+from musicgen.presets import EMBEDDED, resolve_config
 from musicgen.training.schedule import Schedule
 from musicgen.training.start import ModelSizes
 

@@ -57,6 +57,8 @@ def prepare_training(recipe: Recipe, on_message: MessageCallback = print) -> tup
     folder.mkdir(parents=True, exist_ok=True)
     data_store = open_store(recipe.data if recipe.data is not None else str(_make_corpus(recipe, on_message)))
     start = _make_start(recipe, data_store, on_message)
+    if warning := recipe.training.warn_if_short():
+        on_message(f"warning: {warning}")
     tokens = make_tokens(data_store, start, folder / "tokens", progress=on_message)
     for name, reason in tokens.bad_rows[:10]:
         on_message(f"{name}: {reason}")

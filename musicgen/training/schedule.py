@@ -41,12 +41,26 @@ class Schedule(BaseModel):
     @model_validator(mode="after")
     def _check_settings(self) -> "Schedule":
         if (self.steps is None) == (self.hours is None):
-            raise ValueError("needs one of two ends: give either steps or hours (--steps N, --hours H)")
+            raise ValueError("has to know when it ends: give either steps or hours (--steps N, --hours H), not both")
         if not 0 < self.crop_s[0] <= self.crop_s[1]:
             raise ValueError(f"crop_s {list(self.crop_s)} is no range of seconds; write [shortest, longest]")
         if self.pattern is not None:
             patterns.layout(self.pattern, 1, 1)  # raises ValueError
         return self
+
+    def warn_if_short(self) -> str:
+        """Return a warning if the training ends while it is warming up, or soon after; else an empty text."""
+        wanted = 2 * self.warmup_steps
+        effect = (
+            f"the learning rate grows during the first {self.warmup_steps} (training.warmup_steps), so with fewer than "
+            f"{wanted} the exported weights stay close to those that it starts from"
+        )
+        if self.steps is not None:
+            return f"{self.steps} steps are few: {effect}" if self.steps < wanted else ""
+        short = (self.hours or 0) * 3600 < wanted  # a second a step: between small models on CPUs and large ones
+        return (
+            f"{self.hours} hours are short: how many steps they are depends on the machine; {effect}" if short else ""
+        )
 
     def progress(self, step: int, seconds: float) -> float:
         """Return the finished share of the training, 0 .. 1, after `step` steps and `seconds` of running."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from musicgen.model.checkpoint.identity import PROCESSOR_FILES
 from musicgen.model.checkpoint.resolve import Checkpoint, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
-from musicgen.model.spec import parse_spec
+from musicgen.model.spec_reader import parse_spec
 from musicgen.model.text.tokenizer import load_tokenizer
 from musicgen.training.network import Network
 from musicgen.training.ticks import tick_tokens

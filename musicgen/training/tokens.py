@@ -187,7 +187,8 @@ def _write_tokens(
             frame_count, class_count = ends
         if row_count % 200 == 0 or row_count == len(rows):
             progress(
-                f"tokens: {row_count} of {len(rows)} clips" + (f", {len(unusable_rows)} bad" if unusable_rows else "")
+                f"tokens: {row_count - len(unusable_rows)} of {len(rows)} clips"
+                + (f"; {len(unusable_rows)} cannot be used" if unusable_rows else "")
             )
     if not clips:
         name, reason = unusable_rows[0]

@@ -203,7 +203,7 @@ class Trainer:
             "seconds": round(counters.seconds, 1),
             "frames_per_s": round((counters.frames - interval_start[1]) / seconds, 1),
             "progress": schedule.progress(counters.step, counters.seconds),
-            "left_s": round(left_s, 1),
+            "left_s": round(max(0.0, left_s), 1),
             "epochs": round(counters.seen / len(self.train_loader or ()), 3),
         }
 

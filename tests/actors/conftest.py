@@ -11,7 +11,8 @@ import pytest
 from actors.cluster import Cluster, join_cluster
 from actors.fault_limits import FaultLimits, make_fault_limits
 from actors.messages import GenerationResult, Progress
-from musicgen.job import ClusterSettings, Job
+from musicgen.job import Job
+from musicgen.job_sections import ClusterSettings
 from musicgen.plan import Plan, make_plan, pending_shards
 from musicgen.storage import Store, open_store
 from tests.fixtures.checkpoints import *  # noqa: F403
@@ -24,6 +25,7 @@ def cluster() -> Iterator[Cluster]:
     """A local Ray with three CPUs, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers import the engines of these tests
         with join_cluster(ClusterSettings(actors=3, cpus_per_actor=1)) as cluster:
             yield replace(cluster, cpus_per_actor=1.0)
 
@@ -62,6 +64,12 @@ class Planned:
         table = musicgen.dataset.open_dataset(self.store.uri).to_arrow(["key", "audio_sha256"]).to_pydict()
         assert len(set(table["key"])) == len(table["key"])
         return dict(zip(table["key"], table["audio_sha256"], strict=True))
+
+    def engines(self) -> set[str]:
+        """The fingerprints of the engines that made the clips."""
+        import musicgen.dataset
+
+        return set(musicgen.dataset.open_dataset(self.store.uri).to_arrow(["engine"])["engine"].to_pylist())
 
     def failures(self) -> list[dict[str, Any]]:
         """The rows of failures/."""

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from actors.generation_loop import GenerationLoop, QueuedRow
-from actors.messages import EngineFailed
+from actors.messages import EngineFailed, NodeFault, SlotsLowered
 from musicgen.clip import Clip, Failed
-from musicgen.errors import RowError
+from musicgen.errors import RowError, StoreFull, StoreUnavailable
 from musicgen.request import Request
 from tests.actors.engines import ScriptedEngine
 
@@ -18,10 +18,8 @@ def make_clip(request: Request) -> Clip:
     return Clip(request, np.zeros((4, 5), np.int16), np.zeros((1, 3200), np.float32), 32000)
 
 
-def make_rows(count: int, on_outcome, on_engine_failed=lambda failure: None, prefix: str = "") -> list[QueuedRow]:
-    return [
-        QueuedRow(Request(f"{prefix}{number}", seed=number), on_outcome, on_engine_failed) for number in range(count)
-    ]
+def make_rows(count: int, on_outcome, on_dropped=lambda failure: None, prefix: str = "") -> list[QueuedRow]:
+    return [QueuedRow(Request(f"{prefix}{number}", seed=number), on_outcome, on_dropped) for number in range(count)]
 
 
 def wait_until(condition, timeout_s: float = 10.0) -> None:
@@ -127,4 +125,96 @@ def test_a_stall_is_measured_and_idle_time_is_not():
     engine.may_step.set()
     wait_until(lambda: len(outcomes) == 2)
     assert loop.stalled_s() == 0.0
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "reported"),
+    [
+        (StoreUnavailable("s3://b/a.wav: no answer"), StoreUnavailable),
+        (StoreFull("no room for a copy of the melody"), NodeFault),  # of this machine's disk: the output is not written
+        (ValueError("a mistake of ours"), EngineFailed),
+    ],
+)
+def test_what_ends_the_engine_is_charged_to_who_made_it(error: Exception, reported: type[Exception]):
+    def fail(request: Request) -> Clip:
+        raise error
+
+    failures: list[Exception] = []
+    loop = GenerationLoop(ScriptedEngine(2, fail))
+    loop.submit(make_rows(3, print, failures.append))
+    wait_until(lambda: len(failures) == 3)
+    assert {type(failure) for failure in failures} == {reported}
+    assert str(error) in str(failures[0])
+
+
+class ShrinkingEngine(ScriptedEngine):
+    """An engine that halves its slots before its step number `at`, as one does that runs out of memory."""
+
+    def __init__(self, at: int):
+        super().__init__(8, make_clip)
+        self.at = at
+
+    def step(self):
+        if self.steps == self.at:
+            self.slots //= 2
+            self.steps += 1
+            return []
+        return super().step()
+
+
+def test_slots_that_are_halved_before_the_first_clip_are_told_and_the_thread_goes_on():
+    outcomes: list = []
+    lowered: list[int] = []
+    loop = GenerationLoop(ShrinkingEngine(at=0), lower_slots=lowered.append)
+    loop.submit(make_rows(12, outcomes.append))
+    wait_until(lambda: len(outcomes) == 12)
+    assert lowered == [4]
+    loop.close()
+
+
+def test_slots_that_are_halved_after_the_first_clip_end_the_thread():
+    outcomes: list = []
+    failures: list[Exception] = []
+    lowered: list[int] = []
+    loop = GenerationLoop(ShrinkingEngine(at=3), lower_slots=lowered.append)
+    loop.submit(make_rows(12, outcomes.append, failures.append))
+    wait_until(lambda: len(failures) == 9)
+    assert (lowered, len(outcomes)) == ([4], 3)
+    assert {type(failure) for failure in failures} == {SlotsLowered}
+    with pytest.raises(SlotsLowered, match="ran out of memory with 8 slots; actors that start now have 4"):
+        loop.submit(make_rows(1, print))
+    loop.close()
+
+
+def test_a_store_that_cannot_be_used_keeps_no_slots_from_being_halved():
+    """The lower number in the store is a help for those that start later; a full store is no fault of the node."""
+
+    def refuse(slots: int) -> None:
+        raise StoreFull("s3://bucket is full")
+
+    outcomes: list = []
+    loop = GenerationLoop(ShrinkingEngine(at=0), lower_slots=refuse)
+    loop.submit(make_rows(12, outcomes.append))
+    wait_until(lambda: len(outcomes) == 12)
+    loop.close()
+
+
+def test_slots_that_are_halved_once_codes_are_made_end_the_thread():
+    """The engine knows: no clip may have been handed out yet."""
+    failures: list[Exception] = []
+    engine = ShrinkingEngine(at=0)
+    engine.has_made_clips = True
+    loop = GenerationLoop(engine, lower_slots=lambda slots: None)
+    loop.submit(make_rows(12, print, failures.append))
+    wait_until(lambda: len(failures) == 12)
+    assert {type(failure) for failure in failures} == {SlotsLowered}
+    loop.close()
+
+
+def test_a_number_of_slots_that_the_job_demands_is_halved_and_the_thread_goes_on():
+    outcomes: list = []
+    loop = GenerationLoop(ShrinkingEngine(at=3))
+    loop.submit(make_rows(12, outcomes.append))
+    wait_until(lambda: len(outcomes) == 12)
     loop.close()

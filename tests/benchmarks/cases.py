@@ -31,6 +31,7 @@ CASES = {
 }
 PROFILE = "profile"  # the step at 32 x 400, operation by operation, and its cost against position and allocation
 FLOW = "flow"  # the whole flow against the bare engine
-ALL = (*CASES, PROFILE, FLOW)
+CUDA_STEP = "cuda-step"  # kernels and bytes of a step on a GPU, counted without one (tests/cuda_trace)
+ALL = (*CASES, PROFILE, FLOW, CUDA_STEP)
 MIXED_PEER_S = 330.0
 MIXED_SLOTS = 16

@@ -45,6 +45,8 @@ def table(results: Iterable[Result]) -> str:
     )
     rows: list[Sequence[str]] = [head, ["---"] * len(head)]
     for result in results:
+        if result.get("steps"):
+            continue  # counts, which have a table of their own
         numbers = [
             result.get(key)
             for key in ("clips", "ours", "peer", "ratio", "goal", "ours_ms_step", "peer_ms_step", "step_ratio")

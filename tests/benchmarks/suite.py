@@ -17,6 +17,8 @@ from tests.benchmarks.results import Result
 from tests.benchmarks.run import Broken, Refused, Runner
 from tests.benchmarks.weights import SHAPES, Shape, prepare_checkpoint
 from tests.benchmarks.workload import Row, mixed, prompts, uniform
+from tests.cuda_trace.guard import find_compiler
+from tests.cuda_trace.report import format_steps, run_trace
 
 MIXED_SIZES = (64, 56, 48, 40, 32, 24, 16)
 
@@ -47,6 +49,8 @@ class Suite:
                 return self._profile()
             if name == cases.FLOW:
                 return self._flow()
+            if name == cases.CUDA_STEP:
+                return {**empty, "steps": _trace_cuda_step()}
             return self._case(cases.CASES[name])
         except Refused as refusal:
             print(f"{name}: REFUSED: {refusal}", file=sys.stderr, flush=True)
@@ -241,6 +245,15 @@ class Suite:
 
     def _say(self, who: str, timing: dict[str, Any]) -> None:
         print(f"  {who}: {timing['audio_s'] / timing['wall_s']:.3f} audio-s/s in {timing['wall_s']:.1f} s", flush=True)
+
+
+def _trace_cuda_step() -> list[dict[str, Any]]:
+    """Count a decode step on a GPU at the published sizes, and print the table."""
+    if find_compiler() is None:
+        raise Refused("the trace needs a C++ compiler")
+    steps = run_trace("steps")
+    print(format_steps(steps), flush=True)
+    return steps
 
 
 def _model_shape(shape: Shape, dtype: str) -> ModelShape:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import S3
+from flows.prefect_server import ask_health
+from tests.conftest import S3, free_port
 from tests.fixtures.checkpoints import *  # noqa: F403
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,7 @@ class Cli:
         for name in (name for name, value in env.items() if value is None):
             full.pop(name, None)
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *args],
+            [sys.executable, "-m", "musicgen", *args],
             cwd=self.folder,
             env=full,
             stdout=subprocess.PIPE,
@@ -55,22 +57,44 @@ class Cli:
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
+@contextmanager
+def serve_prefect(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A real Prefect server on loopback with a database of its own, and its address."""
+    log = home.with_suffix(".log")
+    deadline = time.monotonic() + 180
+    server, url = _start_prefect(home, log)
+    try:
+        while ask_health(url, 2) is not None or server.poll() is not None:
+            assert time.monotonic() < deadline, log.read_text()
+            if server.poll() is not None:
+                assert "address already in use" in log.read_text(), log.read_text()  # another test was faster
+                server, url = _start_prefect(home, log)
+            time.sleep(0.2)
+        yield server, url
+    finally:
+        server.kill()  # also one that is stopped
+        server.wait()
+
+
+def _start_prefect(home: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    port = free_port()
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+        ],
+        env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "0"},
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
+    )
+    return server, f"http://127.0.0.1:{port}/api"
+
+
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Prefect server on loopback, with a database of its own."""
-    from flows.prefect_server import PrefectServer
-
-    home = tmp_path_factory.mktemp("prefect")
-    before = dict(os.environ)
-    os.environ["PREFECT_HOME"] = str(home)
-    os.environ.pop("PREFECT_API_URL", None)
-    server = PrefectServer()
-    server._thread.join()
-    os.environ.clear()
-    os.environ.update(before)
-    assert server._error is None, server._error
-    yield server._url
-    server.stop()
+    """A real Prefect server that the whole session shares."""
+    with serve_prefect(tmp_path_factory.mktemp("prefect")) as (_, url):
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +125,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.STDOUT,
     )
     found = _short(folder) / "ray_current_cluster"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not found.exists():
         assert head.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < deadline, (folder / "log").read_text()

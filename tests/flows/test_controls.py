@@ -32,6 +32,7 @@ HEARD = (
 )
 
 
+@pytest.mark.slow
 def test_all_controls_from_bucket_to_bucket_and_again_elsewhere(
     served_cli: Cli, s3: S3, melody_checkpoint: Path, monkeypatch
 ):

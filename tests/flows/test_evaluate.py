@@ -31,6 +31,7 @@ def test_random_weights_fall_short_by_name(corpus: Path, melody_checkpoint: Path
     }
     assert len(list((out / "clips").glob("melody-*.flac"))) == len(list((out / "clips").glob("text-*.flac"))) == 6
     assert "the model makes 12 clips" in done.stderr
+    assert "--clips 6 is fewer than the 100 that the bound melody.n asks for" in done.stderr
 
 
 def test_a_model_or_corpus_that_is_none_is_one_line(corpus: Path, tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_what_is_not_installed_is_named_with_the_command(
     done = run(app, ["evaluate", "embedded", "--corpus", str(corpus), "--output", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "swift-f0" in done.stderr
-    assert "pip install 'musicgen-batch[evaluate,train]'" in done.stderr
+    assert "pip install '.[evaluate,train]'" in done.stderr
 
 
 @pytest.mark.slow

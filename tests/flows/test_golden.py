@@ -71,7 +71,7 @@ def test_it_is_opened(golden: Path, name: str) -> None:
         samples, rate = dataset.audio(row["key"])
         assert rate == row["sample_rate"]
         assert samples.any()
-    failures = dataset.failures().to_pylist()
+    failures = dataset.failures(all=True).to_pylist()
     recorded = Counter((row["run"], row["id"], row["error_class"]) for row in failures if row["key"])
     expected = Counter((row.run, row.id, row.state) for row in ROWS if row.dataset == name and row.state not in MADE)
     assert recorded == expected
@@ -104,16 +104,25 @@ def test_it_is_planned_with_the_same_keys(golden_cli: Cli) -> None:
 @pytest.mark.parametrize("name", [pytest.param("files"), pytest.param("parquet", marks=pytest.mark.slow)])
 def test_its_unfinished_run_is_resumed(golden_cli: Cli, golden: Path, name: str) -> None:
     before = committed_files(golden / name)
-    golden_cli("run", f"jobs/{name}.yaml", expect=3)
+    edited = (golden / name / "README.md").read_text().replace("# Generated music", "# My music")
+    (golden / name / "README.md").write_text(edited)
+    printed = golden_cli("run", f"jobs/{name}.yaml", expect=3).stdout
+    assert "README.md was left alone: it has no part that musicgen wrote; the card is in README.musicgen.md" in printed
+    assert (golden / name / "README.md").read_text() == edited
+    assert "<!-- musicgen:begin" in (golden / name / "README.musicgen.md").read_text()
     assert made_keys(golden / name) == keys_of(name, "made", "pending")
     after = committed_files(golden / name)
     assert {path: after[path] for path in before} == before
     golden_cli("verify", name, "--deep")
 
 
+@pytest.mark.slow
 def test_it_grows(golden_cli: Cli, golden: Path) -> None:
     before = committed_files(golden / "webdataset")
-    golden_cli("run", "jobs/webdataset.yaml", "--manifest", "rows/webdataset-[1-5].jsonl", expect=3)
+    printed = golden_cli("run", "jobs/webdataset.yaml", "--manifest", "rows/webdataset-[1-5].jsonl", expect=3).stdout
+    assert "left alone" not in printed
+    assert "<!-- musicgen:begin" in (golden / "webdataset" / "README.md").read_text()
+    assert not (golden / "webdataset" / "README.musicgen.md").exists()
     assert made_keys(golden / "webdataset") == keys_of("webdataset", "made", "grown")
     after = committed_files(golden / "webdataset")
     assert {path: after[path] for path in before} == before

@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.next_commands import describe_page_opener
+from flows.own_command import own_command
 from musicgen.storage import open_store
 from tests.musicgen.dataset.conftest import Maker
 
@@ -22,8 +24,8 @@ def dataset(tmp_path: Path) -> Maker:
 def test_it_says_what_to_open(dataset: Maker, tmp_path: Path) -> None:
     done = run(app, ["listen", dataset.store.uri, "--clips", "2"])
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("2 of 3 clips with spectrograms; listen in a browser: ")
-    assert done.stdout.endswith(f"open '{tmp_path}/my music/listen.html'\n")
+    assert done.stdout.startswith("2 clips of 3 on the page; listen in a browser: ")
+    assert done.stdout.endswith(f"{describe_page_opener(f'{tmp_path}/my music/listen.html')}\n")
     assert (tmp_path / "my music" / "listen.html").is_file()
     assert run(app, ["verify", dataset.store.uri, "--deep"]).exit_code == 0
 
@@ -32,7 +34,7 @@ def test_damage_has_the_exit_code_of_verify(dataset: Maker) -> None:
     dataset.store.delete(next(info.path for info in dataset.store.list("audio")))
     done = run(app, ["listen", dataset.store.uri])
     assert done.exit_code == 4
-    assert "1 clips could not be read; `musicgen verify" in done.stderr
+    assert f"could not be read: 1 clip; `{own_command('verify', dataset.store.uri)}` names each" in done.stderr
 
 
 def test_mistakes_are_one_line(dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,5 +48,5 @@ def test_mistakes_are_one_line(dataset: Maker, tmp_path: Path, monkeypatch: pyte
     assert "is not a dataset" in told(str(tmp_path))
     assert "--clips 0 is too few" in told(dataset.store.uri, "--clips", "0")
     monkeypatch.setattr("musicgen.dataset.listen.find_spec", lambda name: None)
-    assert "pip install 'musicgen-batch[listen]'" in told(dataset.store.uri)
+    assert "pip install '.[listen]'" in told(dataset.store.uri)
     assert not (tmp_path / "my music" / "listen.html").exists()

@@ -19,7 +19,6 @@ def mistakes(
     """Mistake -> (arguments, environment, what the message must name)."""
     good = str(write_rows([{"prompt": "a"}], "good.csv"))
     no_prompt = str(write_rows([{"caption": "a"}], "no_prompt.csv"))
-    twice = str(write_rows([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "twice.csv"))
     empty = str(write_rows([], "empty.csv"))
     job = tmp_path / "job.yaml"
     job.write_text(f"manifest: {{uri: {good}}}\noutput: {{uri: {s3.uri}}}\ngeneration: {{duration: 3}}\n")
@@ -32,7 +31,6 @@ def mistakes(
         "missing bucket": (["--manifest", good, "--output", "s3://no-such-bucket/x"], {}, "no-such-bucket"),
         "wrong credentials": (["--manifest", good, *here], {"AWS_SECRET_ACCESS_KEY": "wrong"}, "secret key"),
         "missing column": (["--manifest", no_prompt, *here], {}, "prompt"),
-        "repeated id": (["--manifest", twice, *here], {}, "'x'"),
         "empty manifest": (["--manifest", empty, *here], {}, "empty.csv"),
         "no manifest": (["--manifest", str(tmp_path / "none.csv"), *here], {}, "none.csv"),
         "unknown model": (["--manifest", good, *here, "--model", "musicgen-smal"], {}, "musicgen-small"),

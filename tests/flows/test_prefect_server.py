@@ -1,29 +1,59 @@
-"""A temporary Prefect server that cannot start names the reason."""
+"""The Prefect API of a run: a configured one that is wrong, and a temporary one that cannot start."""
 
-import os
+import time
 from pathlib import Path
 
 import pytest
 
-from flows.prefect_server import PrefectServer, _last_error
-from musicgen.errors import MusicGenError
+from flows.prefect_server import TemporaryServer, ask_health, check_prefect_url, last_error_line
+from flows.redaction import redact_urls
+from musicgen.errors import JobError
 
 
-def test_a_damaged_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "prefect.db").write_bytes(os.urandom(8192))
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    server = PrefectServer()
+def test_a_server_that_cannot_start_names_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_bytes(b"\xff" * 8192)
+    server = TemporaryServer(str(tmp_path))
     try:
-        with pytest.raises(MusicGenError, match=r"did not start: .*DatabaseError.*not a database"), server.connected():
-            pass
+        deadline = time.monotonic() + 120
+        while not (reason := server.describe_end()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     finally:
         server.stop()
+    assert "DatabaseError" in reason
+    assert "not a database" in reason
+    assert not tmp_path.exists(), "its home goes with it"
 
 
 def test_the_last_exception_of_a_log_is_the_reason() -> None:
-    assert _last_error("Traceback:\n  x = 1\nsqlite3.Error: first\nalembic.CommandError: no revision\nExiting.\n") == (
-        "alembic.CommandError: no revision"
-    )
-    assert _last_error("some words\nand more\n\n") == "and more"
-    assert _last_error("") == ""
+    log = "Traceback:\n  x = 1\nsqlite3.Error: first\nalembic.CommandError: no revision\nExiting.\n"
+    assert last_error_line(log) == "alembic.CommandError: no revision"
+    assert last_error_line("some words\nand more\n\n") == "and more"
+    assert last_error_line("") == ""
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:PASSWORD@127.0.0.1:9/api")
+    with pytest.raises(JobError, match="PREFECT_API_AUTH_STRING=user:password") as caught:
+        check_prefect_url()
+    assert "PASSWORD" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://u:p@host:1/api it", "at http://***@host:1/api it"),
+        ("redis://:secret@h, ray://u@h", "redis://***@h, ray://***@h"),
+        ("s3://bucket/a@b and x@y.z", "s3://bucket/a@b and x@y.z"),
+        ("http://u:p@w@host/", "http://***@host/"),
+        ("http://host/?mail=a@b", "http://host/?mail=a@b"),
+    ],
+)
+def test_what_stands_before_the_host_of_a_url_is_hidden(text: str, shown: str) -> None:
+    assert redact_urls(text) == shown
+
+
+def test_an_address_of_nothing_does_not_answer() -> None:
+    assert "refused" in (ask_health("http://127.0.0.1:9/api", 2) or "")
+    assert ask_health("nonsense", 2)

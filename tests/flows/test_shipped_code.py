@@ -13,7 +13,7 @@ import json, sys
 import ray
 from actors.cluster import join_cluster
 from actors.environment import collect_versions
-from musicgen.job import ClusterSettings
+from musicgen.job_sections import ClusterSettings
 
 @ray.remote
 def look():
@@ -33,10 +33,18 @@ with join_cluster(ClusterSettings(address=sys.argv[1])):
 
 
 def test_a_worker_finds_the_configs_that_the_driver_sent(ray_address: str, tmp_path: Path) -> None:
+    # As in a driver that `ray job submit` has started, whose settings Ray refuses to be set again.
+    submitted = {"runtime_env": {"env_vars": {"AWS_DEFAULT_REGION": "of-the-job"}}}
     done = subprocess.run(
         [sys.executable, "-c", _ASK_A_WORKER, ray_address],
         cwd=tmp_path,
-        env={**os.environ, **TOKEN, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            **TOKEN,
+            "PYTHONPATH": str(ROOT),
+            "AWS_DEFAULT_REGION": "of-the-job",
+            "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(submitted),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -3,13 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import ray
 import yaml
 
 import flows.stages
+from actors.cluster import Cluster
+from actors.messages import RunClosed
 from actors.pool import Pool
+from musicgen.job import Job
+from musicgen.plan.expected_actors import ExpectedActors
 from musicgen.storage.local import LocalStore
 from tests.flows.conftest import sounds
 
@@ -107,3 +112,24 @@ def test_the_flow_does_each_thing_once_and_makes_the_same(
     assert dict(calls) == ONCE
     assert synthesize(Job.load(path)) is None, "nothing is missing"
     assert calls["join"] == 1
+
+
+def test_a_run_that_was_closed_before_its_driver_began_names_the_run_that_closed_it(tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.csv"
+    manifest.write_text("prompt\npiano\nflute\n")
+    settings = {
+        "manifest": {"uri": str(manifest)},
+        "generation": {"duration_s": 0.2},
+        "output": {"uri": str(tmp_path / "out"), "supersede_unfinished": True},
+    }
+    first = flows.stages.open_job(Job.model_validate(settings))
+    first_plan = flows.stages.plan_run(first, ExpectedActors()).plan
+    manifest.write_text("prompt\npiano\nflute\nstrings\n")
+    second_plan = flows.stages.plan_run(flows.stages.open_job(Job.model_validate(settings)), ExpectedActors()).plan
+    assert first_plan is not None
+    assert second_plan is not None
+    result = flows.stages.generate_clips(first, first_plan, cast(Cluster, None), print)  # nothing is pending, so no Ray
+    assert result is None
+    with pytest.raises(RunClosed, match=f"run {first_plan.run} was closed by run {second_plan.run}"):
+        flows.stages.publish_run(first, first_plan, result)
+    assert not first.store.exists("README.md"), "the run that closed it publishes the dataset"

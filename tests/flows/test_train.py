@@ -36,7 +36,7 @@ def test_a_folder_is_trained_on_and_gone_on_with(start: Path, tmp_path: Path) ->
     assert made.exit_code == 0, made.output
     assert "b.wav: there is no" in made.stderr
     assert "step      2  100.0 %" in made.stderr
-    assert made.stdout.startswith(str(out / "export"))
+    assert made.stdout.startswith(f"the trained model is {out / 'export'}; ")
     more = _train(*arguments, "--steps", 3)
     assert more.exit_code == 0, more.output
     assert "step      3  100.0 %" in more.stderr

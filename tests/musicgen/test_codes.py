@@ -153,3 +153,12 @@ def test_names_that_collide_or_are_not_allowed(codec, tmp_path: Path) -> None:
     assert decode_codes(str(tmp_path / "codes.parquet"), str(tmp_path / "out"), codec).made == len(names)
     assert len(list((tmp_path / "out").glob("*.flac"))) == len(names)
     assert [row["id"] for row in read(tmp_path / "out" / "files.parquet")] == names
+
+
+def test_the_dialect_of_a_csv_file_is_found_out(codec, tmp_path: Path) -> None:
+    for name, data in files().items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "m.csv").write_text('audio,prompt\na.wav,"a \\"blue\\" tune"\nb.flac,plain\nc.ogg,"two, \\"three\\""\n')
+    done = encode_manifest(str(tmp_path / "m.csv"), str(tmp_path / "codes.parquet"), codec)
+    assert (done.made, done.failed) == (3, [])
+    assert [row["prompt"] for row in read(tmp_path / "codes.parquet")] == ['a "blue" tune', "plain", 'two, "three"']

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from musicgen.errors import JobError
-from musicgen.job import AudioSettings, Job
+from musicgen.job import Job
+from musicgen.job_sections import AudioSettings
 
 SECRET = "hunter2-do-not-print"
 
@@ -61,9 +62,10 @@ def test_local_paths_are_relative_to_the_working_directory(tmp_path: Path, monke
 
 
 def test_actors_may_be_a_range() -> None:
-    assert (make_job("cluster.actors=3").cluster.min_actors, make_job("cluster.actors=3").cluster.max_actors) == (3, 3)
+    assert make_job("cluster.actors=3").cluster.resolve_actors(auto=8) == (3, 3)
+    assert make_job().cluster.resolve_actors(auto=8) == (8, 8)
     ranged = make_job("cluster.actors={min: 2, max: 5}").cluster
-    assert (ranged.min_actors, ranged.max_actors) == (2, 5)
+    assert ranged.resolve_actors(auto=8) == (2, 5)
 
 
 def test_a_job_goes_through_json_and_back() -> None:

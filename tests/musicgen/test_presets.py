@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_published_checkpoint_has_one() -> None:
     sizes = ("small", "medium", "large", "melody", "melody-large")
     names = {f"musicgen-{stereo}{size}" for stereo in ("", "stereo-") for size in sizes} | {"musicgen-style"}
+    names |= {"audioldm2", "audioldm2-large", "audioldm2-music"}
     assert set(preset_names()) == names
     assert all_presets()[0].name == "embedded"
 
@@ -25,10 +26,12 @@ def test_every_published_checkpoint_has_one() -> None:
 def test_what_a_preset_says_fits_together(preset) -> None:
     assert set(preset.controls) <= set(CONTROLS)
     assert ("stereo" in preset.controls) == (preset.channels == 2) == ("stereo" in preset.name)
-    assert preset.codebooks == 4 * preset.channels
+    assert preset.codebooks == (None if preset.kind == "diffusion" else 4 * preset.channels)
+    assert (preset.kind == "diffusion") == (preset.family == "audioldm2")
     assert ("melody" in preset.controls) == (preset.kind == "melody")
     if preset.hub:
-        assert preset.license == "CC-BY-NC-4.0"  # of all weights that Meta published
+        # of all weights that Meta published, and of AudioLDM 2's
+        assert preset.license == {"musicgen": "CC-BY-NC-4.0", "audioldm2": "CC-BY-NC-SA-4.0"}[preset.family]
         assert find_preset(preset.hub) is preset
 
 
@@ -39,7 +42,7 @@ def test_who_could_is_ordered_by_what_was_asked() -> None:
     assert find_preset("musicgen-smal") is None
 
 
-@pytest.mark.parametrize("name", ["demo", "musiccaps"])
+@pytest.mark.parametrize("name", ["demo", "musiccaps", "audioldm2", "review-musicgen", "review-audioldm2"])
 def test_example_jobs_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKET", "my-bucket")
     job = Job.load(str(config_file("jobs", f"{name}.yaml")))

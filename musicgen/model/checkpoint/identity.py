@@ -55,11 +55,12 @@ def checkpoint_identity(folder: Path) -> str:
     files = [folder / name for name in _SMALL_FILES if (folder / name).is_file()] + weight_files(folder)
     digest = hashlib.sha256(f"musicgen checkpoint {_VERSION}\n".encode())
     for path in sorted(files, key=lambda file: file.name):
-        digest.update(f"{path.name} {_file_sha256(path.resolve())}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path.resolve())}\n".encode())
     return digest.hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Compute the sha256 (hex) of a file; it is remembered by its path, size and modification time."""
     stat = path.stat()
     file_state = f"{path}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ino}"
     note = cache_folder() / "sha256" / hashlib.sha256(file_state.encode()).hexdigest()

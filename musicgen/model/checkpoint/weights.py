@@ -25,6 +25,11 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether there are safetensors under the names of the published format; they may be incomplete."""
+    return any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """List the checkpoint's safetensors files: `model.safetensors`, or the shards that its index names.
 
@@ -47,13 +52,12 @@ def weight_files(folder: Path) -> list[Path]:
     if any(folder.glob("pytorch_model*.bin")):
         raise ModelError(
             f"{folder}: has pytorch_model.bin only, and pickled weights are not loaded since that runs code; "
-            "convert them once, "
-            "where you trust them: MusicgenForConditionalGeneration.from_pretrained(folder).save_pretrained(new_folder)"
+            f"convert them once: musicgen convert {folder} NEW_FOLDER"
         )
     if (folder / "state_dict.bin").is_file():
         raise ModelError(
-            f"{folder}: is in audiocraft's format (state_dict.bin); convert it once with transformers' "
-            "models/musicgen/convert_musicgen_transformers.py"
+            f"{folder}: is in audiocraft's format (state_dict.bin); convert it once: musicgen convert {folder} "
+            "NEW_FOLDER"
         )
     raise ModelError(f"{folder}: no model.safetensors; a checkpoint is a folder in the published Hugging Face format")
 

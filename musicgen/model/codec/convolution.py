@@ -1,7 +1,7 @@
-"""The codec's products on a CPU, float32, one thread: by the compiled kernels, else by torch.
+"""The codec's products, float32: on a CPU by the compiled kernels and one thread, else by torch.
 
-The caller is a background worker with one thread (musicgen/conditioning/workers.py), and the order of every sum depends
-on one clip's data alone.
+On a CPU the caller is a background worker with one thread (musicgen/conditioning/workers.py), and the order of every
+sum depends on one clip's data alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def build_convolution(weight: Tensor, bias: Tensor) -> ConvolutionProduct:
 
     Weight [out, in, taps].
     """
-    library = load_library()
+    library = "on a GPU" if weight.is_cuda else load_library()
     if isinstance(library, str) or weight.shape[1] * weight.shape[2] % 2:  # the kernels take pairs of inputs
         return _TorchProduct(weight, bias)
     return _KernelProduct(CpuOps(library, torch.float32, threads=1), weight, bias)
@@ -75,7 +75,7 @@ class Recurrence:
 
     def __init__(self, lstm: Any):
         self.lstm = lstm
-        library = load_library()
+        library = "on a GPU" if lstm.weight_hh_l0.is_cuda else load_library()
         native = not isinstance(library, str) and lstm.hidden_size % 16 == 0
         self.layers = [_LstmLayer(library, lstm, i) for i in range(lstm.num_layers)] if native else None
 

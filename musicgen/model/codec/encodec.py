@@ -44,7 +44,7 @@ class EnCodec:
         self.codebooks = spec.codebooks
         self.codebook_size = spec.codebook_size
         self.hop = round(spec.sample_rate / spec.frame_rate)  # samples per frame
-        self._stages = build_stages(model.decoder.layers) if self._device().type == "cpu" else None
+        self._stages = build_stages(model.decoder.layers)
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec, tensors: Tensors, device: torch.device) -> "EnCodec":
@@ -105,7 +105,7 @@ class EnCodec:
         assert self._stages is not None
         before, recurrence, behind = self._stages
         for states in recurrence([_run_layers(before, stream.contiguous()) for stream in streams]):
-            yield _run_in_pieces(behind, states, 1, self.hop, dim=0)[:, 0].numpy()
+            yield _run_in_pieces(behind, states, 1, self.hop, dim=0)[:, 0].cpu().numpy()
 
     def _decode_by_modules(self, latents: Tensor) -> NDArray[np.float32]:
         """Decode latents [channels, dim, frames] -> sound [channels, frames * hop], by transformers' modules."""

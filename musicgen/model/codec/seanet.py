@@ -1,4 +1,4 @@
-"""EnCodec's decoder as matrix products, on a CPU.
+"""EnCodec's decoder as matrix products.
 
 The network is SEANet (Tagliasacchi et al. 2020; Défossez et al. 2022, section 3.1) with transformers' weights. States
 are laid out [time, channels], so that a convolution is one product of overlapping rows. So is a transposed convolution
@@ -64,7 +64,7 @@ class Convolution:
         self.has_few_outputs = self.out <= 2  # the last layer: all taps at once, then shifted sums of narrow columns
         if self.has_few_outputs:
             flat = weight.permute(2, 0, 1).reshape(-1, weight.shape[1], 1)  # [taps * out, in, 1]
-            self.product = build_convolution(flat, torch.zeros(len(flat)))
+            self.product = build_convolution(flat, flat.new_zeros(len(flat)))
         else:
             self.product = build_convolution(weight, self.bias)
         self.activate = activate

@@ -1,85 +1,35 @@
-"""The decoder's operations by the CPU kernels of `kernels/`, which g++ compiles once for this processor (`build.py`).
-
-They are called through ctypes, which releases the interpreter lock during a call; one call costs about 3 us. The
-library has a thread pool of its own.
-"""
+"""The decoder's operations by the CPU kernels of `kernels/` (`kernel_library`)."""
 
 import copy
 import ctypes
 import logging
-import os
-import shlex
-import shutil
-import subprocess
-import sys
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from musicgen.model.decoder import build
 from musicgen.model.decoder.cuda_graphs import GraphCapture
-from musicgen.model.decoder.ops import LayerCache, PackedWeight, SamplingKernel
+from musicgen.model.decoder.huge_pages import zeros_in_huge_pages
+from musicgen.model.decoder.kernel_library import load_unchecked_kernels
+from musicgen.model.decoder.ops import LayerCache, PackedWeight, RowSpan, SamplingKernel
 
 log = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("kernels")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 # Names the arithmetic in the index column `engine`. Raise it with every change of the kernels that may change bits.
 # 2: right with two threads and more (docs/changelog.md); names without a revision are from before.
 KERNEL_REVISION = 2
 
-_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-_CACHE = [
-    _INT,
-    _POINTER,
-    _POINTER,
-    _POINTER,
-    _POINTER,
-    _INT,
-    _INT,
-    _INT,
-]  # tokens, rows, lengths, keys, values, heads, dim, capacity
-_SIGNATURES = {
-    "pack_fp32": [_POINTER, _INT, _INT, _POINTER, _INT],
-    "pack_bf16": [_POINTER, _INT, _INT, _POINTER, _INT],
-    "linear_fp32": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
-    "linear_bf16": [_POINTER, _LONG, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT],
-    "convolve_fp32": [_POINTER, _LONG, _LONG, _INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
-    "recur_fp32": [_INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
-    "append_fp32": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
-    "append_bf16": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
-    "attention_fp32": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
-    "attention_bf16": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
-    "norm_fp32": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT, _POINTER, _INT],
-    "sample_fp32": [_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _POINTER, _INT],
-}
-
 
 @lru_cache(maxsize=1)
 def load_library() -> "ctypes.CDLL | str":
-    """Load the compiled kernels, or say in a few words why there are none (`MUSICGEN_COMPILE=0`, no g++, it failed)."""
-    if os.environ.get("MUSICGEN_COMPILE", "1") == "0":
-        return "MUSICGEN_COMPILE=0"
-    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # it may be `ccache g++`
-    if shutil.which(compiler[0]) is None:
-        return "no g++"
-    try:
-        library = build.compile_kernels(_SOURCE, compiler)
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        log.warning("the CPU kernels could not be compiled, falling back to slower eager operations: %s", detail)
-        return "g++ failed"
-    library.instruction_set.restype = ctypes.c_char_p
-    library.shuffle_chunks.argtypes, library.shuffle_chunks.restype = [ctypes.c_uint64], None
-    library.helped_loops.restype = _LONG
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+    """Load the compiled kernels and check them, or say in a few words why there are none that can be used."""
+    library = load_unchecked_kernels()
+    if isinstance(library, str):
+        return library
     wrong = _find_wrong_kernel(library)
     if wrong:
         log.warning(
@@ -116,19 +66,6 @@ def _find_wrong_kernel(library: ctypes.CDLL) -> str | None:
     return None
 
 
-def _zeros_in_huge_pages(*shape: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Allocate zeros in pages of 2 MB where Linux offers them: a step reads weights and cache whole, and is a sixth
-    faster so.
-    """
-    tensor = torch.empty(shape, dtype=dtype, device=device)
-    page, madv_hugepage = 4096, 14
-    start = -(-tensor.data_ptr() // page) * page
-    end = (tensor.data_ptr() + tensor.nbytes) // page * page
-    if sys.platform == "linux" and device == "cpu" and end > start:
-        ctypes.CDLL(None).madvise(_POINTER(start), ctypes.c_size_t(end - start), madv_hugepage)
-    return tensor.zero_()
-
-
 class CpuOps:
     """`DecoderOps` by compiled CPU kernels. Tensors are float32 and contiguous; weights and cache are in `dtype`."""
 
@@ -141,7 +78,7 @@ class CpuOps:
         self.threads = threads
         self.lanes: int = library.lanes()
         self._tile_rows: int = library.tile_rows()
-        self.name = f"native-{library.instruction_set().decode()}-r{KERNEL_REVISION}"
+        self.name = f"{library.build_name().decode()}-{library.instruction_set().decode()}-r{KERNEL_REVISION}"
         kind = _NAMES[dtype]
         self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
         self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
@@ -167,7 +104,7 @@ class CpuOps:
         if depth % 2:
             raise ValueError(f"a weight of odd depth {depth} cannot be packed in pairs")
         panel = 2 * self.lanes
-        packed = _zeros_in_huge_pages(-(-columns // panel) * panel * depth, dtype=self.dtype)
+        packed = zeros_in_huge_pages(-(-columns // panel) * panel * depth, dtype=self.dtype)
         plain = weight.float().contiguous()  # named: a temporary would be freed before the call
         self._pack(plain.data_ptr(), columns, depth, packed.data_ptr(), self.threads)
         return PackedWeight(packed, columns, depth)
@@ -202,8 +139,8 @@ class CpuOps:
         padded = -(-dim // self.lanes) * self.lanes
         capacity = self.round_capacity(capacity)
         return (
-            _zeros_in_huge_pages(rows, heads, capacity, dim, dtype=self.dtype, device=device or "cpu"),
-            _zeros_in_huge_pages(rows, heads, capacity, padded, dtype=self.dtype, device=device or "cpu"),
+            zeros_in_huge_pages(rows, heads, capacity, dim, dtype=self.dtype, device=device or "cpu"),
+            zeros_in_huge_pages(rows, heads, capacity, padded, dtype=self.dtype, device=device or "cpu"),
         )
 
     def round_capacity(self, capacity: int) -> int:
@@ -227,6 +164,14 @@ class CpuOps:
             values.data_ptr(),
             heads, dim, capacity, self.threads,
         )  # fmt: skip
+
+    def append_and_attend(
+        self, qkv: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int, span: RowSpan | None = None
+    ) -> Tensor:
+        """Append the keys and values of qkv [tokens, 3 hidden], and attend with its queries -> [tokens, hidden]."""
+        hidden = qkv.shape[1] // 3
+        self.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], rows, lengths, cache)
+        return self.attend(qkv[:, :hidden], rows, lengths, cache, longest)
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
         """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,

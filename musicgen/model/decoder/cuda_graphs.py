@@ -2,9 +2,10 @@
 enough.
 
 A captured step reads and writes exactly the memory that it was captured with. So whatever changes from step to step
-lies in buffers that are filled in place, and whatever the host decides (how many blocks of the cache are read, whether
-a clip needs a sort) is part of the graph's key. There is one graph per key, captured when it is first needed; all share
-one pool of memory, since no two run at once. The kernels are those of the eager step, and so are the bits.
+lies in buffers that are filled in place, and whatever the host decides (without Triton: how many blocks of the cache
+are read, and whether a clip needs a sort) is part of the graph's key. There is one graph per key, captured when it is
+first needed; all share one pool of memory, since no two run at once. The kernels are those of the eager step, and so
+are the bits.
 
 `CudaCapture` follows torch's notes on CUDA graphs and was never run: no GPU was at hand. The rest is tested on a CPU,
 with a recorder in its place.
@@ -20,6 +21,7 @@ from typing import Protocol
 import torch
 
 from musicgen.errors import first_line
+from musicgen.model.memory_errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -49,25 +51,27 @@ class StepGraphs:
     """The graphs of one function over the same buffers. It holds no buffers itself: their owner must outlive it."""
 
     def __init__(self, capture: GraphCapture):
-        self._capture: GraphCapture | None = capture
+        self._capture = capture
         self._warm: set[Hashable] = set()
         self._replays: dict[Hashable, Work] = {}
+        self._failed: set[Hashable] = set()  # keys whose capture failed
 
     @property
     def active(self) -> bool:
-        """Whether steps are captured: no longer once a capture has failed."""
-        return self._capture is not None
+        """Whether steps are captured: not if captures have failed and none has succeeded."""
+        return bool(self._replays) or not self._failed
 
     def run(self, key: Hashable, work: Work) -> None:
         """Do `work`, which must be the same for the same key.
 
         The first call runs it as it is, because a kernel must have run once before it can be captured. The second call
-        captures it, and later calls replay the graph. If a capture fails, one warning is logged, and from then on all
-        work runs as it is.
+        captures it, and later calls replay the graph. If a capture fails, work of that key runs as it is from then on,
+        and the first time a warning is logged; other keys keep their graphs. A capture that runs out of memory raises,
+        because fewer slots may be captured.
         """
         if key in self._replays:
             self._replays[key]()
-        elif self._capture is None:
+        elif key in self._failed:
             work()
         elif key not in self._warm:
             self._capture.warm(work)
@@ -75,22 +79,23 @@ class StepGraphs:
         else:
             try:
                 self._replays[key] = self._capture.capture(work)
-            except Exception as error:  # whatever it is, the eager step does not need it
-                log.warning(
-                    "the decode step could not be captured, going on without: %s: %s",
-                    type(error).__name__,
-                    first_line(error),
-                )
-                self._capture = None
-                self._replays.clear()
+            except Exception as error:  # whatever else it is, the eager step does not need it
+                if is_out_of_memory(error):
+                    raise
+                if not self._failed:
+                    log.warning(
+                        "a decode step could not be captured, going on without: %s: %s",
+                        type(error).__name__,
+                        first_line(error),
+                    )
+                self._failed.add(key)
                 work()
             else:
                 self._replays[key]()
 
     def clear(self) -> None:
         """Drop all graphs, because some of their buffers are about to be replaced."""
-        if self._capture is not None:
-            self._capture.forget()
+        self._capture.forget()
         self._replays.clear()
         self._warm.clear()  # other shapes may want other kernels
 
@@ -102,7 +107,9 @@ class CudaCapture:
     """
 
     def __init__(self, device: torch.device):
-        self._stream = torch.cuda.Stream(device)
+        # The kernels of a graph keep the priority of the stream that captured them: codec and text encoder, whose
+        # streams have the usual one, fill what the steps leave free.
+        self._stream = torch.cuda.Stream(device, priority=-1)
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm(self, work: Work) -> None:

@@ -7,18 +7,19 @@ depend on how its earlier positions got into the cache.
 
 import copy
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from musicgen.errors import ModelError
 from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 from musicgen.model.decoder.cuda_graphs import find_graph_capture
 from musicgen.model.decoder.layer_weights import LayerWeights, NormWeights, WeightReader
-from musicgen.model.decoder.ops import DecoderOps, LayerCache, PackedWeight
+from musicgen.model.decoder.ops import DecoderOps, LayerCache, PackedWeight, RowSpan
 from musicgen.model.decoder.torch_ops import TorchOps
+from musicgen.model.decoder.triton_ops import make_triton_ops
 from musicgen.model.spec import ModelSpec
 
 
@@ -45,6 +46,7 @@ class TokenBatch:
     num_with_text: int
     text_lengths: Tensor  # int32 [num_with_text]: text states to attend to
     longest: int  # an upper bound of `lengths`, known on the host
+    span: RowSpan | None = None  # the same as rows and lengths, where they are the first positions of whole rows
 
 
 class Decoder:
@@ -74,10 +76,8 @@ class Decoder:
 
         On a CPU the weights are repacked one by one; the given tensors are not kept.
         """
-        if spec.activation != "gelu":
-            raise ModelError(f"decoder.activation_function {spec.activation!r} is not supported; it must be gelu")
         device = torch.device(device)
-        decoder = cls(spec, device, dtype, _choose_ops(device, dtype))
+        decoder = cls(spec, device, dtype, _choose_ops(device, dtype, spec.head_dim))
         reader = WeightReader(spec, tensors, device, decoder.ops)
         decoder.layers = [reader.layer(index) for index in range(spec.layers)]
         decoder.final_norm = reader.norm("model.decoder.layer_norm")
@@ -138,21 +138,24 @@ class Decoder:
             1, self.spec.codebooks
         ):  # one by one, so that the order of the sum does not depend on the number of tokens
             x = x + rows[:, k]
-        return x if self.spec.embed_scale == 1.0 else x * self.spec.embed_scale
+        return x
 
     def forward(self, x: Tensor, tokens: TokenBatch, cache: KVCache) -> Tensor:
         """Run embeddings x [tokens, hidden], positions not yet added, through the layers -> normed states [tokens,
         hidden].
         """
-        ops, hidden, num_with_text = self.ops, self.spec.hidden, tokens.num_with_text
-        x = x + self.positions(tokens.lengths)
+        return self.run_layers(x + self.positions(tokens.lengths), tokens, cache)
+
+    def run_layers(self, x: Tensor, tokens: TokenBatch, cache: KVCache) -> Tensor:
+        """Run embeddings with positions, float32 [tokens, hidden], which are overwritten -> normed states."""
+        ops, num_with_text = self.ops, tokens.num_with_text
         delta = None
         for index, layer in enumerate(self.layers):
             h = ops.norm(x, delta, layer.norm.weight, layer.norm.bias)
             qkv = ops.linear(h, layer.qkv)
-            layer_cache = cache.layers[index]
-            ops.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], tokens.rows, tokens.lengths, layer_cache)
-            attended = ops.attend(qkv[:, :hidden], tokens.rows, tokens.lengths, layer_cache, tokens.longest)
+            attended = ops.append_and_attend(
+                qkv, tokens.rows, tokens.lengths, cache.layers[index], tokens.longest, tokens.span
+            )
             delta = ops.linear(attended, layer.out)
             if layer.cross is not None and num_with_text:
                 # Null rows would attend to zeros, which adds exactly nothing, so they are skipped.
@@ -175,6 +178,11 @@ class Decoder:
         """
         return self._positions[lengths.long() - 1]
 
+    @property
+    def position_table(self) -> Tensor:
+        """The sinusoids float32 [positions, hidden] that `reserve_positions` made."""
+        return self._positions
+
     def reserve_positions(self, capacity: int) -> None:
         """Make the table of sinusoids long enough for positions below `capacity`."""
         if self._positions.shape[0] < capacity:
@@ -193,11 +201,16 @@ def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def _choose_ops(device: torch.device, dtype: torch.dtype) -> DecoderOps:
-    """Choose compiled kernels on a CPU that has a compiler, and torch's own operations elsewhere."""
+def _choose_ops(device: torch.device, dtype: torch.dtype, head_dim: int) -> DecoderOps:
+    """Choose kernels, compiled for a CPU that has a compiler or by Triton for CUDA, and torch's own operations
+    elsewhere.
+    """
     if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
         library = load_library()
         if not isinstance(library, str):
             return CpuOps(library, dtype, torch.get_num_threads())
         return TorchOps(device, dtype, f"eager ({library})")
-    return TorchOps(device, dtype, "eager", find_graph_capture(device))
+    if device.type != "cuda" or os.environ.get("MUSICGEN_COMPILE", "1") == "0":
+        return TorchOps(device, dtype, "eager")
+    ops = make_triton_ops(device, dtype, head_dim, find_graph_capture(device))
+    return TorchOps(device, dtype, f"eager ({ops})", find_graph_capture(device)) if isinstance(ops, str) else ops

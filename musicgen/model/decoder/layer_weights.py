@@ -50,7 +50,7 @@ class WeightReader:
 
     def layer(self, index: int) -> LayerWeights:
         """One layer. Raises `ModelError` for cross-attention that the kind of model should lack, or lacks."""
-        name = f"model.decoder.layers.{index}"
+        name, hidden, ffn = f"model.decoder.layers.{index}", self.spec.hidden, self.spec.ffn
         has_cross = f"{name}.encoder_attn.q_proj.weight" in self.tensors
         if has_cross != (self.spec.kind == "text"):
             raise ModelError(
@@ -63,8 +63,8 @@ class WeightReader:
             qkv=self.weight(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
             out=self.weight(f"{attention}.out_proj"),
             ffn_norm=self.norm(f"{name}.final_layer_norm"),
-            up=self.weight(f"{name}.fc1", rows=self.spec.ffn),
-            down=self.weight(f"{name}.fc2", columns=self.spec.ffn),
+            up=self.ops.pack(_pad_to_even(self.tensor(f"{name}.fc1.weight", (ffn, hidden)), dim=0)),
+            down=self.ops.pack(_pad_to_even(self.tensor(f"{name}.fc2.weight", (hidden, ffn)), dim=1)),
             cross=self.cross_attention(f"{name}.encoder_attn") if has_cross else None,
         )
 
@@ -87,12 +87,22 @@ class WeightReader:
             )
         return self.tensors[name]
 
-    def weight(self, *names: str, rows: int | None = None, columns: int | None = None) -> PackedWeight:
+    def weight(self, *names: str, rows: int | None = None) -> PackedWeight:
         """The weights of linear layers, one below the other, packed as one matrix."""
-        shape = (rows or self.spec.hidden, columns or self.spec.hidden)
+        shape = (rows or self.spec.hidden, self.spec.hidden)
         return self.ops.pack(torch.cat([self.tensor(f"{name}.weight", shape) for name in names]))
 
     def norm(self, name: str) -> NormWeights:
         """A layer norm, float32."""
         parts = (self.tensor(f"{name}.{part}", (self.spec.hidden,)) for part in ("weight", "bias"))
         return NormWeights(*(part.to(self.device, torch.float32).contiguous() for part in parts))
+
+
+def _pad_to_even(weight: Tensor, dim: int) -> Tensor:
+    """Add zeros to a dimension of odd length, because the kernels take pairs of inputs.
+
+    A feed-forward state more, whose weights are zeros, is gelu(0) = 0 and adds exactly nothing.
+    """
+    if weight.shape[dim] % 2 == 0:
+        return weight
+    return torch.cat([weight, torch.zeros_like(weight.narrow(dim, 0, 1))], dim)

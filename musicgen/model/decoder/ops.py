@@ -25,6 +25,15 @@ class PackedWeight:
     depth: int
 
 
+@dataclass(frozen=True, slots=True)
+class RowSpan:
+    """Says that tokens are the first positions of the cache's rows `first`, `first + stride`, ..., row after row."""
+
+    first: int
+    stride: int
+    rows: int
+
+
 class DecoderOps(Protocol):
     """What one decode step computes with. Weights and cache are in one dtype; activations are float32.
 
@@ -73,6 +82,14 @@ class DecoderOps(Protocol):
 
     def append(self, k: Tensor, v: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache) -> None:
         """Write token i's key and value [tokens, hidden] to position lengths[i] - 1 of row rows[i]."""
+
+    def append_and_attend(
+        self, qkv: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int, span: RowSpan | None = None
+    ) -> Tensor:
+        """Append the keys and values of qkv [tokens, 3 hidden], and attend with its queries -> [tokens, hidden].
+
+        `span` says the same as `rows` and `lengths`, on the host, for operations that take a row's tokens together.
+        """
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
         """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from musicgen.model.decoder.cuda_graphs import GraphCapture
-from musicgen.model.decoder.ops import LayerCache, PackedWeight, SamplingKernel
+from musicgen.model.decoder.ops import LayerCache, PackedWeight, RowSpan, SamplingKernel
 
 BLOCK_POSITIONS = 128
 # MKL may give a row other bits in another place of a small matrix (seen with 6 rows on two threads); in multiples of 16
@@ -99,6 +99,14 @@ class TorchOps:
         for values, store in ((k, cache[0]), (v, cache[1])):
             heads, dim = store.shape[1], store.shape[3]
             store[rows.long(), :, lengths.long() - 1] = values.reshape(-1, heads, dim).to(self.dtype)
+
+    def append_and_attend(
+        self, qkv: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int, span: RowSpan | None = None
+    ) -> Tensor:
+        """Append the keys and values of qkv [tokens, 3 hidden], and attend with its queries -> [tokens, hidden]."""
+        hidden = qkv.shape[1] // 3
+        self.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], rows, lengths, cache)
+        return self.attend(qkv[:, :hidden], rows, lengths, cache, longest)
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
         """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,

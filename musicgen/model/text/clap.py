@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
-from musicgen.model.text.tokenizer import load_tokenizer
+from musicgen.model.text.tokenizer import TokenCount, count_tokens, load_tokenizer
 
 MAX_TOKENS = 77
 _QUANTIZER = "text_quantizer.layers."
@@ -60,6 +60,10 @@ class ClapEmbedder:
             input_ids=tokens["input_ids"].to(device), attention_mask=tokens["attention_mask"].to(device)
         ).text_embeds
         return quantize_residually(nn.functional.normalize(embedding, dim=-1), self.codebooks)
+
+    def count_tokens(self, prompt: str) -> TokenCount:
+        """Count the prompt's tokens, those beyond `MAX_TOKENS` too."""
+        return count_tokens(self.tokenizer, prompt)
 
 
 def quantize_residually(embedding: Tensor, codebooks: list[Tensor]) -> Tensor:

@@ -15,12 +15,13 @@ from musicgen.memo import Memo
 from musicgen.model.checkpoint.linear import load_linear
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
 from musicgen.model.spec import ModelSpec
-from musicgen.model.text.tokenizer import load_tokenizer
+from musicgen.model.text.tokenizer import TokenCount, count_tokens, load_tokenizer
 
 # T5 was trained on 512 tokens; longer prompts are cut there (a hundred words take about 130).
 MAX_TOKENS = 512
 _PAD_MULTIPLE = 16  # prompts are padded to a multiple of this: few shapes, little waste
 _MAX_REMEMBERED = 256
+_NO_TOKENS = TokenCount()  # of an empty prompt, or of a sound in its place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,7 @@ class TextStates:
 
     states: Tensor  # [tokens, hidden]
     empty: bool = False
+    tokens: TokenCount = _NO_TOKENS  # of the prompt before it was cut
 
 
 class Embedder(Protocol):
@@ -40,6 +42,9 @@ class Embedder(Protocol):
 
     def __call__(self, prompt: str) -> Tensor:
         """Encode one prompt alone, so that no other prompt can change a bit -> float32 [tokens, text_dim]."""
+
+    def count_tokens(self, prompt: str) -> TokenCount:
+        """Count the prompt's tokens, those beyond the encoder's longest input too."""
 
 
 class TextEncoder:
@@ -49,11 +54,19 @@ class TextEncoder:
     alone. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
     """
 
-    def __init__(self, embedder: Embedder, projection: nn.Linear | None, hidden: int, length: int = 0):
+    def __init__(
+        self,
+        embedder: Embedder,
+        projection: nn.Linear | None,
+        hidden: int,
+        length: int = 0,
+        device: torch.device | None = None,
+    ):
         self.embedder = embedder
         self.projection = projection
         self.hidden = hidden
         self.length = length
+        self.device = device
         self._memo: Memo[str, TextStates] = Memo(_MAX_REMEMBERED)
         self._lock = threading.Lock()
 
@@ -71,7 +84,7 @@ class TextEncoder:
         projection = None
         if spec.text_projection:
             projection = load_linear(tensors, "enc_to_dec_proj.", spec.text_dim, spec.hidden, device)
-        return cls(embedder, projection, spec.hidden, spec.text_length)
+        return cls(embedder, projection, spec.hidden, spec.text_length, device)
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> TextStates:
@@ -84,17 +97,13 @@ class TextEncoder:
 
     def _encode_alone(self, prompt: str) -> TextStates:
         if not prompt.strip():
-            return TextStates(
-                synchronized(torch.zeros(max(1, self.length), self.hidden, device=self._device())), empty=True
-            )
+            zeros = torch.zeros(max(1, self.length), self.hidden, device=self.device)
+            return TextStates(synchronized(zeros), empty=True)
         states = self.embedder(prompt)  # [tokens, text_dim]
         states = states if self.projection is None else self.projection(states)
         if self.length and len(states) < self.length:
             states = torch.cat([states, states.new_zeros(self.length - len(states), states.shape[1])])
-        return TextStates(synchronized(states))
-
-    def _device(self) -> torch.device | None:
-        return None if self.projection is None else self.projection.weight.device
+        return TextStates(synchronized(states), tokens=self.embedder.count_tokens(prompt))
 
 
 def synchronized(states: Tensor) -> Tensor:
@@ -139,3 +148,7 @@ class T5Embedder:
         tokens[0, : len(ids)] = torch.tensor(ids, device=device)
         mask = (torch.arange(padded, device=device) < len(ids)).long()[None]
         return self.model(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)].contiguous()
+
+    def count_tokens(self, prompt: str) -> TokenCount:
+        """Count the prompt's tokens, those beyond `MAX_TOKENS` too."""
+        return count_tokens(self.tokenizer, prompt)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicgen.audio.container import parse_mpeg_header
 from musicgen.audio.read import decode_excerpt
 from musicgen.errors import RowError
 from tests.musicgen.conditioning import hostile
@@ -89,23 +88,12 @@ def test_truncated_files(kind: str, share: float) -> None:
 def test_a_truncated_mp3_is_noticed_even_where_the_sound_would_suffice() -> None:
     data = encoded(tune(20.0), kind="MP3")
     assert "cut short: its header announces" in reason(data[: len(data) * 3 // 4], seconds=5.0)
-    # Without the header that tells the size, by the last frame.
-    frame = parse_mpeg_header(data[:4])
-    assert frame is not None
-    assert "its last MPEG frame is not whole" in reason(data[frame.size : len(data) * 3 // 4], seconds=5.0)
 
 
 def test_an_mp3_with_tags_around_it() -> None:
     data = encoded(tune(2.0), kind="MP3")
     tagged = b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + data + b"TAG" + bytes(125)
     assert decode_bytes(tagged).shape == decode_bytes(data).shape
-
-
-def test_an_mp3_of_unknown_length() -> None:
-    data = encoded(tune(10.0), kind="MP3")
-    frame = parse_mpeg_header(data[:4])
-    assert frame is not None
-    assert "varying bit rate without a header" in reason(data[frame.size :])
 
 
 def test_files_that_are_not_audio() -> None:
@@ -145,7 +133,7 @@ def test_damaged_files_are_sound_or_refused(kind: str) -> None:
 
 
 def test_unusual_channels_rates_and_lengths() -> None:
-    assert "8 channels" in reason(encoded(np.zeros((1000, 8), np.float32), 192_000))
+    assert "9 channels, and at most 8" in reason(encoded(np.zeros((1000, 9), np.float32), 192_000))
     assert "sample rate of 400000 Hz" in reason(encoded(np.zeros(1000, np.float32), 400_000))
     assert "sample rate of 100 Hz" in reason(encoded(np.zeros(1000, np.float32), 100))
     assert "no samples" in reason(encoded(np.zeros(0, np.float32)))

@@ -53,7 +53,7 @@ def files() -> dict[str, tuple[bytes, str]]:
         "text.wav": (b"RIFF is what I am not, really" * 50, "is not a wav, flac, mp3 or ogg file"),
         "empty.wav": (b"", "is empty (0 bytes)"),
         "cut.mp3": (encoded(tune(2.0), kind="MP3")[:5000], "cut short"),
-        "channels.wav": (encoded(np.zeros((19_200, 8), np.float32), 192_000), "has 8 channels"),
+        "channels.wav": (encoded(np.zeros((19_200, 9), np.float32), 192_000), "has 9 channels"),
         "ten hours.flac": (bomb(), "is 10.0 h long, and at most 30 min are allowed"),
         "ten hours.wav": (_ten_hours_in_a_header(), "is cut short: its header announces 576000044 bytes"),
         "endless.flac": (forge_length(bomb(), 0), "does not say how long it is"),

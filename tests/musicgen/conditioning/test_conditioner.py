@@ -79,12 +79,23 @@ def test_no_melody_is_not_zeros(conditioner) -> None:
     assert not text.any()
 
 
-def test_silence_is_no_melody(conditioner, tmp_path: Path) -> None:
-    path = write(tmp_path / "silence.wav", np.zeros(64_000, np.float32))
-    assert torch.equal(
-        prefixes(window(conditioner, Request("warm piano", melody=str(path)))),
-        prefixes(window(conditioner, Request("warm piano"))),
+@pytest.mark.parametrize("level", [0.0, 1e-5, 3e-4], ids=["zeros", "noise of -90 dB", "noise of -60 dB"])
+def test_silence_is_refused(conditioner, tmp_path: Path, level: float) -> None:
+    """Its pitch class is C at every position, so it would be a tune on C."""
+    noise = np.random.default_rng(0).normal(0, level, 64_000).astype(np.float32)
+    path = write(tmp_path / "silence.wav", np.clip(noise, -9e-4, 9e-4))
+    with pytest.raises(RowError, match=r"silence\.wav is silent \(its first 2\.0 s") as caught:
+        window(conditioner, Request("warm piano", melody=str(path)))
+    assert caught.value.error_class == "melody"
+
+
+def test_a_quiet_melody_is_a_melody(conditioner, tmp_path: Path) -> None:
+    path = write(tmp_path / "quiet.flac", 0.01 * tune(2.0))
+    loud = write(tmp_path / "loud.flac", tune(2.0))
+    of_quiet, of_loud = (
+        prefixes(window(conditioner, Request("warm piano", melody=str(file)))) for file in (path, loud)
     )
+    assert (of_quiet == of_loud).float().mean() > 0.9
 
 
 def test_unconditional_rows_need_one_branch(conditioner) -> None:

@@ -14,6 +14,7 @@ from musicgen.model import load_model
 from musicgen.request import Request
 from tests.fixtures.checkpoints import MELODY, write_checkpoint
 from tests.fixtures.engines import make_engine
+from tests.fixtures.random_checkpoint import Sizes
 from tests.musicgen.conditioning.music import decode_bytes, tune, write
 
 GREEDY = Request("warm piano", duration_s=1.0, temperature=0.0)
@@ -87,6 +88,32 @@ def test_greedy_codes_are_transformers(
     request = replace(GREEDY, **change)
     (found,) = codes(melody_model, [request])
     assert np.array_equal(found, reference(oracle, melody_model, request, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "projected"),
+    [
+        (replace(MELODY, hidden=24, heads=2, text_hidden=24), {"audio_enc_to_dec_proj"}),
+        (replace(MELODY, hidden=12, heads=2, text_hidden=16), {"enc_to_dec_proj"}),
+        (replace(MELODY, hidden=12, heads=2, text_hidden=12), set()),
+    ],
+    ids=["text", "chroma", "both"],
+)
+def test_greedy_codes_are_transformers_where_widths_need_no_projection(
+    sizes: Sizes, projected: set[str], melodies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import MusicgenMelodyForConditionalGeneration
+
+    folder = write_checkpoint(tmp_path, sizes, seed=3)
+    model = load_model(folder, "cpu", "float32")
+    assert {name.split(".")[0] for name in model.tensors.headers} & {"enc_to_dec_proj", "audio_enc_to_dec_proj"} == (
+        projected
+    )
+    oracle = MusicgenMelodyForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    for melody in (str(melodies / "a.wav"), None):
+        request = replace(GREEDY, melody=melody, duration_s=0.6)
+        (found,) = codes(model, [request])
+        assert np.array_equal(found, reference(oracle, model, request, monkeypatch))
 
 
 def test_a_changed_melody_changes_the_codes(melody_model, melodies: Path) -> None:

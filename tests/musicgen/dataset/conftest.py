@@ -13,7 +13,7 @@ from musicgen.clip import Clip
 from musicgen.dataset import paths
 from musicgen.dataset.info import DatasetInfo, write_dataset_info
 from musicgen.dataset.writer import ShardWriter
-from musicgen.job import AudioSettings
+from musicgen.job_sections import AudioSettings
 from musicgen.request import Request
 from musicgen.run_plan import Plan, PlanPart
 from musicgen.shard import PlannedModel, ShardRows

@@ -15,9 +15,9 @@ import yaml
 
 import musicgen.dataset
 from musicgen.audio import decode_audio
-from musicgen.dataset import huggingface
+from musicgen.dataset import huggingface_table
 from musicgen.dataset.card import publish_card, render_card
-from musicgen.dataset.huggingface import write_table
+from musicgen.dataset.huggingface_table import write_table
 from musicgen.dataset.listen import write_page
 from musicgen.errors import RowError
 from musicgen.shard import PlannedModel
@@ -86,7 +86,7 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatc
     """With a stand-in for torchcodec's two classes, as they need FFmpeg; `datasets` does all the rest."""
     names = ("files", "small files", "parquet", "webdataset", "small webdataset")
     for name in names:
-        monkeypatch.setattr(huggingface, "SMALL_BYTES", (1 << 20) * name.startswith("small"))
+        monkeypatch.setattr(huggingface_table, "SMALL_BYTES", (1 << 20) * name.startswith("small"))
         make = a_dataset(Maker(open_store(str(tmp_path / name))).settings(layout=name.split()[-1]))
         publish_card(musicgen.dataset.open_dataset(make.store.uri))
         write_page(musicgen.dataset.open_dataset(make.store.uri))  # its files lie in the folder that is loaded
@@ -105,7 +105,7 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatc
 
 
 def test_a_carried_column_is_not_taken_for_a_file(make: Maker, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(huggingface, "SMALL_BYTES", 0)
+    monkeypatch.setattr(huggingface_table, "SMALL_BYTES", 0)
     rows = shard_of("r1-1", 0, 1)
     carried = pa.table({"source_file_name": ["x.wav"], "file_name": ["y.wav"]})
     make.shard(rows_of=replace(rows, carried=carried))
@@ -153,7 +153,7 @@ def test_load_dataset_without_torchcodec(make: Maker, layout: str, tmp_path: Pat
 def test_a_dataset_without_clips_has_a_card(make: Maker, layout: str):
     make = make.settings(layout=layout)
     make.shard(failing=dict.fromkeys(range(3), RowError("generation", "no")))
-    assert "0 clips" in publish_card(musicgen.dataset.open_dataset(make.store.uri))
+    assert "0 clips" in publish_card(musicgen.dataset.open_dataset(make.store.uri)).text
 
 
 def test_a_dataset_that_outgrows_its_copy_loses_it(make: Maker, monkeypatch: pytest.MonkeyPatch):
@@ -162,11 +162,11 @@ def test_a_dataset_that_outgrows_its_copy_loses_it(make: Maker, monkeypatch: pyt
 
     make.shard()
     size = sum(musicgen.dataset.open_dataset(make.store.uri).to_arrow(["audio_bytes"]).column(0).to_pylist())
-    monkeypatch.setattr(huggingface, "SMALL_BYTES", size)
-    assert "huggingface.parquet" in publish_card(musicgen.dataset.open_dataset(make.store.uri))
+    monkeypatch.setattr(huggingface_table, "SMALL_BYTES", size)
+    assert "huggingface.parquet" in publish_card(musicgen.dataset.open_dataset(make.store.uri)).text
     assert tables() == ["huggingface.parquet"]
     make.shard(shard=1)
-    assert "metadata.parquet" in publish_card(musicgen.dataset.open_dataset(make.store.uri))
+    assert "metadata.parquet" in publish_card(musicgen.dataset.open_dataset(make.store.uri)).text
     assert tables() == ["metadata.parquet"]
 
 
@@ -175,7 +175,7 @@ def matter(card: str) -> dict:
 
 
 def test_the_card_names_the_checkpoint_and_its_license(make: Maker):
-    card = publish_card(musicgen.dataset.open_dataset(a_dataset(make).store.uri), title="Night music")
+    card = publish_card(musicgen.dataset.open_dataset(a_dataset(make).store.uri), title="Night music").text
     assert make.store.read("README.md").decode() == card
     assert matter(card)["license"] == "cc-by-nc-4.0"
     assert matter(card)["size_categories"] == ["n<1K"]
@@ -191,6 +191,8 @@ def test_the_card_names_the_checkpoint_and_its_license(make: Maker):
         (["musicgen-small", "facebook/musicgen-large"], "cc-by-nc-4.0"),
         (["embedded"], "apache-2.0"),
         (["embedded", "musicgen-small"], "cc-by-nc-4.0"),
+        (["audioldm2", "cvssp/audioldm2-large", "embedded"], "cc-by-nc-sa-4.0"),
+        (["audioldm2-music", "musicgen-small"], "other"),
         (["/home/someone/secret-place/my-model"], "other"),
         ([], "other"),
     ],
@@ -208,7 +210,7 @@ def test_the_license_is_the_strictest_of_the_weights(make: Maker, models: list[s
 def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(huggingface, "SMALL_BYTES", 0)
+    monkeypatch.setattr(huggingface_table, "SMALL_BYTES", 0)
     make = make.settings(layout="webdataset")
     make.shard()
     paths = matter(render_card(musicgen.dataset.open_dataset(make.store.uri)))["configs"][0]["data_files"][0]["path"]

@@ -1,23 +1,31 @@
 """The listening page: self-contained, true to the dataset, and with all text of the manifest escaped."""
 
+import hashlib
 import re
 import shutil
 import subprocess
 from dataclasses import replace
+from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 import musicgen.dataset
 from musicgen.audio import decode_audio
+from musicgen.dataset.clip_selection import select_clips
 from musicgen.dataset.listen import write_page
+from musicgen.dataset.reader import read_audio_bytes
 from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import JobError, RowError, StoreError
+from musicgen.storage.parquet_reader import ParquetReader
 
-from .conftest import Maker, clip_of, shard_of
+from .conftest import Maker, clip_of, plan_of, shard_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = """</h2><script>document.title='x'</script>" onerror="alert(1) & 'quotes' \u202e \u263a"""
@@ -115,11 +123,35 @@ def test_the_page_shows_the_first_clips_and_says_so(make: Maker):
     wrote = write_page(musicgen.dataset.open_dataset(make.store.uri), clips=4)
     tags = Tags(Path(wrote.path))
     assert (wrote.clips, len(tags.of("audio"))) == (4, 4)
-    assert "The first 4 of 6 clips" in tags.text
+    assert "4 of 6 clips, the newest run first" in tags.text
     assert "prompt 3" in tags.text
     assert "prompt 4" not in tags.text
     write_page(musicgen.dataset.open_dataset(make.store.uri))
     assert "6 clips." in Tags(Path(wrote.path)).text  # the page is written anew
+
+
+def test_carried_values_stand_beside_the_facts_and_long_ones_are_cut(make: Maker):
+    rows = shard_of("r1-1", 0, 1)
+    carried = pa.table({"length": ["long"], "levels": ["many"], "notes": ["x" * 1000], "words": ["word " * 1000]})
+    make.shard(rows_of=replace(rows, carried=carried))
+    text = Tags(Path(write_page(musicgen.dataset.open_dataset(make.store.uri)).path)).text
+    assert "length0.5 s" in text
+    assert "lengthlong" in text
+    assert "levelsmany" in text
+    assert f"notes{'x' * 196} ..." in text
+    assert f"words{'word ' * 39}w ..." in text
+
+
+def test_a_page_that_is_not_ours_is_not_written_over(make: Maker, tmp_path: Path):
+    make.shard()
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
+    for folder in (None, str(tmp_path / "elsewhere")):
+        page = Path(write_page(dataset, folder).path)
+        write_page(dataset, folder)
+        page.write_text("<html>mine</html>")
+        with pytest.raises(JobError, match=r"listen\.html was not written by this release"):
+            write_page(dataset, folder)
+        assert page.read_text() == "<html>mine</html>"
 
 
 def test_a_missing_or_damaged_clip_does_not_hide_the_others(make: Maker):
@@ -184,3 +216,80 @@ def test_a_browser_loads_every_sound_and_picture(make: Maker, layout: str, tmp_p
     assert answer is not None, done.stderr
     assert answer[1].split() == ["0.500"] * 3 + ["880"] * 3
     assert "<title>dataset: listen</title>" in done.stdout  # the prompt's script did not run
+
+
+def facts_of(page: str) -> list[str]:
+    """The prompts on a page, from top to bottom."""
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", Path(page).read_text())
+
+
+def test_the_newest_run_comes_first_and_conditions_choose(make: Maker, tmp_path: Path):
+    make.shard("r1-1", rows_of=shard_of("r1-1", 0, 3, first=0))
+    make.shard("r2-1", rows_of=shard_of("r2-1", 0, 3, first=3))
+    for run, created_at in (("r1-1", "2026-02-01T00:00:00.000+00:00"), ("r2-1", "2026-01-01T00:00:00.000+00:00")):
+        plan = replace(plan_of(run, rows=3, shard_rows=[[3]]), created_at=created_at)
+        make.store.write(f"runs/{run}/plan.json", plan.to_json().encode())
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
+    page = write_page(dataset)
+    assert facts_of(page.path) == [f"prompt {n}" for n in range(6)]
+    page = write_page(dataset, clips=2, where="caption_id in (2, 4, 5)")
+    assert facts_of(page.path) == ["prompt 2", "prompt 4"]
+    page = write_page(dataset.run("r2-1"), where="tags is null -- a comment")
+    assert facts_of(page.path) == ["prompt 4"]
+    text = Path(page.path).read_text()
+    assert '<dt>caption_id</dt><dd dir="auto">4</dd>' in text
+    assert '<dt>run</dt><dd dir="auto">r2-1</dd>' in text
+    for mistake in ("bpm > 1", "prompt ilike", "(select count(*) from read_csv('/etc/passwd')) > 0", "'x'"):
+        with pytest.raises(JobError, match="--where") as caught:
+            write_page(dataset, where=mistake)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(JobError, match=r"no clip of .* meets"):
+        write_page(dataset, where="seed = 99")
+
+
+def test_conditions_hold_on_datasets_with_types_that_duckdb_lacks(make: Maker):
+    """Earlier releases carried them as they are."""
+    rows = shard_of("r1-1", 0, 3)
+    half = pa.array([0.5, 1.5, None], pa.float16())
+    wide = pa.array([Decimal("0.50"), None, Decimal("2.50")], pa.decimal256(50, 2))
+    nested = pa.array([[0.5], [1.5], None], pa.list_(pa.float16()))
+    make.shard(rows_of=replace(rows, carried=pa.table({"half": half, "wide": wide, "nested": nested})))
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
+    for where, expected in (
+        ("seed > 0", ["prompt 1", "prompt 2"]),
+        ("half > 1", ["prompt 1"]),
+        ("wide::double > 1", ["prompt 2"]),
+        ("nested is null", ["prompt 2"]),
+    ):
+        assert facts_of(write_page(dataset, where=where).path) == expected
+
+
+@pytest.mark.parametrize("layout", ["files", "parquet"])
+def test_conditions_choose_across_row_groups(make: Maker, layout: str):
+    make.settings(layout=layout).shard(rows=8)
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
+    (part,) = dataset.parts()
+    with dataset.store.open(part) as file:
+        table = ParquetReader(file).read()
+    with pq.ParquetWriter(make.store.join(part), table.schema) as writer:
+        writer.write_table(table, row_group_size=3)
+    selected = select_clips(dataset, 3, "seed in (1, 6, 7) or seed = 2")
+    assert [clip.row["seed"] for clip in selected] == [1, 2, 6]
+    (clip,) = select_clips(dataset, 3, "caption_id = 4")
+    assert (clip.row["prompt"], clip.carried["caption_id"]) == ("prompt 4", 4)
+    assert read_audio_bytes(dataset.store, clip.row).startswith(b"fLaC")
+
+
+def test_the_melody_that_was_given_can_be_heard(make: Maker, tmp_path: Path):
+    melody = tmp_path / "tune of mine.wav"
+    soundfile.write(melody, np.sin(np.arange(8000) / 9) / 2, 16_000)
+    sha256 = hashlib.sha256(melody.read_bytes()).hexdigest()
+    rows = shard_of("r1-1", 0, 3)
+    requests = [replace(request, melody=str(melody), melody_sha256=sha256) for request in rows.requests[:2]]
+    requests[1] = replace(requests[1], melody_sha256="0" * 64)  # the file has changed since
+    make.shard(rows_of=replace(rows, requests=[*requests, rows.requests[2]]))
+    page = Tags(Path(write_page(musicgen.dataset.open_dataset(make.store.uri)).path))
+    players = [tag for tag in page.of("audio") if tag["aria-label"].startswith("Melody")]
+    assert [player["aria-label"] for player in players] == ["Melody of clip 1"]
+    copy = source(Path(make.store.join("listen.html")), players[0])
+    assert copy.read_bytes() == melody.read_bytes()

@@ -13,6 +13,7 @@ from musicgen.dataset.key_index import KeyIndex
 from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import RowError
 from musicgen.storage import open_store
+from musicgen.storage.parquet_writer import open_parquet_writer
 
 from .conftest import Maker, shard_of
 
@@ -27,7 +28,9 @@ def edit(make: Maker, path: str, change: Callable[[pa.Table], pa.Table]) -> None
     """Rewrite an index part with its footer kept."""
     full = make.store.join(path)
     table = pq.read_table(full)
-    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), full)
+    changed = change(table).replace_schema_metadata(table.schema.metadata)
+    with open_parquet_writer(Path(full), changed.schema) as writer:
+        writer.write_table(changed)
 
 
 def set_column(name: str, values: list) -> Callable[[pa.Table], pa.Table]:
@@ -208,7 +211,7 @@ def test_the_key_index_spills_and_counts(tmp_path: Path):
     with KeyIndex(tmp_path, memory="64MB") as key_index:
         for part in range(2):
             keys = [f"{part * 60_000 + i:064d}" for i in range(60_000)]
-            key_index.add(keys, [f"audio/{key}" for key in keys], f"part-{part}")
-        key_index.add([f"{7:064d}"], [None], "part-9")
+            key_index.add(keys, [f"audio/{key}" for key in keys], f"part-{part}", [1] * len(keys))
+        key_index.add([f"{7:064d}"], [None], "part-9", [1])
         assert list(key_index.duplicates()) == [(f"{7:064d}", ["part-0", "part-9"])]
-        assert key_index.orphans(f"audio/{i:064d}" for i in range(119_998, 120_003)) == 3
+        assert key_index.orphans((f"audio/{i:064d}", 1) for i in range(119_998, 120_003)) == 3

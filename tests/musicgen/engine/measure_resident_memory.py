@@ -21,6 +21,7 @@ from musicgen.engine import memory
 from musicgen.model import load_model
 from musicgen.model.decoder import decoder as decoder_module
 from musicgen.model.decoder.cpu_ops import load_library
+from musicgen.model.text.tokenizer import TokenCount
 from musicgen.request import Request
 from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
@@ -53,7 +54,9 @@ class Long:
         conditions = Conditions((Branch(text if prefix is None else None, prefix), *rest), 3.0)
         known = 250 if self.model.decoder.ops.static_shapes else 1480  # it is slow there, and changes little
         forced = torch.zeros(spec.codebooks, known, dtype=torch.int16) if request.prompt == "long" else None
-        return SimpleNamespace(forced=forced, window=lambda start, frames: conditions)
+        return SimpleNamespace(
+            forced=forced, window=lambda start, frames: conditions, prompt_tokens=TokenCount(len(text))
+        )
 
 
 def resident(name: str) -> int:

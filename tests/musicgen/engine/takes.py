@@ -9,6 +9,7 @@ thread other than the caller worked on a loop of the kernels. With MUSICGEN_COMP
 import hashlib
 import json
 import sys
+from ctypes import CDLL
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -33,6 +34,11 @@ def clips(folder: Path, greedy: bool, window_s: float) -> dict[str, Request]:
     }
 
 
+def count_helped_loops(library: CDLL | str) -> int:
+    """How often a thread other than the caller has worked on a loop of the kernels; 0 without kernels."""
+    return 0 if isinstance(library, str) else int(library.helped_loops())
+
+
 def main(threads: int, takes: int, dtype: str, folder: Path, window_s: float) -> None:
     """Print the takes. A window shorter than the model's own makes a clip of three windows a short one."""
     model = load_model("embedded", "cpu", dtype)
@@ -43,6 +49,7 @@ def main(threads: int, takes: int, dtype: str, folder: Path, window_s: float) ->
         for name, request in clips(folder, dtype == "float32", window_s).items()
     }
     library = load_library()
+    helped_before = count_helped_loops(library)  # in the check of the kernels when they are loaded, by chance
     company = [
         Request(prompt=f"tune {number}", duration_s=0.2 + 0.1 * number).resolve(0, model.spec.frame_rate)
         for number in range(5)
@@ -63,7 +70,7 @@ def main(threads: int, takes: int, dtype: str, folder: Path, window_s: float) ->
             clip = outcomes[request]
             assert isinstance(clip, Clip), clip
             found[name].add(hashlib.sha256(clip.codes.tobytes()).hexdigest())
-    helped = 0 if isinstance(library, str) else library.helped_loops()
+    helped = count_helped_loops(library) - helped_before
     print(json.dumps({"clips": {name: sorted(hashes) for name, hashes in found.items()}, "helped": helped}))
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from musicgen.engine import Engine
 from musicgen.model.decoder.torch_ops import TorchOps
@@ -83,3 +85,30 @@ def test_graphs_are_captured_anew_after_a_lack_of_memory(model: Any, monkeypatch
     assert [recorder.captured > 0 for recorder in made] == [False, True]
     assert calls < 10, "the others were replayed"
     assert all(np.array_equal(codes(outcomes[request]), codes(half[request])) for request in wanted)
+
+
+def test_a_capture_without_memory_halves_the_slots_and_is_taken_anew(model: Any) -> None:
+    wanted = [Request(prompt=f"piano {i}", duration_s=0.3 + 0.04 * i, seed=1) for i in range(5)]
+    half = run(make_engine(model, slots=2), wanted)
+
+    class Cramped(Recorder):
+        """It has memory for the captures of two slots, not of four."""
+
+        def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+            if engine.slots == 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().capture(work)
+
+    made: list[Cramped] = []
+
+    def make_capture() -> Recorder:
+        made.append(Cramped())
+        return made[-1]
+
+    engine = make_engine(with_capture(model, make_capture), slots=4)
+    for request, outcome in run(engine, wanted).items():
+        assert np.array_equal(codes(outcome), codes(half[request])), request
+    first, second = made
+    assert (first.captured, engine.slots) == (0, 2)
+    assert second.captured, "fewer slots are captured"
+    assert json.loads(engine.fingerprint)["path"] == "eager (a test)-graphs"

@@ -21,6 +21,7 @@ from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.errors import RowError
 from musicgen.model.decoder import cpu_ops
 from musicgen.request import Request
+from musicgen.unfinished_clips import UnfinishedClips
 from tests.fixtures.engines import make_engine
 from tests.musicgen.engine.conftest import PATHS, SilentCodec, codes, run
 
@@ -49,13 +50,13 @@ class Spoken:
     def _prepare(self, request: Request) -> Any:
         if request.prompt.startswith("broken"):
             return RowError("melody", "no such melody")
-        states = self.model.text.encode(request.prompt).states
+        text = self.model.text.encode(request.prompt)
 
         def window(start: int, frames: int) -> Conditions:
             self.windows.append((request.prompt, start, frames))
-            return Conditions((Branch(cross=states), Branch()), request.guidance_scale)
+            return Conditions((Branch(cross=text.states), Branch()), request.guidance_scale)
 
-        return SimpleNamespace(forced=self.forced.get(request.prompt), window=window)
+        return SimpleNamespace(forced=self.forced.get(request.prompt), window=window, prompt_tokens=text.tokens)
 
 
 @pytest.fixture
@@ -79,6 +80,38 @@ def test_what_goes_in_comes_out_once(model: Any) -> None:
         assert codes(outcomes[request]).shape == (4, request.frames(50))
         assert 0 <= codes(outcomes[request]).min() <= codes(outcomes[request]).max() < 64
     assert not engine.busy
+    engine.close()
+
+
+def test_how_far_clips_are_grows_with_the_decode_steps(model: Any) -> None:
+    engine = make_engine(model, slots=2)
+    assert engine.measure_unfinished() == UnfinishedClips()
+    for duration_s in (1.0, 1.6):
+        engine.add(ask(f"piano {duration_s}", duration_s))
+    measured = []
+    finished = 0
+    while engine.busy:
+        finished += len(engine.step())
+        measured.append(finished + engine.measure_unfinished().clips)
+    assert measured == sorted(measured)
+    assert any(0.1 < clips < 0.9 for clips in measured)  # before the first one is decoded
+    assert measured[-1] == 2
+    assert engine.measure_unfinished() == UnfinishedClips()
+    engine.close()
+
+
+def test_a_clip_that_is_being_placed_counts_nothing_yet(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(model, slots=2)
+    stepper, measured = engine._stepper, []
+    place = stepper.place
+
+    def place_and_measure(*args: Any) -> None:
+        measured.append(engine.measure_unfinished())
+        place(*args)
+
+    monkeypatch.setattr(stepper, "place", place_and_measure)
+    run(engine, [ask("piano", 1.0)])
+    assert measured == [UnfinishedClips()]
     engine.close()
 
 
@@ -191,7 +224,9 @@ def test_a_row_whose_logits_are_not_finite_fails_and_leaves_nothing_behind(
                 return prepared
             states = torch.full((5, model.spec.hidden), bad)
             return SimpleNamespace(
-                forced=None, window=lambda start, frames: Conditions((Branch(cross=states), Branch()), 3.0)
+                forced=None,
+                window=lambda start, frames: Conditions((Branch(cross=states), Branch()), 3.0),
+                prompt_tokens=prepared.prompt_tokens,
             )
 
     wanted = [

@@ -1,16 +1,16 @@
 """Greedy codes equal transformers' `MusicgenForConditionalGeneration` in float32, code for code."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 
 from musicgen.request import Request
 from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
+from tests.fixtures.transformers_codes import load_reference, reference_codes
 from tests.musicgen.engine.conftest import SilentCodec, codes, run
 
 PROMPTS = [
@@ -27,43 +27,16 @@ PROMPTS = [
 ]
 
 
-def reference(folder: Path) -> Any:
-    from transformers import MusicgenForConditionalGeneration
-
-    return MusicgenForConditionalGeneration.from_pretrained(folder).eval()
-
-
-def reference_codes(model: Any, folder: Path, request: Request) -> NDArray[np.integer]:
-    """transformers' greedy codes [codebooks, frames] of one request: what it hands to its codec."""
-    from transformers import AutoTokenizer
-
-    frames = request.frames(50)
-    handed: list[torch.Tensor] = []
-    decode = model.audio_encoder.decode
-    model.audio_encoder.decode = lambda audio_codes, *rest, **named: (
-        handed.append(audio_codes) or decode(audio_codes, *rest, **named)
-    )
-    try:
-        ids = AutoTokenizer.from_pretrained(folder)([request.prompt], return_tensors="pt")
-        delays = model.decoder.num_codebooks // model.config.decoder.audio_channels - 1
-        with torch.inference_mode():
-            model.generate(
-                **ids, do_sample=False, guidance_scale=request.guidance_scale, max_new_tokens=frames + delays
-            )
-    finally:
-        model.audio_encoder.decode = decode
-    channels = [h.reshape(-1, h.shape[-1]).numpy() for h in handed]  # one per audio channel
-    return np.stack(channels, axis=1).reshape(-1, channels[0].shape[-1])
-
-
-def compare(model: Any, folder: Path, prompts: list[tuple[str, float, float]], slots: int) -> None:
+def compare(
+    model: Any, folder: Path, prompts: list[tuple[str, float, float]], slots: int, max_frames: int | None = None
+) -> None:
     from dataclasses import replace
 
     requests = [Request(prompt=p, duration_s=d, guidance_scale=g, temperature=0.0, seed=0) for p, d, g in prompts]
-    engine = make_engine(replace(model, codec=SilentCodec()), slots=slots)
+    engine = make_engine(replace(model, codec=SilentCodec()), slots=slots, max_frames=max_frames)
     outcomes = run(engine, requests)
     engine.close()
-    oracle = reference(folder)
+    oracle = load_reference(folder)
     for request in requests:
         ours, theirs = codes(outcomes[request]), reference_codes(oracle, folder, request)
         assert np.array_equal(ours, theirs), (request, np.argwhere(ours != theirs)[:3])
@@ -84,6 +57,21 @@ def test_greedy_codes_equal_transformers_with_odd_sizes(load: Any, tmp_path: Pat
         tmp_path, Sizes(hidden=40, layers=1, heads=4, ffn=52, codebook_size=32, text_hidden=40), seed=9
     )
     compare(load(folder), folder, PROMPTS[:3], slots=3)
+
+
+@pytest.mark.parametrize("path", ["native-float32", "eager-float32"])
+def test_greedy_codes_equal_transformers_with_an_odd_feed_forward_width(load: Any, tmp_path: Path, path: str) -> None:
+    folder = write_checkpoint(tmp_path, Sizes(layers=2, ffn=33), seed=6)
+    compare(load(folder, path), folder, PROMPTS[:3], slots=2)
+
+
+def test_embeddings_are_not_scaled_whatever_the_config_says(load: Any, tmp_path: Path) -> None:
+    """transformers reads `scale_embedding` and never uses it; audiocraft has no such factor."""
+    folder = write_checkpoint(tmp_path, Sizes(), seed=7)
+    config = json.loads((folder / "config.json").read_text())
+    config["decoder"]["scale_embedding"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    compare(load(folder), folder, PROMPTS[:2], slots=2)
 
 
 @pytest.mark.slow

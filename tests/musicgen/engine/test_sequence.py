@@ -19,7 +19,7 @@ from musicgen.request import Request
 SPEC = ModelSpec(
     kind="text", sample_rate=32000, frame_rate=50.0, channels=1, codebooks=4, codebook_size=64, max_frames=30,
     layers=1, hidden=8, heads=1,
-    ffn=8, activation="gelu", pattern="delay", max_positions=64, embed_scale=1.0, text_encoder="t5", text_dim=8,
+    ffn=8, pattern="delay", max_positions=64, text_encoder="t5", text_dim=8,
     text_projection=False,
     chroma_bins=0, chroma_length=0,
 )  # fmt: skip
@@ -56,6 +56,21 @@ def test_windows_cover_the_clip_and_keep_what_is_known(frames: int, stride: int,
     assert (track.final_codes() >= 0).all()
     assert (track.final_codes()[:, :prompt] == 63).all()
     assert track.final_codes().shape == (4, frames)
+
+
+def test_the_share_that_is_done_goes_from_0_to_1_over_all_windows() -> None:
+    sequence = Sequence(
+        Request(duration_s=70 / 50, stride_s=20 / 50, seed=0), prepared(np.zeros((4, 10), np.int16)), SPEC
+    )
+    assert sequence.measure_share(None, 0) == 0
+    shares = []
+    while (window := sequence.next_window()) is not None:
+        shares += [sequence.measure_share(window, left) for left in (window.steps, window.steps // 2, 0)]
+        sequence.fill_window(window, np.where(window.sequence == GENERATE, 1, window.sequence))
+        shares.append(sequence.measure_share(window, 0))
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] == 1
 
 
 def test_five_minutes_by_the_default_stride() -> None:

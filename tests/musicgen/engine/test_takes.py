@@ -62,7 +62,7 @@ def check_one_result(
         assert run_takes(folder, 1, 1, dtype, window_s, compiled=False)["clips"] == alone["clips"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_takes_with_two_threads_are_one_sound(folder: Path, dtype: str) -> None:
     check_one_result(folder, dtype, takes=3, processes=1, threads_tried=(2,), window_s=3.8)
 

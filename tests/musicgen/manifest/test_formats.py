@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen.job import GenerationSettings
+from musicgen.job_sections import GenerationSettings
 from musicgen.manifest.audio_hashes import AudioHashes
 from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.manifest import read_manifest

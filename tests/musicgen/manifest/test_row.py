@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import RowError
-from musicgen.job import GenerationSettings
+from musicgen.job_sections import GenerationSettings
 from musicgen.manifest.audio_hashes import HashedAudio
 from musicgen.manifest.row import RowReader
 from musicgen.model.spec import ModelSpec
@@ -35,7 +35,7 @@ def expect_refusal(function: Any, *arguments: Any) -> str:
         ("duration_s", 0, "more than 0"),
         ("duration_s", "-3", "'-3'; it must be more than 0"),
         ("duration_s", "ten", "not a number: 'ten'"),
-        ("duration_s", math.nan, "finite"),
+        ("duration_s", -math.inf, "finite"),
         ("duration_s", "inf", "finite"),
         ("duration_s", 10**400, "finite"),
         ("duration_s", 8000, "at most 600 (generation.max_duration_s)"),

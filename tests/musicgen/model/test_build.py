@@ -4,6 +4,7 @@ The source here is one function, so that compiling takes a moment.
 """
 
 import os
+import platform
 import shlex
 import shutil
 import stat
@@ -18,7 +19,9 @@ from musicgen.errors import ModelError
 from musicgen.model.checkpoint.identity import cache_folder
 from musicgen.model.decoder import build
 from musicgen.model.decoder.cpu_ops import load_library
+from musicgen.model.processor import processor_flags
 
+ROOT = Path(__file__).parents[3]
 COMPILER = [shutil.which("g++") or ""]
 pytestmark = pytest.mark.skipif(not COMPILER[0], reason="no g++")
 
@@ -157,3 +160,49 @@ def test_the_compiler_of_the_environment_may_have_arguments(monkeypatch: pytest.
         pytest.skip("no compiled kernels")
     monkeypatch.setenv("CXX", f"env LANG=C {shlex.quote(COMPILER[0])}")
     assert not isinstance(load_library.__wrapped__(), str)
+
+
+def test_the_c_library_is_part_of_a_librarys_name(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images that share a home would otherwise replace each other's library at each start."""
+    names = set()
+    for version in ("2.31", "2.36"):
+        monkeypatch.setattr(platform, "libc_ver", lambda version=version: ("glibc", version))
+        names |= {build._library_name(source, COMPILER), build._library_name(source, COMPILER, build.PORTABLE[1])}
+    assert len(names) == 4
+
+
+V3 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe", "sse4_2"}
+V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+
+def test_the_portable_target_is_chosen_by_the_processor() -> None:
+    assert build.choose_target(V4 | {"avx512_bf16"}) is build.PORTABLE[0]
+    assert build.choose_target(V4) is build.choose_target(V3) is build.PORTABLE[1]
+    assert build.choose_target(V3 - {"fma"}) is None
+
+
+_LOAD = """
+import torch
+from musicgen.model.decoder.cpu_ops import CpuOps, load_library
+library = load_library()
+print(library if isinstance(library, str) else CpuOps(library, torch.float32, 1).name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(build.choose_target(processor_flags()) is None, reason="needs x86-64-v3")
+def test_a_portable_build_serves_machines_without_a_compiler(tmp_path: Path) -> None:
+    def load(**changes: str) -> str:
+        env = os.environ | {"MUSICGEN_COMPILE": "portable", "MUSICGEN_CACHE": str(tmp_path), "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", _LOAD]
+        done = subprocess.run(
+            command, env=env | changes, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True
+        )
+        return done.stdout.strip()
+
+    assert load(CXX="/no/compiler") == "no g++"
+    name = load()
+    assert name.startswith(("portable-avx512_bf16-r", "portable-avx2-r"))
+    assert len(list((tmp_path / "kernels").iterdir())) == len(build.PORTABLE)
+    assert load(CXX="/no/compiler") == name
+    assert load(CXX="/no/compiler", MUSICGEN_COMPILE="1") == "no g++"

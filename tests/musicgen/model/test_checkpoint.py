@@ -121,6 +121,27 @@ def test_damaged_weights_are_found_by_their_header(copied: Path) -> None:
         read_headers(copied)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("decoder.lm_heads.1.weight", None, r"lacks the tensor decoder\.lm_heads\.1\.weight"),
+        ("enc_to_dec_proj.weight", None, r"lacks the tensor enc_to_dec_proj\.weight"),
+        ("decoder.model.decoder.layers.1.fc1.weight", (8, 8), r"fc1\.weight has the shape \(8, 8\), its config says"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_config_are_found_while_planning(
+    copied: Path, name: str, value: tuple[int, int] | None, message: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copied / "model.safetensors")
+    tensors.pop(name)
+    save_file(tensors | ({} if value is None else {name: torch.zeros(value)}), copied / "model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        resolve_checkpoint(copied)
+
+
 def test_sharded_weights(copied: Path) -> None:
     from safetensors.torch import load_file, save_file
 

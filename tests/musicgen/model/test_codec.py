@@ -15,7 +15,7 @@ from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.codec import encodec as codec_module
 from musicgen.model.codec.encodec import EnCodec
 from musicgen.model.codec.seanet import build_stages
-from musicgen.model.spec import read_spec
+from musicgen.model.spec_reader import read_spec
 
 
 def load(folder: Path) -> EnCodec:

@@ -4,6 +4,7 @@ cannot be.
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,8 +69,8 @@ def test_a_buffer_that_is_replaced_is_missed_unless_the_graphs_are_cleared() -> 
 def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
     broken: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    counter = Counter()
-    graphs = StepGraphs(Recorder())
+    counter, recorder = Counter(), Recorder()
+    graphs = StepGraphs(recorder)
     assert graphs.active
     graphs.run("fine", counter.add)
     graphs.run("fine", counter.add)
@@ -85,18 +86,54 @@ def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
     assert counter.buffer.tolist() == [0, 406, 406], "what a failed capture had begun is not done twice"
     (record,) = caplog.records
     assert "not permitted when stream is capturing" in record.getMessage()
+    assert graphs.active, "the other key keeps its graph"
+    assert (recorder.captured, counter.runs) == (1, 2 + 5), "and the broken one is not captured again"
+
+
+def test_graphs_are_inactive_when_no_capture_succeeds() -> None:
+    counter = Counter()
+    graphs = StepGraphs(Recorder())
+    for _ in range(3):
+        graphs.run("broken", lambda: counter.add(int(counter.buffer[0]) + 1))
     assert not graphs.active
+    assert counter.buffer.tolist() == [0, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")]
+)
+def test_a_capture_without_memory_raises_and_is_tried_again(error: Exception) -> None:
+    class Cramped(Recorder):
+        """It has no memory for the first capture."""
+
+        def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+            if not self.captured:
+                self.captured += 1
+                raise error
+            return super().capture(work)
+
+    counter, cramped = Counter(), Cramped()
+    graphs = StepGraphs(cramped)
+    graphs.run("a", counter.add)
+    with pytest.raises(type(error)):
+        graphs.run("a", counter.add)
+    assert graphs.active
+    for times in range(2, 5):
+        graphs.run("a", counter.add)
+        assert counter.buffer.tolist() == [0, times, times]
+    assert cramped.captured == 2
 
 
 def test_there_are_graphs_on_cuda_unless_they_are_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUSICGEN_COMPILE", raising=False)
     cuda = torch.device("cuda")
-    ops = decoder_module._choose_ops(cuda, torch.bfloat16)
-    assert ops.name == "eager"
+    monkeypatch.setattr(decoder_module, "make_triton_ops", lambda *arguments: "no triton")
+    ops = decoder_module._choose_ops(cuda, torch.bfloat16, 64)
+    assert ops.name == "eager (no triton)"
     assert ops.captures_graphs
     assert find_graph_capture(torch.device("cpu")) is None
     monkeypatch.setenv("MUSICGEN_COMPILE", "0")
-    ops = decoder_module._choose_ops(cuda, torch.bfloat16)
+    ops = decoder_module._choose_ops(cuda, torch.bfloat16, 64)
     assert ops.name == "eager"
     assert not ops.captures_graphs
     assert ops.new_graph_capture() is None

@@ -5,6 +5,7 @@ before their first chunk. `helped_loops` counts how often a thread other than th
 """
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from musicgen.engine.sampling import SAMPLING_PARAMS_DTYPE
-from musicgen.model.decoder import cpu_ops
+from musicgen.model.decoder import kernel_library
 from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 
 THREADS = (1, 2, 3, 8)
@@ -167,6 +168,102 @@ def test_two_callers_at_once_get_what_each_gets_alone(library: Any) -> None:
     assert library.helped_loops() > before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("position", [0, 5, 16, 129])
+def test_a_key_that_is_not_a_number_shows_in_the_output(library: Any, dtype: torch.dtype, position: int) -> None:
+    """As in torch's attention: rather a row that fails than one that sounds wrong."""
+    ops = CpuOps(library, dtype, 1)
+    k, v, cache = random(130, 64), random(130, 64) + 1, ops.allocate_cache(1, 2, 130, 32)
+    k[position, 3] = float("nan")
+    ops.append(k, v, torch.zeros(130, dtype=torch.int32), positions(130), cache)
+    out = ops.attend(random(1, 64), torch.zeros(1, dtype=torch.int32), positions(1, 129), cache, 130)
+    assert out[:, :32].isnan().all()
+    assert out[:, 32:].isfinite().all()  # the other head
+
+
+def test_a_row_without_positions_gets_zeros(library: Any) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        ops = CpuOps(library, dtype, 1)
+        cache = filled(ops, 2, 2, 16, 32, float("nan"))
+        lengths = torch.zeros(2, dtype=torch.int32)
+        assert torch.equal(
+            ops.attend(random(2, 64), torch.arange(2, dtype=torch.int32), lengths, cache, 16), torch.zeros(2, 64)
+        )
+
+
+_TOO_LARGE = """
+import resource, sys
+import torch
+from musicgen.model.decoder.cpu_ops import CpuOps, load_library
+threads = int(sys.argv[1])
+ops = CpuOps(load_library(), torch.float32, threads)
+tokens = 4096
+q, out = torch.ones(tokens, 32), torch.empty(tokens, 32)
+rows, lengths = torch.zeros(tokens, dtype=torch.int32), torch.full((tokens,), 16, dtype=torch.int32)
+keys, values = ops.allocate_cache(1, 1, 16, 32)
+def attend(capacity):
+    ops.library.attention_fp32(
+        q.data_ptr(), 32, tokens, rows.data_ptr(), lengths.data_ptr(), keys.data_ptr(), values.data_ptr(), 1, 32,
+        capacity, out.data_ptr(), threads,
+    )
+attend(16)
+size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20), -1))
+try:
+    attend(1 << 29)  # scores of 2 GB
+except MemoryError as error:
+    print(error)
+attend(16)
+print(bool(out.isfinite().all()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_memory_for_a_kernel_is_an_error_and_no_abort(threads: int) -> None:
+    command = [sys.executable, "-c", _TOO_LARGE, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["the CPU kernels could not allocate their working memory", "True"]
+
+
+_NO_THREADS = """
+import resource
+import torch
+from musicgen.model.decoder.cpu_ops import CpuOps, load_library
+library = load_library()
+weight, x = torch.randn(1024, 512), torch.randn(256, 512)
+alone = CpuOps(library, torch.float32, 1)
+packed = alone.pack(weight)
+expected, room = alone.linear(x, packed), torch.empty(1 << 22)
+del room
+size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 20), -1))  # less than the stack of a thread
+print(torch.equal(CpuOps(library, torch.float32, 64).linear(x, packed), expected))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.usefixtures("library")
+def test_threads_that_cannot_be_started_are_done_without() -> None:
+    command = [sys.executable, "-c", _NO_THREADS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[3])
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
+
+
+def test_products_have_work_for_many_threads(library: Any) -> None:
+    """1,024 columns, as the narrow products of musicgen-small: pieces for sixteen threads, and the same bits."""
+    weight, x = random(1024, 512), random(256, 512)
+    expected = bits([CpuOps(library, torch.bfloat16, 1).linear(x, CpuOps(library, torch.bfloat16, 1).pack(weight))])
+    ops = CpuOps(library, torch.bfloat16, 16)
+    packed = ops.pack(weight)
+    library.shuffle_chunks(1)  # every thread that a loop has use for takes part
+    before = library.helped_loops()
+    assert bits([ops.linear(x, packed)]) == expected
+    assert library.helped_loops() - before >= 15
+
+
 def test_an_infinity_that_an_earlier_clip_left_is_not_read(library: Any) -> None:
     """The last position may be the first of its pair; the second is read with weight 0, which an infinity would
     survive.
@@ -178,7 +275,7 @@ def test_an_infinity_that_an_earlier_clip_left_is_not_read(library: Any) -> None
 
 def compile_races(*flags: str) -> subprocess.CompletedProcess[str]:
     common = ["-march=native", "-std=c++17", "-pthread", "-fno-strict-aliasing", "-Wno-psabi"]
-    command = ["g++", *common, *flags, f"-I{cpu_ops._SOURCE}", str(RACES)]
+    command = ["g++", *common, *flags, f"-I{kernel_library._SOURCE}", str(RACES)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from musicgen.errors import ModelError
-from musicgen.model.spec import parse_spec, read_spec
+from musicgen.model.spec_reader import parse_spec, read_spec
 
 T5 = {
     "model_type": "t5",
@@ -88,7 +88,11 @@ def test_released_configurations(
 
 def test_no_projection_where_the_widths_agree() -> None:
     assert not parse_spec(published(768, 12, 2)).text_projection
-    assert parse_spec(published(768, 12, 2, melody=True)).text_projection  # transformers' melody model always has one
+    assert not parse_spec(published(768, 12, 2, melody=True)).text_projection
+    assert parse_spec(published(768, 12, 2, melody=True) | {"model_type": "musicgen_style"}).text_projection
+    melody = published(768, 12, 2, melody=True)
+    assert parse_spec(melody).chroma_projection
+    assert not parse_spec(melody | {"num_chroma": 768}).chroma_projection
 
 
 def test_pattern_and_clap_are_configuration() -> None:
@@ -135,6 +139,7 @@ def test_the_spectral_codec_has_a_hop() -> None:
         (("decoder", "num_attention_heads"), 7, "does not split into 7 heads"),
         (("decoder", "hidden_size"), 4 * 258, "heads of width 258 .* not supported"),
         (("decoder", "vocab_size"), 1024, "differ"),
+        (("decoder", "activation_function"), "relu", "activation_function 'relu' is not supported"),
         (("decoder", "audio_channels"), 3, "3 audio channels"),
         (("decoder", "codebook_pattern"), "spiral", "unknown codebook pattern 'spiral'; known are delay"),
         (("audio_encoder", "model_type"), "dac", "'dac' is not supported"),

@@ -1,7 +1,9 @@
 """Prompts to states: equal to transformers', and a function of the prompt alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration, T5Conf
 
 from musicgen.errors import ModelError
 from musicgen.model.checkpoint.tensors import Tensors
-from musicgen.model.spec import read_spec
+from musicgen.model.spec_reader import read_spec
 from musicgen.model.text.encoder import MAX_TOKENS, T5Embedder, TextEncoder
+from musicgen.model.text.tokenizer import TokenCount
 from tests.fixtures.checkpoints import write_tokenizer
 
 PROMPTS = [
@@ -19,6 +22,19 @@ PROMPTS = [
     "driving techno with a heavy kick and a deep bass drone in the night",
     "ünïcode 🎹 ok",
 ]
+
+
+class StubEmbedder:
+    """An embedder that calls a function."""
+
+    def __init__(self, embed: Callable[[str], Any]):
+        self._embed = embed
+
+    def __call__(self, prompt: str) -> Any:
+        return self._embed(prompt)
+
+    def count_tokens(self, prompt: str) -> TokenCount:
+        return TokenCount()
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +69,8 @@ def test_states_depend_on_the_prompt_alone(text_checkpoint: Path) -> None:
 def test_a_prompt_is_encoded_once(text_checkpoint: Path) -> None:
     encoder = load(text_checkpoint)
     calls = []
-    embed = encoder.embedder
-    encoder.embedder = lambda prompt: calls.append(prompt) or embed(prompt)
+    embed = encoder.embedder.__call__
+    encoder.embedder = StubEmbedder(lambda prompt: calls.append(prompt) or embed(prompt))
     assert encoder.encode("piano") is encoder.encode("piano")
     assert calls == ["piano"]
     for i in range(300):
@@ -76,6 +92,21 @@ def test_long_prompts_are_cut(encoder: TextEncoder) -> None:
     long = " ".join(["piano"] * 2000)
     assert encoder.encode(long).states.shape[0] == MAX_TOKENS
     assert torch.equal(encoder.encode(long).states, encoder.encode(long + " violin").states)
+
+
+def test_tokens_are_counted_before_the_cut_and_those_that_are_unknown(
+    encoder: TextEncoder, text_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(text_checkpoint)
+    for prompt in [*PROMPTS, " ".join(["piano"] * 2000), "漢字 🎹 𝄞"]:
+        ids = [int(token) for token in tokenizer(prompt, return_tensors="np", truncation=False)["input_ids"][0]]
+        expected = TokenCount(len(ids), sum(token == tokenizer.unk_token_id for token in ids))
+        caplog.clear()
+        assert encoder.encode(prompt).tokens == expected
+        assert not caplog.records  # transformers warns of prompts beyond the model's longest
+    assert encoder.encode(" ".join(["piano"] * 2000)).tokens.total > MAX_TOKENS
+    assert encoder.encode("漢字 🎹 𝄞").tokens.unknown > 0
+    assert encoder.encode("").tokens == TokenCount(0, 0)
 
 
 def test_flan_t5_is_configuration(tmp_path: Path) -> None:
@@ -123,7 +154,7 @@ def test_states_on_a_gpu_are_computed_before_they_are_shared(monkeypatch: pytest
     """
     known: list[bool] = []
     states = SimpleNamespace(is_cuda=True, device="cuda:0")
-    encoder = TextEncoder(lambda prompt: states, None, 8)
+    encoder = TextEncoder(StubEmbedder(lambda prompt: states), None, 8)
     stream = SimpleNamespace(synchronize=lambda: known.append("piano" in encoder._memo))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     assert encoder.encode("piano").states is states

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.job import Job
+from musicgen.plan.expected_actors import ExpectedActors
 from musicgen.plan.shards import MAX_BYTES, ShardLimits, choose_limits, cut_shards, cut_tables
 from tests.fixtures.planning import SMALL
 
@@ -33,12 +34,13 @@ def make_job(*overrides: str) -> Job:
 
 @pytest.mark.parametrize(("rows", "actors"), [(96, 2), (1000, 1), (10_000, 8), (5, 4)])
 def test_auto_shards_give_every_actor_work(rows: int, actors: int) -> None:
-    limits = choose_limits(make_job(f"cluster.actors={actors}"), SMALL, rows, rows * 2.0, speed=10.0)
+    limits = choose_limits(make_job(), SMALL, ExpectedActors(actors, actors), rows, rows * 2.0)
     shards = len(list(cut_shards([2.0] * rows, limits)))
     assert shards >= min(4 * actors, -(-rows // 8))
-    assert limits.audio_s <= 10.0 * 180 + 16
+    assert limits.audio_s <= SMALL.estimate_speed(on_gpu=False) * 180 + 16
 
 
 def test_a_shard_is_bounded_in_bytes_however_many_rows_are_asked_for() -> None:
-    limits = choose_limits(make_job("cluster.shard_rows=100000", "audio.format=wav"), SMALL, 10**6, 10**7, speed=1000.0)
+    job = make_job("cluster.shard_rows=100000", "audio.format=wav")
+    limits = choose_limits(job, SMALL, ExpectedActors(gpus_each=1.0), 10**6, 10**7)
     assert limits.audio_s * 32000 * 2 <= MAX_BYTES

@@ -18,7 +18,7 @@ from musicgen.errors import UserError
 from musicgen.model import resolve_checkpoint
 from musicgen.storage import open_store
 from musicgen.training.batch import Dropout
-from musicgen.training.log import read_log
+from musicgen.training.log import format_progress, read_log
 from musicgen.training.schedule import Schedule
 from musicgen.training.tokens import TokenizedData, make_tokens
 from musicgen.training.trainer import Trainer
@@ -122,6 +122,18 @@ def test_a_killed_training_goes_on_from_its_last_state(ground: tuple[Path, Token
     step = later.counters.step
     later.run(until=step + 1)
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] == step + 1
+
+
+def test_short_trainings_warn_and_the_time_left_is_never_negative() -> None:
+    assert "29 steps are few" in Schedule(steps=29).warn_if_short()
+    assert "training.warmup_steps" in Schedule(steps=29).warn_if_short()
+    assert "0.03 hours are short" in Schedule(hours=0.03).warn_if_short()
+    assert Schedule(steps=400).warn_if_short() == Schedule(hours=1).warn_if_short() == ""
+    assert Schedule(steps=2, warmup_steps=0).warn_if_short() == ""
+    line = {"step": 29, "progress": 1.0, "loss": 6.36, "each": [6.34], "frames_per_s": 100.0}
+    assert " 0 s left" in format_progress(line | {"left_s": -3.0})
+    assert " 45 s left" in format_progress(line | {"left_s": 45.0})
+    assert " 2 min left" in format_progress(line | {"left_s": 120.0})
 
 
 def test_hours_are_hours_of_running_and_end_the_cosine() -> None:

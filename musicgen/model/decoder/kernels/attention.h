@@ -50,11 +50,16 @@ void weigh_of(int n, const Pair<C>* p, const C* v, int pairs, int64_t stride, fl
     }
 }
 
-// One query against the first `length` positions of one head's cache. `next` are the keys that are wanted afterwards.
+// One query against the first `length` positions of one head's cache; zeros if there are none. `next` are the keys that
+// are wanted afterwards.
 template <typename C>
 void attend(const float* q, const C* keys, const C* values, int length, int dim, int padded, float* scores, float* out,
             const C* next) {
     constexpr int TOGETHER = 8;  // blocks
+    if (length <= 0) {
+        std::memset(out, 0, dim * sizeof(float));
+        return;
+    }
     float scaled[1024] = {};
     float factor = 1.0f / std::sqrt((float)dim);
     for (int d = 0; d < dim; d++) scaled[d] = q[d] * factor;
@@ -67,10 +72,14 @@ void attend(const float* q, const C* keys, const C* values, int length, int dim,
                         b + 2 * TOGETHER <= blocks ? k + TOGETHER * dim * LANES : values);
     for (; b < blocks; b++, k += dim * LANES) score<1>(pairs, k, dim, scores + b * LANES, k + dim * LANES);
     for (int t = length; t < blocks * LANES; t++) scores[t] = -INFINITY;
+    // The largest score, or NaN where there is one: exp_ takes NaN for nothing, which would hide it.
     Vec tops = load(scores), total = {};
-    for (int i = 1; i < blocks; i++) tops = select(load(scores + i * LANES) > tops, load(scores + i * LANES), tops);
+    for (int i = 1; i < blocks; i++) {
+        Vec more = load(scores + i * LANES);
+        tops = select((more > tops) | (more != more), more, tops);
+    }
     float top = tops[0];
-    for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+    for (int i = 1; i < LANES; i++) top = tops[i] > top || tops[i] != tops[i] ? tops[i] : top;
     Pair<C>* p = (Pair<C>*)scores;  // a pair is no longer than its two numbers: written where they were read
     for (int i = 0; i < blocks; i++) {
         Vec e = exp_(load(scores + i * LANES) - top);

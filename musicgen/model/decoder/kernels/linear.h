@@ -73,36 +73,36 @@ void linear(const float* x, int64_t x_stride, int rows, int depth, const W* weig
     thread_pool().parallel_for(
         blocks, useful_threads(threads, (int64_t)rows * depth * (activate ? 8 : 2)),
         [&](int64_t i) { pack<W>(x, x_stride, i * ROWS, rows, depth, activate, packed + i * ROWS * (depth / 2)); });
-    // A chunk owns a run of panels: their columns of y, in every row. The last panel's owner alone uses `last`.
-    constexpr int TOGETHER = 4;  // panels: what is fetched ahead of one is wanted by the next
-    thread_pool().parallel_for((panels + TOGETHER - 1) / TOGETHER,
-                               useful_threads(threads, (int64_t)rows * depth * columns / 8), [&](int64_t chunk) {
-                                   for (int j = chunk * TOGETHER; j < panels && j < (chunk + 1) * TOGETHER; j++) {
-                                       bool buffered = ragged && j == panels - 1;
-                                       float* out = buffered ? last.data() : y + j * COLUMNS;
-                                       int64_t stride = buffered ? COLUMNS : columns;
-                                       for (int k = 0; k < depth; k += DEPTH) {
-                                           int deep = depth - k < DEPTH ? depth - k : DEPTH;
-                                           const W* b = weights + (int64_t)j * COLUMNS * depth + (int64_t)k * COLUMNS;
-                                           const char* next = (const char*)(b + (int64_t)deep * COLUMNS);
-                                           int step = 2 * COLUMNS * (int)sizeof(W) /
-                                                      blocks;  // bytes: a share of what one pair takes to read
-                                           for (int i = 0; i < blocks; i++) {
-                                               int live = rows - i * ROWS < ROWS ? rows - i * ROWS : ROWS;
-                                               tile_of<W>(live, packed + ((int64_t)i * depth + k) / 2 * ROWS, b, deep,
-                                                          out + i * ROWS * stride, stride,
-                                                          k      ? nullptr
-                                                          : bias ? bias + j * COLUMNS
-                                                                 : none,
-                                                          next + (int64_t)i * step * (deep / 2), step);
-                                           }
-                                       }
-                                       if (buffered)
-                                           for (int r = 0; r < rows; r++)
-                                               std::memcpy(y + (int64_t)r * columns + j * COLUMNS, out + r * stride,
-                                                           columns % COLUMNS * sizeof(float));
-                                   }
-                               });
+    // A chunk owns a run of panels: their columns of y, in every row. The last panel's owner alone uses `last`. What is
+    // fetched ahead of one panel is wanted by the next, so runs are four panels long where all threads get two of them.
+    int hired = useful_threads(threads, (int64_t)rows * depth * columns / 8);
+    int together = std::clamp(panels / (2 * hired), 1, 4);
+    thread_pool().parallel_for((panels + together - 1) / together, hired, [&](int64_t chunk) {
+        for (int j = chunk * together; j < panels && j < (chunk + 1) * together; j++) {
+            bool buffered = ragged && j == panels - 1;
+            float* out = buffered ? last.data() : y + j * COLUMNS;
+            int64_t stride = buffered ? COLUMNS : columns;
+            for (int k = 0; k < depth; k += DEPTH) {
+                int deep = depth - k < DEPTH ? depth - k : DEPTH;
+                const W* b = weights + (int64_t)j * COLUMNS * depth + (int64_t)k * COLUMNS;
+                const char* next = (const char*)(b + (int64_t)deep * COLUMNS);
+                int step = 2 * COLUMNS * (int)sizeof(W) / blocks;  // bytes: a share of what one pair takes to read
+                for (int i = 0; i < blocks; i++) {
+                    int live = rows - i * ROWS < ROWS ? rows - i * ROWS : ROWS;
+                    tile_of<W>(live, packed + ((int64_t)i * depth + k) / 2 * ROWS, b, deep, out + i * ROWS * stride,
+                               stride,
+                               k      ? nullptr
+                               : bias ? bias + j * COLUMNS
+                                      : none,
+                               next + (int64_t)i * step * (deep / 2), step);
+                }
+            }
+            if (buffered)
+                for (int r = 0; r < rows; r++)
+                    std::memcpy(y + (int64_t)r * columns + j * COLUMNS, out + r * stride,
+                                columns % COLUMNS * sizeof(float));
+        }
+    });
 }
 
 // The same for many rows, which may overlap (x_stride < depth: the taps of a convolution), alone: so many rows at a

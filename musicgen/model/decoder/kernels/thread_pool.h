@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <new>
 #include <numeric>
 #include <random>
 #include <sched.h>
@@ -24,6 +25,8 @@ namespace {
 class ThreadPool {
 public:
     // body(chunk) for every chunk in [0, chunks), by the caller and at most `threads` - 1 others, in no promised order.
+    //
+    // Throws std::bad_alloc when all chunks are done, if one of them has thrown anything.
     //
     // So what one chunk writes, no other chunk may write or read. "Writes" includes words that are read, changed in
     // part and written back. Each loop says in a comment what one of its chunks owns.
@@ -46,6 +49,7 @@ public:
         expected_ = (int)std::min<int64_t>(chunks, std::min(threads - 1, started_) + 1);
         arrived_ = 0;
         done_ = 0;
+        failed_ = false;
         claim_ = ((claim_ >> 40) + 1) << 40 | (uint64_t)chunks << 20;  // publishes the loop
         if (asleep_ > 0) {
             {
@@ -55,6 +59,7 @@ public:
         }
         run_chunks(false);
         for (int tries = 0; done_ < chunks; tries++) pause(tries);
+        if (failed_) throw std::bad_alloc();  // all that the kernels throw
     }
 
     // For tests. With a seed other than 0, the chunks of every loop come in an order that is drawn from it, and no
@@ -82,6 +87,7 @@ private:
     std::atomic<const int64_t*> order_{nullptr};  // null: as they are numbered
     std::atomic<int64_t> done_{0};
     std::atomic<int> helpers_{0}, asleep_{0}, expected_{0}, arrived_{0};
+    std::atomic<bool> failed_{false};
 
     // As many threads as the system gives. Fewer than were asked for make a loop slower, and change nothing else.
     void start_threads(int threads) {
@@ -112,7 +118,11 @@ private:
                     if (helper) helped_loops_++;
                     if (order) wait_for_threads();
                 }
-                run(body, order ? order[chunk] : chunk);
+                try {
+                    run(body, order ? order[chunk] : chunk);
+                } catch (...) {  // it may not leave this thread: the caller throws it
+                    failed_ = true;
+                }
                 done_++;
                 claim = claim_;
             }

@@ -1,0 +1,257 @@
+"""One turn after the other of a pool: hears its actors, and carries out what the dispatcher decides."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from actors.actions import AssignAttempt, KillActor, StartActor, StopActor
+from actors.actor_backends import make_actors
+from actors.actor_config import ActorConfig, EngineFactory
+from actors.actor_replies import ActorEnded, ActorUnreachable, CallFailed, PendingCall
+from actors.cluster import Cluster
+from actors.dispatcher import Dispatcher
+from actors.driver_watch import DriverWatch
+from actors.fault_limits import FaultLimits
+from actors.feeding import count_attempts
+from actors.messages import (
+    ActorsFailed,
+    DeathCause,
+    EngineFailed,
+    Heartbeat,
+    LoadedActor,
+    NodeFault,
+    Progress,
+    RunClosed,
+    ShardReport,
+    SlotsLowered,
+    StartedActor,
+)
+from actors.progress_counter import ProgressCounter
+from actors.run_clock import RunClock
+from actors.waits import describe_waits
+from musicgen.errors import MusicGenError, StoreDenied, StoreFull, StoreUnavailable, UserError
+from musicgen.job import Job
+from musicgen.plan import Plan
+from musicgen.storage import Store
+
+_POLL_INTERVAL_S = 0.25
+_FIRST_HEARTBEATS_S = 0.5  # between heartbeats of an actor that is not known to have made a clip
+_COMMIT_WAIT_S = 1.5  # for commits that are being written when the run is stopped
+_UNAVAILABLE_S = 5.0  # until an actor that is out of reach counts as lost; before, Ray may find out why it ended
+
+
+class PoolLoop:
+    """The state of a pool while it runs. Call `start`, `turn` until `finished`, and in any case `close`."""
+
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        store: Store,
+        cluster: Cluster,
+        config: ActorConfig,
+        make_engine: EngineFactory,
+        limits: FaultLimits,
+    ):
+        self.loaded_actors: list[LoadedActor] = []
+        self._plan = plan
+        self._settings = job.cluster
+        self._fewest_actors, self._most_actors = job.cluster.resolve_actors(cluster.auto_actors)
+        most_attempts = min(limits.attempts_per_actor, count_attempts(plan, config.slots, config.gpus > 0))
+        self._limits = replace(limits, attempts_per_actor=most_attempts)
+        self._config = config
+        self._clock = RunClock()
+        self._driver_watch = DriverWatch(store, plan.run, config.driver)
+        self._dispatcher = self._make_dispatcher(())
+        self._counter = ProgressCounter()
+        self._actors, self._cluster_watch = make_actors(cluster, config, make_engine, most_attempts)
+        self._heartbeat_due: dict[int, float] = {}
+        self._unavailable_until: dict[int, float] = {}
+
+    def start(self, shards: Sequence[int], rows: int) -> None:
+        """Begin with `shards`, which have `rows` rows. Raises `StoreError`."""
+        self._dispatcher = self._make_dispatcher(shards)
+        self._dispatcher.queue.may_take = self._driver_watch.may_take
+        self._counter = ProgressCounter(rows, len(shards), self._config.driver)
+        self._driver_watch.start()
+        self._cluster_watch.start()
+
+    def close(self, interrupted: bool) -> None:
+        """End all actors; after an interruption, wait a moment for commits that are being written."""
+        self._actors.end_all(_COMMIT_WAIT_S if interrupted else 0.0)
+        self._cluster_watch.close()
+        self._driver_watch.close()
+
+    def turn(self) -> None:
+        """Hear the actors, decide, and act; takes a fraction of a second. Raises like `Pool.run`."""
+        self._cluster_watch.check()
+        self._clock.tick()
+        # What is there is heard before anything is decided: after a pause of the driver, that is every answer.
+        for call, reply in self._actors.collect_replies(_POLL_INTERVAL_S):
+            self._handle_reply(call, reply)
+        self._give_up_unavailable()
+        self._look_at_cluster()
+        self._share_with_other_drivers()
+        self._carry_out_actions()
+
+    # ------------------------------------------------------------ state
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is done or given up."""
+        return self._dispatcher.finished
+
+    @property
+    def given_up(self) -> dict[int, str]:
+        """The shards that are given up -> why."""
+        return dict(self._dispatcher.given_up)
+
+    @property
+    def set_aside(self) -> dict[str, str]:
+        """The hosts of the nodes where no actor is started any more -> why."""
+        hosts = self._cluster_watch.hosts
+        return {hosts.get(node, node): reason for node, reason in self._dispatcher.machines.set_aside.items()}
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """The most memory of an actor."""
+        return self._counter.peak_rss_mb
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        dispatcher = self._dispatcher
+        if dispatcher.finished:
+            self._counter.stop_clock()
+        elsewhere = len(self._driver_watch.claimed_elsewhere)
+        return self._counter.current(
+            dispatcher.shards_done,
+            dispatcher.ready_actors,
+            dispatcher.deaths,
+            describe_waits(dispatcher, self._cluster_watch, self._clock.now, elsewhere),
+        )
+
+    def _make_dispatcher(self, shards: Sequence[int]) -> Dispatcher:
+        return Dispatcher(shards, self._plan.shard_rows, self._limits, self._fewest_actors, self._most_actors)
+
+    # ------------------------------------------------------------ one turn
+
+    def _look_at_cluster(self) -> None:
+        if self._cluster_watch.usable_nodes != self._dispatcher.machines.nodes:
+            self._dispatcher.on_nodes(self._cluster_watch.usable_nodes)
+
+    def _share_with_other_drivers(self) -> None:
+        dispatcher, watch = self._dispatcher, self._driver_watch
+        for shard in dispatcher.on_committed_elsewhere(watch.committed):
+            self._counter.on_committed_elsewhere(self._plan.shard_rows(shard))
+        watch.propose(
+            [*dispatcher.held_shards, *dispatcher.queue.retried_shards],
+            dispatcher.next_untried(lambda shard: shard not in watch.claimed_elsewhere),
+        )
+
+    def _carry_out_actions(self) -> None:
+        now = self._clock.now
+        for action in self._dispatcher.decide(now):
+            match action:
+                case StartActor(actor, avoid):
+                    self._actors.start(actor, avoid)
+                case AssignAttempt(actor, attempt):
+                    self._actors.assign(actor, attempt)
+                case KillActor(actor) | StopActor(actor):
+                    self._end_actor(actor)
+        for actor, due in self._heartbeat_due.items():
+            if now >= due:
+                self._actors.ask_heartbeat(actor)
+                self._dispatcher.on_heartbeat_asked(actor, now)
+                self._heartbeat_due[actor] = float("inf")
+
+    def _end_actor(self, actor: int) -> None:
+        self._actors.end(actor)
+        self._counter.forget_actor(actor)
+        self._heartbeat_due.pop(actor, None)
+        self._unavailable_until.pop(actor, None)
+
+    def _lose_actor(self, actor: int, cause: DeathCause, reason: str, error: UserError | None = None) -> None:
+        self._end_actor(actor)
+        self._dispatcher.on_died(actor, cause, reason, self._clock.now, error)
+
+    # ------------------------------------------------------------ replies of actors
+
+    def _handle_reply(self, call: PendingCall, reply: object) -> None:
+        match reply:
+            case CallFailed(error):
+                self._handle_error(call, error)
+            case ActorUnreachable():
+                self._note_unavailable(call.actor)
+            case ActorEnded(cause, reason):
+                self._handle_death(call.actor, cause, reason)
+            case _:
+                self._handle_value(call, reply)
+
+    def _handle_value(self, call: PendingCall, value: object) -> None:
+        now = self._clock.now
+        match value:
+            case StartedActor():
+                self._dispatcher.on_started(call.actor, value.node, now)
+            case LoadedActor():
+                self.loaded_actors.append(value)
+                self._counter.on_ready()
+                self._heartbeat_due[call.actor] = now
+                self._dispatcher.on_ready(call.actor, now, value.slots)
+            case ShardReport():
+                self._handle_report(call.actor, value)
+            case Heartbeat():
+                self._handle_heartbeat(call.actor, value)
+
+    def _handle_report(self, actor: int, report: ShardReport) -> None:
+        if report.closed_by is not None:
+            raise RunClosed.by(self._plan.run, report.closed_by)
+        if self._dispatcher.on_finished(actor, report.attempt, report.made):
+            self._counter.on_committed(actor, report)
+
+    def _handle_heartbeat(self, actor: int, heartbeat: Heartbeat) -> None:
+        if actor in self._unavailable_until:  # it lives, but the reply of a shard that it was making is lost
+            self._lose_actor(actor, "node", "the connection to it was lost")
+            return
+        self._counter.on_heartbeat(actor, heartbeat)
+        self._dispatcher.on_heartbeat(actor, heartbeat)
+        state = self._dispatcher.actors.get(actor)
+        interval_s = min(self._settings.heartbeat_s, self._limits.heartbeat_timeout_s / 4)
+        if state is not None and state.attempts and not state.clips:
+            interval_s = min(interval_s, _FIRST_HEARTBEATS_S)  # a death counts otherwise once there is a clip
+        self._heartbeat_due[actor] = self._clock.now + interval_s
+
+    def _handle_error(self, call: PendingCall, error: Exception) -> None:
+        reason = str(error) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, StoreUnavailable | StoreFull | StoreDenied):  # the actor has waited for it long enough
+            raise ActorsFailed(f"{reason}; what is committed is safe, run the same job again to go on") from error
+        if isinstance(error, NodeFault):
+            self._end_actor(call.actor)
+            self._dispatcher.on_node_fault(call.actor, reason, self._clock.now)
+        elif call.method in ("load_model", "report_start"):
+            self._lose_actor(call.actor, "error", reason, error if isinstance(error, UserError) else None)
+        elif isinstance(error, SlotsLowered):
+            self._lose_actor(call.actor, "slots", reason)
+        elif isinstance(error, EngineFailed):
+            self._lose_actor(call.actor, "engine", reason)
+        elif call.attempt is not None:
+            self._dispatcher.on_failed(call.actor, call.attempt, reason, self._clock.now)
+
+    # ------------------------------------------------------------ actors that are gone
+
+    def _handle_death(self, actor: int, cause: DeathCause, reason: str) -> None:
+        state, hosts = self._dispatcher.actors.get(actor), self._cluster_watch.hosts
+        if state is not None and cause == "crash" and not self._cluster_watch.is_alive(state.node):
+            cause = "node"
+        if state is not None and state.node and len(hosts) > 1:
+            reason += f" on {hosts.get(state.node, state.node)}"
+        self._lose_actor(actor, cause, reason)
+
+    def _note_unavailable(self, actor: int) -> None:
+        """Ask an actor that is out of reach again: if its process has ended, Ray will soon know, and why."""
+        self._unavailable_until.setdefault(actor, self._clock.now + _UNAVAILABLE_S)
+        self._heartbeat_due[actor] = self._clock.now + 1.0
+
+    def _give_up_unavailable(self) -> None:
+        for actor, until in list(self._unavailable_until.items()):
+            if self._clock.now >= until:
+                self._lose_actor(actor, "node", "it was out of reach")

@@ -1,0 +1,247 @@
+"""Writes the table that Hugging Face's `load_dataset` needs for some layouts (musicgen/dataset/huggingface.py).
+
+The table bears a mark. A file of its name without the mark is neither written over nor deleted.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.dataset.earlier_release import is_earlier_table
+from musicgen.dataset.huggingface import COLUMNS_NOT_IN_TARS
+from musicgen.dataset.index_part import with_audio
+from musicgen.dataset.reader import Dataset
+from musicgen.dataset.schema import AUDIO_STRUCT
+from musicgen.dataset.status import RunStatus, run_statuses, sum_audio_bytes
+from musicgen.manifest.json_columns import member_type, to_json_table
+from musicgen.own_checksum import PARQUET_KEY
+from musicgen.storage import Store
+from musicgen.storage.parquet_writer import open_parquet_writer
+from musicgen.version import package_version
+
+SMALL_BYTES = 256 << 20
+"""Datasets with up to this much audio are copied into one Parquet file for `load_dataset`."""
+
+MAX_TABLE_ROWS = 1_000_000
+"""A dataset or manifest of more rows gets no table, which would be written anew after every run."""
+
+TABLES = (paths.HUGGINGFACE_COPY, paths.METADATA)
+_MARK = b"musicgen"  # in the Parquet metadata of the tables that we wrote
+_WRITTEN_BY = "musicgen-batch "
+_FOOTER_BYTES = 64 << 10
+_GROUP_ROWS = 10_000
+_GROUP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TableChoice:
+    """Which table `load_dataset` is to read, None if it reads the dataset itself; and tables that are not ours."""
+
+    path: str | None
+    foreign: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()  # audio files that cannot be read, whose rows the table was written without
+    rows: int = 0  # of the dataset
+    reads_index: bool = False  # layout files, and too many rows for a table: the index itself is read
+
+
+def choose_table(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> TableChoice:
+    """Choose the table that `load_dataset` needs; a name that somebody else's file has is not chosen.
+
+    `runs` are the dataset's, if they are known already.
+    """
+    runs = run_statuses(dataset) if runs is None else runs
+    rows = sum(run.made for run in runs)
+    foreign = tuple(path for path in TABLES if _is_foreign(dataset, path))
+    reads_index = dataset.info.layout == "files" and rows > MAX_TABLE_ROWS
+    wanted = [paths.METADATA] if dataset.info.layout == "files" and not reads_index else []
+    if rows <= MAX_TABLE_ROWS and _is_small(dataset, sum_audio_bytes(runs)):
+        wanted.insert(0, paths.HUGGINGFACE_COPY)
+    path = next((path for path in wanted if path not in foreign), None)
+    return TableChoice(path, foreign, rows=rows, reads_index=reads_index)
+
+
+def write_table(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> TableChoice:
+    """Write the table that `load_dataset` needs, if any, and delete an obsolete one. Returns the choice.
+
+    A file without our mark is neither written over nor deleted. The table is streamed, so that memory does not grow
+    with the dataset.
+    """
+    choice = choose_table(dataset, runs)
+    if (path := choice.path) is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary_path = Path(folder, "table.parquet")
+            if path == paths.HUGGINGFACE_COPY:
+                choice = replace(choice, unreadable=tuple(write_embedded(dataset, dataset.batches(), temporary_path)))
+            else:
+                _write_metadata(dataset, temporary_path)
+            dataset.store.write(path, temporary_path)
+    for obsolete_path in {*TABLES} - {choice.path, *choice.foreign}:
+        dataset.store.delete(obsolete_path)
+    return choice
+
+
+def _is_small(dataset: Dataset, audio_bytes: int | None) -> bool:
+    """Return whether a dataset has its audio outside the index, and at most `SMALL_BYTES` of it."""
+    if dataset.info.layout == "parquet":
+        return False
+    return (_count_audio_bytes(dataset) if audio_bytes is None else audio_bytes) <= SMALL_BYTES
+
+
+def is_marked(store: Store, path: str) -> bool | None:
+    """Return whether a table bears our mark, also if it was damaged since; None if there is no such file."""
+    try:
+        with store.open(path) as file:
+            try:
+                return _MARK in (pq.read_schema(file).metadata or {}) or _bears_mark(file)
+            except (pa.ArrowException, ValueError, OSError):
+                return _bears_mark(file)
+    except FileNotFoundError:
+        return None
+
+
+def _is_foreign(dataset: Dataset, path: str) -> bool:
+    """Return whether there is a file of this name that no release of ours has written."""
+    try:
+        with dataset.store.open(path) as file:
+            return not is_own_table(dataset, path, file)
+    except FileNotFoundError:
+        return False
+
+
+def is_own_table(dataset: Dataset, path: str, file: BinaryIO) -> bool:
+    """Return whether a release of ours has written the file at `path`, also if it was damaged since."""
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, ValueError, OSError):
+        return _bears_mark(file)
+    if _MARK in (schema.metadata or {}) or _bears_mark(file):
+        return True
+    if path == paths.METADATA:
+        expected, key_column = metadata_schema(dataset), "key"
+    else:
+        expected, key_column = _embedded_schema(dataset), "key" if dataset.info.layout == "files" else "__key__"
+    return is_earlier_table(dataset, path, schema, expected, key_column)
+
+
+def _bears_mark(file: BinaryIO) -> bool:
+    """Return whether the end of a file has a mark of ours that no other program writes."""
+    file.seek(max(0, file.seek(0, 2) - _FOOTER_BYTES))
+    end = file.read()
+    return PARQUET_KEY.encode() in end or _WRITTEN_BY.encode() in end
+
+
+def _count_audio_bytes(dataset: Dataset) -> int:
+    byte_count = 0
+    for batch in dataset.batches(["audio_bytes"]):
+        byte_count += pc.sum(batch.column("audio_bytes")).as_py() or 0
+        if byte_count > SMALL_BYTES:
+            break
+    return byte_count
+
+
+def _write_metadata(dataset: Dataset, path: Path) -> None:
+    schema = metadata_schema(dataset)
+    with open_parquet_writer(path, mark(schema)) as writer:
+        for table in _group_batches(dataset):
+            writer.write_table(table.rename_columns(schema.names).cast(schema), row_group_size=_GROUP_ROWS)
+
+
+def metadata_schema(dataset: Dataset) -> pa.Schema:
+    """Return the index's schema with the column `audio` renamed to AudioFolder's `file_name`."""
+    return pa.schema([field.with_name(_metadata_name(field.name)) for field in dataset.schema()])
+
+
+def write_embedded(dataset: Dataset, batches: Iterable[pa.RecordBatch], path: Path) -> list[str]:
+    """Write those of the index's rows whose audio can be read, with it; returns the audio files that cannot."""
+    unreadable: list[str] = []
+    schema = _embedded_schema(dataset)
+    with open_parquet_writer(path, mark(schema)) as writer:
+        for batch in batches:
+            rows_per_group = max(1, int(_GROUP_BYTES / max(1.0, pc.mean(batch.column("audio_bytes")).as_py() or 1.0)))
+            for start in range(0, batch.num_rows, rows_per_group):
+                rows = pa.Table.from_batches([batch.slice(start, rows_per_group)])
+                if dataset.info.layout == "parquet":
+                    writer.write_table(rows.cast(schema), row_group_size=rows_per_group)
+                    continue
+                cells = dataset.cells(rows, missing=unreadable)
+                if cells.null_count:
+                    rows, cells = rows.filter(cells.is_valid()), cells.drop_null()
+                table = _embed(dataset, rows, cells)
+                writer.write_table(table.cast(schema), row_group_size=rows_per_group)
+    return unreadable
+
+
+def _embedded_schema(dataset: Dataset) -> pa.Schema:
+    """Return the columns that the layout's own loader gives, with each clip as Hugging Face's {bytes, path}."""
+    empty_table = _embed(dataset, dataset.schema().empty_table(), pa.array([], AUDIO_STRUCT))
+    return with_audio(empty_table.schema, _audio_column(dataset))
+
+
+def _embed(dataset: Dataset, rows: pa.Table, cells: pa.Array) -> pa.Table:
+    if dataset.info.layout == "parquet":
+        return rows
+    if dataset.info.layout == "files":
+        return rows.set_column(rows.schema.get_field_index("audio"), "audio", cells)
+    return _arrange_as_webdataset(rows, cells, dataset.info.format, dataset.info.schema_version)
+
+
+def _audio_column(dataset: Dataset) -> str:
+    return dataset.info.format if dataset.info.layout == "webdataset" else "audio"
+
+
+def mark(schema: pa.Schema) -> pa.Schema:
+    """Add to the schema's metadata that we wrote the file, so that a later run may write over it."""
+    note = json.dumps({"written_by": f"{_WRITTEN_BY}{package_version()}"}).encode()
+    return schema.with_metadata({**(schema.metadata or {}), _MARK: note})
+
+
+def _arrange_as_webdataset(rows: pa.Table, cells: pa.Array, column: str, version: int) -> pa.Table:
+    names = [name for name in rows.column_names if name not in COLUMNS_NOT_IN_TARS]
+    values = _as_version_1(rows.select(names)) if version == 1 else to_json_table(rows.select(names))
+    members = values.combine_chunks().to_struct_array().combine_chunks()
+    return pa.table({column: cells, "json": members, "__key__": rows.column("key"), "__url__": rows.column("audio")})
+
+
+def _as_version_1(rows: pa.Table) -> pa.Table:
+    """Return the columns with the texts that datasets of version 1 have had: Arrow's, where it has any."""
+
+    def convert(name: str) -> pa.ChunkedArray:
+        try:
+            return rows.column(name).cast(member_type(rows.column(name).type, version=1))
+        except pa.ArrowException:
+            return to_json_table(rows.select([name])).column(0)
+
+    return pa.table({name: convert(name) for name in rows.column_names})
+
+
+def _metadata_name(name: str) -> str:
+    """Return the name of an index column in `metadata.parquet`.
+
+    AudioFolder reads files from `file_name` and from every column whose name ends with it, so a carried column with
+    such a name gets an underscore at its end.
+    """
+    if name == "audio":
+        return "file_name"
+    return f"{name}_" if name.endswith(("file_name", "file_names")) else name
+
+
+def _group_batches(dataset: Dataset) -> Iterator[pa.Table]:
+    """Yield the index in tables of about ten thousand rows, because the loader reads a row group at a time."""
+    pending: list[pa.RecordBatch] = []
+    row_count = 0
+    for batch in dataset.batches():
+        pending.append(batch.replace_schema_metadata(None))
+        row_count += batch.num_rows
+        if row_count >= _GROUP_ROWS:
+            yield pa.Table.from_batches(pending)
+            pending, row_count = [], 0
+    if pending:
+        yield pa.Table.from_batches(pending)

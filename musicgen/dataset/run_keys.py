@@ -1,0 +1,190 @@
+"""`runs/<run>/keys-<parts>.parquet`: keys and counts of a finished run, so that nobody reads its parts for them.
+
+Its name has a hash of the names and sizes of the index parts that it was made of. Where a part was removed or replaced
+since, no file has the right name, and the parts are read. It is put when a dataset is published, and is never needed.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from musicgen.dataset import paths
+from musicgen.dataset.digests import split_digests
+from musicgen.dataset.index_part import Footer, parse_footer
+from musicgen.errors import StoreError, first_line
+from musicgen.parallel import map_ordered
+from musicgen.storage import FileInfo, Store
+from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.storage.parquet_writer import open_parquet_writer
+
+RUN_KEYS_SCHEMA = pa.schema(
+    [("k1", pa.int64()), ("k2", pa.int64()), ("shard", pa.int32()), ("error_class", pa.string())]
+)
+"""The first 128 bits of a row's key, its shard, and the class of its failure; null: it was made."""
+
+_FOOTER_KEY = b"musicgen"
+_THREADS = 16
+_READ_AT_ONCE_BYTES = 1 << 20  # with one request
+
+
+class PartDamaged(StoreError):
+    """An index part, or its file of failures, is gone or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """What the footers of a run's index parts say in all."""
+
+    run: str
+    parts: int = 0
+    rows: int = 0
+    made: int = 0
+    failed: int = 0
+    removed: int = 0  # rows that were taken out of their parts
+    closed: int = 0  # rows of closed shards
+    closed_parts: int = 0
+    closed_by: str | None = None
+    audio_s: float = 0.0
+    audio_bytes: int = 0  # 0 also if it was not counted
+    version: int = 1
+
+    @classmethod
+    def of(cls, run: str, footers: Sequence[Footer], audio_bytes: int = 0) -> "RunCounts":
+        """Add up footers."""
+        closed = [footer for footer in footers if footer.closed]
+        return cls(
+            run=run,
+            parts=len(footers),
+            rows=sum(footer.rows for footer in footers),
+            made=sum(footer.made for footer in footers),
+            failed=sum(footer.failed for footer in footers),
+            removed=sum(footer.removed for footer in footers),
+            closed=sum(footer.rows for footer in closed),
+            closed_parts=len(closed),
+            closed_by=next((footer.closed for footer in closed), None),
+            audio_s=round(sum(footer.audio_s for footer in footers), 6),
+            audio_bytes=audio_bytes,
+        )
+
+
+def hash_parts(parts: Iterable[FileInfo]) -> str:
+    """Return 16 hex digits that name the state of index parts: their names and sizes, in any order."""
+    digest = hashlib.sha256()
+    for info in sorted(parts, key=lambda info: info.path):
+        digest.update(f"{info.path} {info.size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def group_parts(infos: Iterable[FileInfo]) -> dict[str, list[FileInfo]]:
+    """Return the index parts of a listing by run."""
+    parts: dict[str, list[FileInfo]] = {}
+    for info in infos:
+        if parsed := paths.parse_index_part(info.path):
+            parts.setdefault(parsed[0], []).append(info)
+    return parts
+
+
+def find_run_keys(parts: Mapping[str, Sequence[FileInfo]], files: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+    """Return the key file of each run that has one for its parts as they are. `files` are those below `runs/`."""
+    with_keys = {parsed[0] for path in files if (parsed := paths.parse_run_keys(path))}
+    wanted = {run: paths.run_keys(run, hash_parts(parts[run])) for run in with_keys if run in parts}
+    return {run: files[path] for run, path in wanted.items() if path in files}
+
+
+def write_run_keys(store: Store, run: str, parts: Sequence[FileInfo], folder: Path) -> None:
+    """Read the parts of a finished run, and put its key file, unless there is one. `folder` is for a temporary file.
+
+    Raises `PartDamaged`.
+    """
+    temporary = folder / "run-keys.parquet"
+    footers: list[Footer] = []
+    audio_bytes = 0
+    with open_parquet_writer(temporary, RUN_KEYS_SCHEMA, use_dictionary=["error_class"]) as writer:
+        read = map_ordered(lambda info: _read_part(store, info.path), parts, threads=_THREADS)
+        for table, footer, part_bytes in read:
+            writer.write_table(table)
+            footers.append(footer)
+            audio_bytes += part_bytes
+        counts = RunCounts.of(run, footers, audio_bytes)
+        writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(asdict(counts))})
+    store.put_if_absent(paths.run_keys(run, hash_parts(parts)), temporary)
+    temporary.unlink()
+
+
+def read_run_counts(store: Store, file: FileInfo) -> RunCounts | None:
+    """Read the counts of a key file; None if it is damaged or gone: then the parts have to be read."""
+    try:
+        is_small = file.size <= _READ_AT_ONCE_BYTES
+        with io.BytesIO(store.read(file.path)) if is_small else store.open(file.path) as source:
+            document = json.loads((pq.read_metadata(source).metadata or {})[_FOOTER_KEY])
+        return RunCounts(**{name: document[name] for name in RunCounts.__dataclass_fields__ if name in document})
+    except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_index_keys(store: Store, infos: Iterable[FileInfo]) -> Iterator[pa.Table]:
+    """Yield the keys of the index's rows (`k1`, `k2`) in its order, each with the number of its part (`part`).
+
+    `infos` are the index's parts, in order. Of runs that have a file of keys the parts are not read. Raises
+    `PartDamaged`.
+    """
+    parts = list(infos)
+    numbers = {info.path: number for number, info in enumerate(parts)}
+    groups = group_parts(parts)
+    run_keys = find_run_keys(groups, {info.path: info for info in store.list(paths.RUNS)})
+    sources: list[tuple[str, FileInfo]] = []
+    for run, own in groups.items():
+        sources += [(run, run_keys[run])] if run in run_keys else [(run, info) for info in own]
+
+    def read(source: tuple[str, FileInfo]) -> pa.Table:
+        run, info = source
+        if info.path in numbers:
+            keys, number = _read_part(store, info.path)[0], numbers[info.path]
+            part_numbers = pa.array(np.full(len(keys), number, np.int32))
+        else:
+            content = store.read(info.path)
+            keys = pq.read_table(io.BytesIO(content), columns=RUN_KEYS_SCHEMA.names, use_threads=False)
+            shards = keys["shard"].to_numpy()
+            unique, places = np.unique(shards, return_inverse=True)
+            of_shards = np.array([numbers[paths.index_part(run, int(shard))] for shard in unique], np.int32)
+            part_numbers = pa.array(of_shards[places] if len(keys) else shards)
+        table = keys.select(["k1", "k2"]).append_column("part", part_numbers)
+        return table.filter(keys["error_class"].is_null())
+
+    yield from map_ordered(read, sources, threads=_THREADS // 4)
+
+
+def split_keys(keys: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    """Return the first 128 bits of keys (64 hex digits) as two columns of integers."""
+    prefixes = bytes.fromhex("".join(key[:32] for key in keys.to_pylist()))
+    return [pa.array(words) for words in split_digests(prefixes, 16)]
+
+
+def _read_part(store: Store, path: str) -> tuple[pa.Table, Footer, int]:
+    """Return the keys of a part's rows, and of those of its shard that failed; its footer; and its bytes of audio."""
+    _, shard = paths.parse_index_part(path) or ("", 0)
+    try:
+        with store.open(path) as file:
+            part = ParquetReader(file)
+            footer = parse_footer(part.metadata.metadata, store.join(path))
+            made = part.read(["key", "audio_bytes"])
+        keys, classes = made["key"].combine_chunks(), pa.nulls(len(made), pa.string())
+        if footer.failures is not None:
+            with store.open(footer.failures) as file:
+                failed = ParquetReader(file).read(["key", "error_class"])
+            failed = failed.filter(failed["key"].is_valid())
+            keys = pa.concat_arrays([keys, failed["key"].combine_chunks()])
+            classes = pa.concat_arrays([classes, failed["error_class"].combine_chunks()])
+    except (pa.ArrowException, FileNotFoundError, ValueError, KeyError) as error:
+        raise PartDamaged(f"{store.join(path)} is damaged ({first_line(error)}); run `musicgen verify`") from None
+    shards = pa.array(np.full(len(keys), shard, np.int32))
+    table = pa.Table.from_arrays([*split_keys(keys), shards, classes], schema=RUN_KEYS_SCHEMA)
+    return table, footer, pc.sum(made["audio_bytes"]).as_py() or 0

@@ -1,0 +1,3 @@
+"""The family of MusicGen."""
+
+from musicgen.families.musicgen.musicgen_family import FAMILY as FAMILY

@@ -1,0 +1,12 @@
+"""Mends what a verification of a dataset names: `repair_dataset`."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from musicgen.repair.repair import open_repairable, repair_dataset
+
+__all__ = ["open_repairable", "repair_dataset"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"repair": ["open_repairable", "repair_dataset"]})

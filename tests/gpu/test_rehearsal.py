@@ -1,0 +1,21 @@
+"""The rehearsal of `python -m tests.gpu` on a CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_all_checks_and_the_measurement_can_be_rehearsed(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "tests.gpu", "--device", "cpu", "--tiny", "--out", str(out)]
+    subprocess.run(command, check=True)
+    report = json.loads(out.read_text())
+    assert {check["result"] for check in report["checks"]} <= {"passed", "skipped"}
+    assert len(report["checks"]) == 5
+    assert report["speed"][0]["rate"] > 0
+    assert report["speed"][0]["ratio"] > 0

@@ -1,0 +1,142 @@
+"""What a night costs does not grow with the parts of all nights before, but with their number: requests are counted."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from musicgen.dataset import huggingface_table, open_dataset, paths
+from musicgen.dataset.card import publish_card
+from musicgen.dataset.run_keys import RUN_KEYS_SCHEMA, RunCounts
+from musicgen.dataset.status import run_statuses, write_missing_run_keys
+from musicgen.errors import RowError
+from musicgen.plan.history import History
+from musicgen.storage import Store, open_store, s3_store
+from tests.fixtures.forged_nights import forge_night
+from tests.fixtures.planning import make_shard
+
+NIGHTS, PARTS = 12, 8
+ROWS = "prompt,id\none,a\ntwo,b\nthree,c\nfour,d\n"
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts the requests to a bucket by the object that they are for; None: a page of a listing."""
+    counter: Counter[str] = Counter()
+    original = s3_store.send_request
+
+    def count(request: Any, location: Any, path: str | None, **options: Any) -> Any:
+        counter[path or "listing"] += 1
+        return original(request, location, path, **options)
+
+    monkeypatch.setattr(s3_store, "send_request", count)
+    return counter
+
+
+def of_nights(requests: Counter[str], runs: list[str]) -> list[int]:
+    """The number of objects of each run that were asked for."""
+    return [sum(run in path for path in requests) for run in runs]
+
+
+@pytest.fixture
+def nights(s3, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, list[str]]:
+    monkeypatch.setattr(huggingface_table, "MAX_TABLE_ROWS", 100)
+    store = open_store(s3.uri)
+    return store, [forge_night(store, night, PARTS) for night in range(NIGHTS)]
+
+
+def test_plan_status_and_publishing_cost_two_objects_a_night(
+    nights: tuple[Store, list[str]], requests: Counter[str], tmp_path: Path
+) -> None:
+    store, runs = nights
+    before = run_statuses(open_dataset(store.uri))
+    publish_card(open_dataset(store.uri))  # the first one after nights of an earlier release
+    requests.clear()
+    statuses = run_statuses(open_dataset(store.uri))
+    assert [(run.made, run.audio_s, run.state) for run in statuses] == [
+        (2 * PARTS, 0.1 * 2 * PARTS, "complete")
+    ] * NIGHTS
+    assert [run.to_json() for run in statuses] == [run.to_json() for run in before]
+    assert of_nights(requests, runs) == [2] * NIGHTS
+    assert requests.total() <= 2 * NIGHTS + 8, requests
+
+    requests.clear()
+    listing = History(store, tmp_path).refresh()
+    assert len(listing.runs) == NIGHTS
+    assert of_nights(requests, runs) == [2] * NIGHTS
+    assert requests.total() <= 2 * NIGHTS + 8, requests
+    made = pa.concat_tables([pq.read_table(path) for path in tmp_path.glob("made-*.parquet")])
+    assert made.num_rows == 2 * PARTS * NIGHTS
+
+    new = forge_night(store, NIGHTS, PARTS)
+    requests.clear()
+    card = publish_card(open_dataset(store.uri))
+    assert f"{2 * PARTS * (NIGHTS + 1)} clips" in card.text
+    assert "index/**/*.parquet" in card.text, "too many rows for a table: the index is read"
+    assert max(of_nights(requests, runs)) <= 3, "a part of the first run tells the columns"
+    assert requests.total() - sum(count for path, count in requests.items() if new in path) <= 2 * NIGHTS + 40, requests
+
+
+def test_a_run_without_a_key_file_or_with_other_parts_is_read_part_by_part(submit, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    store = open_store(str(out))
+    failing = {"two": RowError("crash", "killed its process")}
+    outcome = submit(ROWS, "cluster.shard_rows=2")
+    for shard in outcome.plan.shards:
+        make_shard(store, outcome.plan, shard, failing)
+    run = outcome.plan.run
+    plain = submit(ROWS)
+    assert (plain.plan, plain.made, plain.held_back) == (None, 3, 1)
+    write_missing_run_keys(open_dataset(str(out)))
+    (file,) = (out / "runs" / run).glob("keys-*.parquet")
+    table = pq.read_table(file)
+    assert table.schema.remove_metadata() == RUN_KEYS_SCHEMA
+    assert table["error_class"].to_pylist().count("crash") == 1
+    again = submit(ROWS)
+    assert (again.plan, again.made, again.held_back, again.held_back_classes) == (None, 3, 1, {"crash": 1})
+    (out / paths.index_part(run, 1)).rename(tmp_path / "part")
+    assert submit(ROWS).new == 2, "a part that was removed is pending, whatever the key file says"
+    (tmp_path / "part").rename(out / paths.index_part(run, 1))
+    file.write_bytes(file.read_bytes()[:-20] + b"\0" * 20)
+    damaged = submit(ROWS)
+    assert (damaged.plan, damaged.made, damaged.held_back) == (None, 3, 1)
+    assert [status.made for status in run_statuses(open_dataset(str(out)))] == [3]
+
+
+def test_counts_add_up_for_a_closed_run(submit, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    store = open_store(str(out))
+    first = submit(ROWS, "cluster.shard_rows=2")
+    make_shard(store, first.plan, 0)
+    second = submit("prompt,id\nfour,d\n", "output.supersede_unfinished=true")
+    make_shard(store, second.plan, 0)
+    before = run_statuses(open_dataset(str(out)))
+    publish_card(open_dataset(str(out)))
+    assert len(list(out.glob("runs/*/keys-*.parquet"))) == 2
+    for part in out.glob("index/*/part-*.parquet"):
+        part.write_bytes(bytes(part.stat().st_size))  # nobody reads them
+    assert [status.to_json() for status in run_statuses(open_dataset(str(out)))] == [run.to_json() for run in before]
+    assert {(run.closed, run.closed_by) for run in before} == {(2, second.plan.run), (0, None)}
+    assert RunCounts.of("r", []).audio_bytes == 0
+
+
+def test_above_the_size_of_a_table_load_dataset_reads_the_index(submit, tmp_path: Path, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(huggingface_table, "MAX_TABLE_ROWS", 1)
+    out = tmp_path / "out"
+    outcome = submit(ROWS, "cluster.shard_rows=2")
+    for shard in outcome.plan.shards:
+        make_shard(open_store(str(out)), outcome.plan, shard)
+    publish_card(open_dataset(str(out)))
+    assert not list(out.glob("*.parquet"))
+    folder = str(out)
+    clips = datasets.load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))
+    clips = clips.map(lambda path: {"audio": f"{folder}/{path}"}, input_columns="audio")
+    clips = clips.cast_column("audio", datasets.Audio(decode=False))
+    assert [Path(row["audio"]["path"]).read_bytes()[:4] for row in clips] == [b"fLaC"] * 4
+    current = datasets.load_dataset(folder, "current", split="train", cache_dir=str(tmp_path / "cache"))
+    assert list(current["key"]) == list(open_dataset(folder).current().keys())
