@@ -86,7 +86,9 @@ def test_nothing_is_left_of_a_removed_clip(jobs: Jobs):
     check_deletion(jobs)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", ["webdataset", *(pytest.param(n, marks=pytest.mark.slow) for n in ("files", "parquet"))]
+)
 def test_nor_in_a_bucket(s3, tmp_path: Path, layout: str):
     check_deletion(Jobs(tmp_path, s3.uri, layout))
 

@@ -84,6 +84,7 @@ def test_a_step_takes_what_the_formula_says(load: Any, wide: Path, path: str, sl
     assert 0.7 < allocated / memory.step_bytes(decoder, slots, width, capacity) < 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of resident memory can be reset on Linux alone")
 def test_an_engine_takes_what_was_planned(tmp_path: Path) -> None:
     """Whole engines in a process of their own: peak resident memory beyond what it had with the model loaded."""

@@ -28,7 +28,7 @@ __all__ = ["load", "one_thread"]
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_pickles_of_transformers(text_checkpoint: Path, load: Callable[..., Any], tmp_path: Path, shards: int) -> None:
     source = write_pickled(text_checkpoint, tmp_path / "source", shards)
     done = convert_checkpoint(str(source), str(tmp_path / "new"))

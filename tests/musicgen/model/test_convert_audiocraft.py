@@ -52,7 +52,7 @@ def text_states(model: audiocraft.LanguageModel, folder: str) -> torch.Tensor:
     return model.project("description", T5EncoderModel.from_pretrained(folder)(**ids).last_hidden_state[0])
 
 
-@pytest.mark.parametrize("codebooks", [4, 8])
+@pytest.mark.parametrize("codebooks", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_text_model_of_audiocraft(
     companions: dict[str, str], load: Callable[..., Any], tmp_path: Path, codebooks: int
 ) -> None:

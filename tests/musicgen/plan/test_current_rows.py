@@ -20,6 +20,7 @@ from tests.fixtures.watched_store import WatchedStore
 HEADER = "prompt,id\n"
 FIRST = ("one,a", "two,b", "three,c")
 LAYOUTS = ["files", "parquet", "webdataset"]
+OTHER_LAYOUTS = [pytest.param(layout, marks=pytest.mark.slow) for layout in ("parquet", "webdataset")]
 
 
 def run(
@@ -40,7 +41,7 @@ def prompts(output: str) -> list[str]:
     return open_dataset(output).current().to_arrow(["prompt"])["prompt"].to_pylist()
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, "s3"])
+@pytest.mark.parametrize("layout", ["s3", *OTHER_LAYOUTS])
 def test_the_current_rows_are_those_of_the_latest_manifest_in_its_order(
     submit, tmp_path: Path, layout: str, request: pytest.FixtureRequest
 ) -> None:
@@ -85,7 +86,7 @@ def load_keys(folder: str, cache: Path, config: str = "current") -> list[str]:
     return list(raw["__key__" if "__key__" in raw.column_names else "key"])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["files", *OTHER_LAYOUTS])
 def test_load_dataset_gives_the_current_rows(submit, tmp_path: Path, layout: str) -> None:
     out, as_layout = str(tmp_path / "out"), f"audio.layout={layout}"
     for rows in (FIRST, ("four,d", "three,c", "two,other"), ("two,other", "four,d"), FIRST):

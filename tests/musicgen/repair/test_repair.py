@@ -20,7 +20,7 @@ from musicgen.run_plan import Plan
 from musicgen.storage import open_store
 from tests.fixtures.toy_dataset import ToyDataset, ToyEngine, make_toy_dataset
 
-LAYOUTS = ("files", "parquet", "webdataset")
+LAYOUTS = ("files", "parquet", pytest.param("webdataset", marks=pytest.mark.slow))
 DERIVED = ("README.md", "huggingface.parquet", "current.parquet")  # published again where the index has changed
 
 

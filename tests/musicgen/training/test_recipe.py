@@ -71,6 +71,7 @@ def test_a_published_checkpoint_keeps_its_codec_and_tokenizer(music: Path, tmp_p
     assert (export / "preprocessor_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_ablation_trains_each_pattern_alike_and_tables_it(music: Path, tmp_path: Path) -> None:
     said = {**SMALL, "ablation": ["delay", "parallel", "coarse_first", "flattening"]}
     recipe = Recipe.model_validate({"data": str(music), "output": str(tmp_path / "out"), **said})

@@ -97,6 +97,7 @@ def _encoder(tokenizer: Any) -> T5EncoderModel:
         return T5EncoderModel._from_config(T5Config(**sizes), attn_implementation="eager").eval()
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_where_beats_fall(ticking: Checkpoint) -> None:
     tokenizer = load_tokenizer(ticking.folder, T5Config())
     encoder = _encoder(tokenizer)

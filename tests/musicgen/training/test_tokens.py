@@ -69,6 +69,7 @@ def test_a_dataset_of_a_run(checkpoint: Checkpoint, tmp_path: Path, layout: str)
     assert not tokens.bad_rows
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(
     music: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

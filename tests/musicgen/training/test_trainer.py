@@ -50,7 +50,9 @@ def _trainer(ground: tuple[Path, TokenizedData], folder: Path, **changes: object
     return Trainer(resolve_checkpoint(ground[0]), ground[1], _schedule(**changes), folder)
 
 
-@pytest.mark.parametrize("pattern", ["delay", "parallel", "coarse_first", "flattening"])
+@pytest.mark.parametrize(
+    "pattern", ["delay", *(pytest.param(p, marks=pytest.mark.slow) for p in ("parallel", "coarse_first", "flattening"))]
+)
 def test_the_loss_falls(ground: tuple[Path, TokenizedData], tmp_path: Path, pattern: str) -> None:
     trainer = _trainer(ground, tmp_path, pattern=pattern, steps=30, dtype="float32", ema=0.5)
     trainer.run()
