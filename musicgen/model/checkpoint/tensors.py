@@ -90,14 +90,27 @@ def load_parameters(
     Raises `ModelError` naming the first tensor that is missing or of the wrong shape.
     """
     expected = module.state_dict()
-    for name, value in expected.items():
+    check_parameters({name: tuple(value.shape) for name, value in expected.items()}, tensors, label, optional)
+    module.load_state_dict({name: tensors[name] for name in expected if name in tensors}, strict=False)
+
+
+def check_parameters(
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: "Mapping[str, torch.Tensor]",
+    label: str,
+    optional: tuple[str, ...] = (),
+) -> None:
+    """Raise `ModelError` for the first of `shapes` that `tensors` lack, or have with another shape.
+
+    Names that end with one of `optional` may be missing.
+    """
+    for name, shape in shapes.items():
         if name not in tensors:
             if name.endswith(optional) and optional:
                 continue
             raise ModelError(f"{label} lacks the tensor {name}; the checkpoint is incomplete")
-        if tensors[name].shape != value.shape:
+        if tuple(tensors[name].shape) != shape:
             raise ModelError(
-                f"{label}: {name} has the shape {tuple(tensors[name].shape)}, its config says {tuple(value.shape)}; "
+                f"{label}: {name} has the shape {tuple(tensors[name].shape)}, its config says {shape}; "
                 "config.json and weights do not belong together"
             )
-    module.load_state_dict({name: tensors[name] for name in expected if name in tensors}, strict=False)

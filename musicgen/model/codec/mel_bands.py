@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from musicgen.model.codec.mel_filters import make_mel_filters
 from musicgen.model.codec.spectral_settings import SpectralSettings
 
 REFINEMENT_ROUNDS = 32  # of the phases
@@ -45,12 +46,9 @@ class MelBands:
     @cached_property
     def _filters(self) -> Any:
         """The triangular filters on the mel scale, each of height one, as a sparse matrix [mels, bins]."""
-        from librosa import filters  # type: ignore[attr-defined]  # a lazy module
         from scipy.sparse import csr_array
 
-        settings = self.settings
-        triangles = filters.mel(sr=settings.sampling_rate, n_fft=self.n_fft, n_mels=settings.n_mels, norm=None)
-        return csr_array(triangles.astype(np.float32))
+        return csr_array(make_mel_filters(self.settings.sampling_rate, self.n_fft, self.settings.n_mels))
 
     @cached_property
     def _filters_transposed(self) -> Any:

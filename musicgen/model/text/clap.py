@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from musicgen.model.checkpoint.tensors import Tensors, load_parameters
-from musicgen.model.text.tokenizer import TokenCount, count_tokens, load_tokenizer
+from musicgen.model.text.tokenizer import TokenCount, TransformersTokenizer, count_tokens, load_tokenizer
 
 MAX_TOKENS = 77
 _QUANTIZER = "text_quantizer.layers."
@@ -63,7 +63,7 @@ class ClapEmbedder:
 
     def count_tokens(self, prompt: str) -> TokenCount:
         """Count the prompt's tokens, those beyond `MAX_TOKENS` too."""
-        return count_tokens(self.tokenizer, prompt)
+        return count_tokens(TransformersTokenizer(self.tokenizer), prompt)
 
 
 def quantize_residually(embedding: Tensor, codebooks: list[Tensor]) -> Tensor:

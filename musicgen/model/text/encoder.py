@@ -6,16 +6,17 @@ import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from musicgen.memo import Memo
 from musicgen.model.checkpoint.linear import load_linear
-from musicgen.model.checkpoint.tensors import Tensors, load_parameters
+from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec import ModelSpec
-from musicgen.model.text.tokenizer import TokenCount, count_tokens, load_tokenizer
+from musicgen.model.text.t5 import T5Encoder, T5Settings
+from musicgen.model.text.tokenizer import PromptTokenizer, TokenCount, count_tokens, open_tokenizer
 
 # T5 was trained on 512 tokens; longer prompts are cut there (a hundred words take about 130).
 MAX_TOKENS = 512
@@ -116,38 +117,30 @@ def synchronized(states: Tensor) -> Tensor:
 
 
 class T5Embedder:
-    """T5's encoder by transformers, of any size; FLAN-T5 differs in its config alone."""
+    """T5's encoder of any size; FLAN-T5 differs in its config alone."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any):
+    def __init__(self, model: T5Encoder, tokenizer: PromptTokenizer):
         self.model = model
         self.tokenizer = tokenizer
 
     @classmethod
     def load(cls, folder: Path, config: dict[str, object], tensors: Tensors, device: torch.device) -> "T5Embedder":
         """Load the T5 encoder under `text_encoder.*`. Raises `ModelError`."""
-        from transformers import T5Config, T5EncoderModel
-        from transformers.initialization import no_init_weights
-
-        with no_init_weights():  # it would take seconds, for weights that are replaced
-            # SDPA wants a mask of its own shape per head; eager is what the reference computes.
-            model = T5EncoderModel._from_config(T5Config(**config), attn_implementation="eager")
+        label = f"{folder}: text_encoder"
+        settings = T5Settings.read(config, label)
         stored = tensors.read("text_encoder.", device, torch.float32)
         # The token table is stored once, under either of its names.
-        table = stored.get("shared.weight", stored.get("encoder.embed_tokens.weight"))
-        if table is not None:
-            stored |= {"shared.weight": table, "encoder.embed_tokens.weight": table}
-        load_parameters(model, stored, f"{folder}: text_encoder")
-        return cls(model.to(device, torch.float32).eval(), load_tokenizer(folder, model.config))
+        if (table := stored.get("shared.weight")) is not None:
+            stored["encoder.embed_tokens.weight"] = table
+        return cls(T5Encoder(settings, stored, label), open_tokenizer(folder, config))
 
     def __call__(self, prompt: str) -> Tensor:
         """Encode one prompt -> states [tokens, d_model]; the last token is the end of text."""
-        ids = self.tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        ids = self.tokenizer(prompt, MAX_TOKENS)
         padded = -(-len(ids) // _PAD_MULTIPLE) * _PAD_MULTIPLE
-        device = next(self.model.parameters()).device
-        tokens = torch.zeros(1, padded, dtype=torch.long, device=device)
-        tokens[0, : len(ids)] = torch.tensor(ids, device=device)
-        mask = (torch.arange(padded, device=device) < len(ids)).long()[None]
-        return self.model(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)].contiguous()
+        tokens = torch.zeros(padded, dtype=torch.long, device=self.model.device)
+        tokens[: len(ids)] = torch.tensor(ids, device=self.model.device)
+        return self.model(tokens, len(ids))[: len(ids)].contiguous()
 
     def count_tokens(self, prompt: str) -> TokenCount:
         """Count the prompt's tokens, those beyond `MAX_TOKENS` too."""

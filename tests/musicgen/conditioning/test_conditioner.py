@@ -37,8 +37,8 @@ def prefixes(conditions: Conditions) -> torch.Tensor:
 
 def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidance: float) -> torch.Tensor:
     """Return transformers' prefix of the decoder, [branches, positions, hidden], with a one-hot chromagram."""
-    ids = melody_model.text.embedder.tokenizer([prompt], return_tensors="pt")
-    kwargs = {"attention_mask": ids["attention_mask"]}
+    ids = torch.tensor([melody_model.text.embedder.tokenizer(prompt)])
+    kwargs = {"attention_mask": torch.ones_like(ids)}
     if audio is not None:
         kwargs["input_features"] = torch.eye(12)[
             torch.from_numpy(chroma.strongest_pitch_classes(audio[: 30 * chroma.RATE_HZ]).astype(np.int64))
@@ -46,9 +46,9 @@ def expected(oracle, melody_model, prompt: str, audio: np.ndarray | None, guidan
     config = oracle.generation_config
     config.guidance_scale, config.output_attentions, config.output_hidden_states = guidance, False, False
     with torch.no_grad():
-        return oracle._prepare_encoder_hidden_states_kwargs_for_generation(
-            ids["input_ids"], kwargs, "input_ids", config
-        )["encoder_hidden_states"]
+        return oracle._prepare_encoder_hidden_states_kwargs_for_generation(ids, kwargs, "input_ids", config)[
+            "encoder_hidden_states"
+        ]
 
 
 @pytest.mark.parametrize("name", ["a.wav", "b.flac", "long.ogg", None])

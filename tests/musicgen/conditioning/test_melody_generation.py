@@ -49,7 +49,8 @@ def reference(oracle, model, request: Request, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         oracle.audio_encoder, "decode", lambda codes, *a, **k: (kept.append(codes), decode(codes, *a, **k))[1]
     )
-    inputs = model.text.embedder.tokenizer([request.prompt], return_tensors="pt")
+    ids = torch.tensor([model.text.embedder.tokenizer(request.prompt)])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if request.melody:
         bins = chroma.strongest_pitch_classes(decode_bytes(Path(request.melody).read_bytes())[0])
         inputs["input_features"] = torch.eye(12)[torch.from_numpy(bins.astype(np.int64))][None]

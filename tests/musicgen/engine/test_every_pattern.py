@@ -117,8 +117,8 @@ class Oracle:
         if not request.prompt:
             text = torch.zeros(1, 1, self.reference.config.decoder.hidden_size)
         else:
-            ids = self.tokenizer([request.prompt], return_tensors="pt")
-            text = self.reference.enc_to_dec_proj(self.reference.text_encoder(**ids).last_hidden_state)
+            ids = torch.tensor([self.tokenizer(request.prompt)])
+            text = self.reference.enc_to_dec_proj(self.reference.text_encoder(ids).last_hidden_state)
         with_text, without = (self._run(sequence, states) for states in (text, torch.zeros_like(text)))
         return without + request.guidance_scale * (with_text - without)
 

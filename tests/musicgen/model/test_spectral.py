@@ -19,6 +19,7 @@ from musicgen.model import load_codec
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.codec import mel_bands as mel_bands_module
 from musicgen.model.codec.mel_bands import MelBands
+from musicgen.model.codec.mel_filters import make_mel_filters
 from musicgen.model.codec.spectral import SpectralCodec
 from musicgen.model.codec.spectral_settings import SpectralSettings
 from musicgen.training.fit_codec import FittedCodec, fit_codec
@@ -273,3 +274,11 @@ def test_wrong_tensors_and_settings(folder: Path, fitted: FittedCodec, tmp_path:
         SpectralCodec.from_state(SETTINGS, {"codebooks": fitted.tensors["codebooks"]})
     assert Tensors.open(bad).headers["audio_encoder.mean"].shape == (160,)
     assert replace(SETTINGS, n_mels=80).shapes["codebooks"] == (4, 64, 80)
+
+
+@pytest.mark.parametrize(("rate", "n_fft", "n_mels"), [(16_000, 1024, 160), (32_000, 2048, 128), (1_800, 256, 7)])
+def test_filters_have_the_bits_of_librosa(rate: int, n_fft: int, n_mels: int) -> None:
+    from librosa import filters
+
+    expected = filters.mel(sr=rate, n_fft=n_fft, n_mels=n_mels, norm=None)
+    assert np.array_equal(make_mel_filters(rate, n_fft, n_mels), expected)

@@ -1,5 +1,6 @@
 """Prompts to states: equal to transformers', and a function of the prompt alone."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +10,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration, T5Config, T5EncoderModel
 
+from musicgen import embedded
 from musicgen.errors import ModelError
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec_reader import read_spec
 from musicgen.model.text.encoder import MAX_TOKENS, T5Embedder, TextEncoder
-from musicgen.model.text.tokenizer import TokenCount
+from musicgen.model.text.tokenizer import FileTokenizer, TokenCount, open_tokenizer
 from tests.fixtures.checkpoints import write_tokenizer
 
+EMBEDDED = Path(embedded.__file__).parent / "checkpoint"
 PROMPTS = [
     "warm lo-fi piano, 80 bpm",
     "a",
@@ -109,7 +112,9 @@ def test_tokens_are_counted_before_the_cut_and_those_that_are_unknown(
     assert encoder.encode("").tokens == TokenCount(0, 0)
 
 
-def test_flan_t5_is_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu", "gated-silu"])
+def test_states_have_the_bits_of_transformers(tmp_path: Path, feed_forward: str) -> None:
+    """T5 and FLAN-T5, which is configuration, for a short prompt and some beyond the largest distance."""
     from safetensors.torch import save_file
 
     config = T5Config(
@@ -119,11 +124,13 @@ def test_flan_t5_is_configuration(tmp_path: Path) -> None:
         d_ff=48,
         num_layers=2,
         num_heads=4,
-        feed_forward_proj="gated-gelu",
+        relative_attention_num_buckets=12,
+        relative_attention_max_distance=40,
+        feed_forward_proj=feed_forward,
         tie_word_embeddings=False,
     )
     torch.manual_seed(5)
-    reference = T5EncoderModel(config).eval()
+    reference = T5EncoderModel._from_config(config, attn_implementation="eager").eval()
     # Its token table under the other of its two names.
     weights = {
         f"text_encoder.{name}": value.clone()
@@ -134,11 +141,36 @@ def test_flan_t5_is_configuration(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     write_tokenizer(tmp_path, 400)
     embedder = T5Embedder.load(tmp_path, config.to_dict(), Tensors.open(tmp_path), torch.device("cpu"))
-    tokens = AutoTokenizer.from_pretrained(tmp_path)("funky bass", return_tensors="pt")
-    with torch.inference_mode():
-        torch.testing.assert_close(
-            embedder("funky bass"), reference(**tokens).last_hidden_state[0], atol=3e-6, rtol=1e-5
-        )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for prompt in ("funky bass", "a b c " * 20, "piano " * 600):
+        limits = {"truncation": True, "max_length": MAX_TOKENS, "padding": True, "pad_to_multiple_of": 16}
+        tokens = tokenizer(prompt, return_tensors="pt", **limits)
+        with torch.inference_mode():
+            expected = reference(**tokens).last_hidden_state[0, : int(tokens["attention_mask"].sum())]
+            assert torch.equal(embedder(prompt), expected), prompt
+
+
+def test_an_encoder_that_the_config_does_not_describe(text_checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((text_checkpoint / "config.json").read_text())["text_encoder"]
+    tensors = Tensors.open(text_checkpoint)
+    for changed, reason in (
+        ({"d_ff": 7}, r"wi.weight has the shape .*, its config says \(7, "),
+        ({"num_layers": 9}, "lacks the tensor encoder.block"),
+        ({"feed_forward_proj": "gated-tanh"}, "'gated-tanh' is not supported; it must be one of relu"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            T5Embedder.load(tmp_path, config | changed, tensors, torch.device("cpu"))
+
+
+def test_tokens_are_those_of_transformers(text_checkpoint: Path) -> None:
+    """`tokenizer.json` of the embedded model is read without transformers, which the other one needs."""
+    for folder, is_file in ((EMBEDDED, True), (text_checkpoint, False)):
+        tokenizer, ours = AutoTokenizer.from_pretrained(folder), open_tokenizer(folder, {"model_type": "t5"})
+        assert isinstance(ours, FileTokenizer) == is_file
+        assert ours.unknown_id == tokenizer.unk_token_id
+        for prompt in [*PROMPTS, "", " two  spaces ", "</s> and <unk>", "漢字 𝄞", "piano " * 600]:
+            assert ours(prompt) == tokenizer(prompt, verbose=False)["input_ids"]
+            assert ours(prompt, 512) == tokenizer(prompt, truncation=True, max_length=512)["input_ids"]
 
 
 def test_a_checkpoint_without_tokenizer(text_checkpoint: Path, tmp_path: Path) -> None:

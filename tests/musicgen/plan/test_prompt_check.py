@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from musicgen import embedded
-from musicgen.model.text.tokenizer import count_tokens, load_tokenizer
+from musicgen.model.text.tokenizer import count_tokens, open_tokenizer
 from musicgen.plan import prompt_check
 from musicgen.plan.prompt_check import PromptCheck, check_prompts
 from tests.musicgen.plan.conftest import Submit
@@ -38,7 +38,7 @@ def test_prompts(prompt: str) -> None:
 
 def test_the_counts_agree_with_the_columns_of_the_index() -> None:
     """What `prompt_unknown` and `prompt_tokens` will say is what the plan has said."""
-    tokenizer = load_tokenizer(FOLDER, None)
+    tokenizer = open_tokenizer(FOLDER, {})
     for prompt, expected in CASES.items():
         tokens = count_tokens(tokenizer, prompt)
         assert (tokens.unknown > 0, tokens.total > 512) == (expected.unknown > 0, expected.cut > 0), prompt
