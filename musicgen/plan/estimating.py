@@ -5,10 +5,14 @@ are none, from the model's size.
 """
 
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from statistics import median_low
 
 from musicgen.dataset.run_report import Session, describe_hardware, read_report
 from musicgen.errors import StoreError
@@ -20,22 +24,24 @@ from musicgen.plan.expected_actors import ActorsStart, ExpectedActors
 from musicgen.plan.run_estimate import RunEstimate
 from musicgen.storage import Store
 
-# Measured on two cores with the embedded model: the command's own imports, plan and card; an actor's process with torch
-# and its model; Ray before that.
-_COMMAND_S = 6.0
-_ACTOR_S = 8.0
-_RAY_S: dict[ActorsStart, float] = {"local_ray": 6.0, "joined": 3.0, "in_process": 0.0}
+# Measured on two cores with the embedded model: the command's own imports, plan and card; a model with its libraries;
+# Ray and the process of an actor, while the record's process starts beside it.
+_COMMAND_S = 2.0
+_MODEL_S = 3.0
+_RAY_S: dict[ActorsStart, float] = {"local_ray": 12.0, "joined": 5.0, "in_process": 0.0}
+_FIRST_CLIP_S = 1.0  # what the first clip takes longer than others: libraries are imported for it
 _COMPILE_S = 25.0  # of the CPU kernels, once on a machine
 _CODEC_RATE = 8.0  # seconds of audio per second and thread that the codec decodes on a CPU, whatever the model's size
 _REPORTS_READ = 8  # the latest ones
 _SESSIONS_USED = 4
+_LOAD_SAMPLES, _LOAD_SAMPLE_S = 10, 0.01
 
 
 def guess_run(spec: GeneratorSpec, actors: ExpectedActors, shards: int, audio_s: float) -> RunEstimate:
     """Estimate a run from the model's size, its devices and their threads, and the load of this machine."""
     on_gpu = actors.gpus_each > 0
     rate = spec.estimate_speed(on_gpu=on_gpu)
-    start_s = _COMMAND_S + _RAY_S[actors.start] + _ACTOR_S
+    start_s = _COMMAND_S + _RAY_S[actors.start] + _MODEL_S + _FIRST_CLIP_S
     slowdown = 1.0 if actors.start == "joined" else _measure_slowdown()
     if not on_gpu:
         rate = min(rate, _CODEC_RATE * max(1, actors.threads)) / slowdown
@@ -56,12 +62,12 @@ def estimate_run(
     estimate = guess_run(spec, actors, shards, audio_s)
     sessions = list(_find_like_sessions(store, runs[:_REPORTS_READ], identity, actors))[:_SESSIONS_USED]
     if sessions:
-        actor_s = sum(session.timings_s["generate"] * session.actors for session in sessions)
-        starts_s = [_measure_start(session) for session in sessions]
+        # Of several the quicker ones: other programs make a start longer, and nothing makes one shorter.
+        start_s = median_low(_measure_start(session) for session in sessions)
         estimate = replace(
             estimate,
-            rate=sum(session.audio_s for session in sessions) / actor_s,
-            start_s=_COMMAND_S + sum(starts_s) / len(starts_s),
+            rate=_measure_rate(sessions),
+            start_s=_COMMAND_S + start_s + _FIRST_CLIP_S,
             earlier_runs=len(sessions),
         )
     if actors.start != "joined" and not actors.gpus_each and not are_kernels_ready():
@@ -96,16 +102,42 @@ def _is_like(session: Session, hardware: dict[str, object], actors: ExpectedActo
 
 
 def _measure_slowdown() -> float:
-    """Return by how much other programs on this machine slow a new one down, from its load; 1: not at all."""
+    """Return by how much other programs on this machine slow a new one down; 1: not at all.
+
+    Its load of the last minute counts as far as there are as many threads to run now: what has ended slows nothing
+    down.
+    """
     try:
-        return max(1.0, os.getloadavg()[0] / usable_cpus() + 0.5)
+        load = min(os.getloadavg()[0], _count_other_threads())
     except OSError:
         return 1.0
+    return max(1.0, load / usable_cpus() + 0.5)
+
+
+def _count_other_threads() -> float:
+    """Return how many threads of other programs want a processor, as the mean over a moment; without /proc infinite."""
+    counts = []
+    for _ in range(_LOAD_SAMPLES):
+        try:
+            counts.append(int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)
+        except (OSError, ValueError, IndexError):
+            return math.inf
+        time.sleep(_LOAD_SAMPLE_S)
+    return sum(counts) / len(counts)
 
 
 def _was_in_process(job: dict[str, object]) -> bool:
     cluster = job.get("cluster")
     return isinstance(cluster, dict) and cluster.get("address") == NO_CLUSTER
+
+
+def _measure_rate(sessions: Sequence[Session]) -> float:
+    """Return an actor's seconds of audio per second, without what its first clip takes longer."""
+    actor_s = sum(
+        session.actors * max(session.timings_s["generate"] - _FIRST_CLIP_S, session.timings_s["generate"] / 2)
+        for session in sessions
+    )
+    return sum(session.audio_s for session in sessions) / actor_s
 
 
 def _measure_start(session: Session) -> float:

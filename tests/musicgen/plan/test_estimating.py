@@ -52,9 +52,12 @@ def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_guess_counts_the_load_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = guess_run(LARGE, ACTORS, 1, 640.0)
     monkeypatch.setattr("os.getloadavg", lambda: (3.5 * usable_cpus(), 0.0, 0.0))
+    monkeypatch.setattr(estimating, "_count_other_threads", lambda: 3.5 * usable_cpus())
     assert guess_run(LARGE, ACTORS, 1, 640.0).seconds == pytest.approx(4 * quiet.seconds)
     joined = replace(ACTORS, start="joined")
     assert guess_run(LARGE, joined, 1, 640.0).seconds < quiet.seconds
+    monkeypatch.setattr(estimating, "_count_other_threads", lambda: 0.0)  # that load was of what has ended meanwhile
+    assert guess_run(LARGE, ACTORS, 1, 640.0) == quiet
 
 
 def test_the_guess_follows_gpus_and_actors() -> None:
@@ -70,12 +73,26 @@ def test_the_guess_follows_gpus_and_actors() -> None:
 def test_the_rate_is_that_of_earlier_runs_with_this_model_on_this_machine(store: Store) -> None:
     record(store, "a-1", MADE)
     estimate = estimate_run(store, ["a-1"], "m", LARGE, ACTORS, 1, 640.0)
-    assert (estimate.earlier_runs, estimate.rate) == (1, pytest.approx(3.2))
-    assert estimate.start_s == pytest.approx(estimating._COMMAND_S + 5.0 + (60.0 - 20.0) - 28.0)  # not the compiler's
-    assert estimate.seconds == pytest.approx(estimate.start_s + 200.0)
+    assert (estimate.earlier_runs, estimate.rate) == (1, pytest.approx(64.0 / 19.0))
+    start_s = 5.0 + (60.0 - 20.0) - 28.0  # not the compiler's
+    assert estimate.start_s == pytest.approx(estimating._COMMAND_S + estimating._FIRST_CLIP_S + start_s)
+    assert estimate.seconds == pytest.approx(estimate.start_s + 190.0)
     record(store, "a-2", replace(MADE, actors=2, started_at="2026-01-02T00:00:00+00:00"))
     estimate = estimate_run(store, ["a-2", "a-1"], "m", LARGE, ACTORS, 1, 640.0)
-    assert (estimate.earlier_runs, estimate.rate) == (2, pytest.approx(128.0 / 60.0))
+    assert (estimate.earlier_runs, estimate.rate) == (2, pytest.approx(128.0 / 57.0))
+
+
+def test_a_run_that_other_programs_slowed_down_does_not_lengthen_the_next_estimate(store: Store) -> None:
+    record(store, "a-1", MADE)
+    quiet = estimate_run(store, ["a-1"], "m", LARGE, ACTORS, 1, 640.0)
+    record(store, "a-2", replace(MADE, wall_s=200.0, started_at="2026-01-02T00:00:00+00:00"))
+    assert estimate_run(store, ["a-2", "a-1"], "m", LARGE, ACTORS, 1, 640.0).start_s == quiet.start_s
+
+
+def test_other_programs_are_counted_as_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0.0 <= estimating._count_other_threads() < 10_000
+    monkeypatch.setattr(estimating, "Path", lambda name: Path("/nowhere"))
+    assert estimating._count_other_threads() == float("inf")
 
 
 @pytest.mark.parametrize(
