@@ -45,7 +45,7 @@ def deploy(
 ) -> None:
     """Deploy a job to a Prefect work pool, on a schedule or on demand.
 
-    Example: musicgen deploy job.yaml --pool musicgen --cron "0 2 * * *"
+    For example: musicgen deploy job.yaml --pool musicgen --cron "0 2 * * *"
     """
     with handle_errors(verbose):
         loaded = load_job(job, settings, manifest=manifest, output=output, model=model)

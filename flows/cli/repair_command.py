@@ -21,7 +21,10 @@ def repair(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make again what `musicgen verify --deep` names: audio, index parts, plans, failures, card."""
+    """Make again what `musicgen verify --deep` names: audio, index parts, plans, failures, card.
+
+    For example: musicgen repair out/try --dry-run
+    """
     with handle_errors(verbose):
         with ProgressBar() as bar, bar.stage("verifying"):
             opened, first = musicgen.repair.open_repairable(dataset, dry_run)

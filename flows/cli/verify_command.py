@@ -31,7 +31,10 @@ def verify(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check that every object of the index is there and is what the index says; `musicgen repair` mends what is not."""
+    """Check that every object of the index is there and is what the index says; `musicgen repair` mends what is not.
+
+    For example: musicgen verify out/try --deep
+    """
     with handle_errors(verbose):
         if quick and (deep or sample is not None):
             raise JobError("--quick reads no audio; leave out --deep and --sample, or --quick")

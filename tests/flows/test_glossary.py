@@ -55,24 +55,7 @@ def test_the_words_of_plan_run_and_verify_are_explained() -> None:
     assert set(status_command._COUNTS) <= TERMS
 
 
-COMMANDS = [
-    "run",
-    "plan",
-    "status",
-    "listen",
-    "models",
-    "settings",
-    "convert",
-    "encode",
-    "decode",
-    "train",
-    "evaluate",
-    "remove",
-    "gc",
-]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command.name for command in app.registered_commands])
 def test_every_help_has_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
