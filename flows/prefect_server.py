@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,9 @@ def ask_health(url: str, timeout_s: float) -> str | None:
     except urllib.error.HTTPError:
         return None
     except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
+        reason = getattr(error, "reason", error)
+        # Something answers; whether its certificate is good is for Prefect to say, which has settings for that.
+        return None if isinstance(reason, ssl.SSLCertVerificationError) else str(reason)
     return None
 
 

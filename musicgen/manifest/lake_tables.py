@@ -3,7 +3,6 @@
 A Delta table is read by its log (extra `delta`). Tables of other kinds are refused by name.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from musicgen.errors import ManifestError, StoreDenied, first_line
 from musicgen.parallel import map_ordered
 from musicgen.storage import covers_uri, open_store
 from musicgen.storage.location import parse_uri
+from musicgen.storage.s3_client import find_s3_access
 from musicgen.storage.store import FileInfo
 from musicgen.storage.wildcards import find_base
 
@@ -102,7 +102,7 @@ def _read_delta(uri: str, base: str) -> set[str]:
     import deltalake
 
     try:
-        table = deltalake.DeltaTable(base, storage_options=_storage_options())
+        table = deltalake.DeltaTable(base, storage_options=_storage_options(base))
         features = set(table.protocol().reader_features or ())
         has_mapping = table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
         paths = {path.removeprefix("file://") for path in table.file_uris()}
@@ -117,9 +117,20 @@ def _read_delta(uri: str, base: str) -> set[str]:
     return paths
 
 
-def _storage_options() -> dict[str, str]:
-    """Return where deltalake finds a store that is not AWS; it takes credentials from the environment by itself."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint:
+def _storage_options(uri: str) -> dict[str, str]:
+    """Return the endpoint and credentials that our own requests have; deltalake knows no profiles."""
+    if not uri.startswith("s3://"):
         return {}
-    return {"aws_endpoint": endpoint, "aws_allow_http": str(endpoint.startswith("http://")).lower()}
+    access = find_s3_access()
+    options = {
+        "aws_access_key_id": access.access_key,
+        "aws_secret_access_key": access.secret_key,
+        "aws_session_token": access.session_token,
+    }
+    if ".amazonaws." not in access.endpoint:  # AWS's own it finds by itself
+        options["aws_endpoint"] = access.endpoint
+        options["aws_allow_http"] = str(access.endpoint.startswith("http://")).lower()
+        options["aws_region"] = access.region
+    elif access.region != "aws-global":
+        options["aws_region"] = access.region
+    return {name: value for name, value in options.items() if value}

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,6 +66,36 @@ def send_request(
             time.sleep(pause_s)
 
 
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """Where requests go, and the credentials that they are signed with; None without any."""
+
+    endpoint: str
+    region: str | None
+    access_key: str | None = None
+    secret_key: str | None = None
+    session_token: str | None = None
+
+
+def find_s3_access() -> S3Access:
+    """Return what requests are made with, for libraries that have an S3 client of their own.
+
+    Like those, it takes environment, profiles and roles into account. Raises `StoreError` if nothing can be set up.
+    """
+    file_system = _find_file_system()
+    client = _run(file_system, file_system.set_session, _SET_UP_S)
+    endpoint, region = str(client.meta.endpoint_url), client.meta.region_name
+
+    async def find_access() -> S3Access:
+        credentials = await file_system.session.get_credentials()
+        if credentials is None:
+            return S3Access(endpoint, region)
+        frozen = await credentials.get_frozen_credentials()
+        return S3Access(endpoint, region, frozen.access_key, frozen.secret_key, frozen.token)
+
+    return _run(file_system, find_access, _SET_UP_S)
+
+
 def _run(file_system: "S3FileSystem", call: Callable[[], Awaitable[_T]], timeout_s: float) -> _T:
     from fsspec.asyn import sync
 
@@ -82,7 +113,7 @@ def _find_file_system() -> "S3FileSystem":
 
     There is one per process, since its event loop does not survive a fork, and per environment.
     """
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "SSL_"))))
     key = (os.getpid(), environment)
     with _file_systems_lock:
         if key not in _file_systems:
@@ -101,13 +132,16 @@ def _make_file_system() -> "S3FileSystem":
     import fsspec
 
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")  # botocore knows only the second
+    # botocore knows AWS_CA_BUNDLE alone; the other is what most programs take private authorities from.
+    authorities = None if "AWS_CA_BUNDLE" in os.environ else os.environ.get("SSL_CERT_FILE")
+    client_settings = {"region_name": region, "verify": authorities}
     try:
         return fsspec.filesystem(
             "s3",
             use_listings_cache=False,
             skip_instance_cache=True,
             endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
-            client_kwargs={"region_name": region} if region else {},
+            client_kwargs={name: value for name, value in client_settings.items() if value},
             config_kwargs={
                 "connect_timeout": _CONNECT_TIMEOUT_S,
                 "read_timeout": None,  # the deadline of a try comes first

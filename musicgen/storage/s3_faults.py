@@ -19,6 +19,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
+    SSLError,
     SSOError,
     TokenRetrievalError,
 )
@@ -99,6 +100,11 @@ def translate_error(error: BaseException, location: Location, path: str | None =
         return StoreDenied(
             f"{location.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the "
             "AWS tools"
+        )
+    if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):  # which does not pass
+        return StoreError(
+            f"{location.uri}: the certificate of {_endpoint()} is not trusted; if a private authority has signed it, "
+            "set AWS_CA_BUNDLE to the file of its certificate"
         )
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         return StoreUnavailable(f"{location.uri}: cannot reach {_endpoint()}; check AWS_ENDPOINT_URL and the network")

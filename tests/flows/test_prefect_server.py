@@ -1,6 +1,9 @@
 """The Prefect API of a run: a configured one that is wrong, and a temporary one that cannot start."""
 
+import ssl
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from flows.prefect_server import TemporaryServer, ask_health, check_prefect_url, last_error_line
 from flows.redaction import redact_urls
 from musicgen.errors import JobError
+from tests.fixtures.private_authority import write_certificate
 
 
 def test_a_server_that_cannot_start_names_the_reason(tmp_path: Path) -> None:
@@ -57,3 +61,16 @@ def test_what_stands_before_the_host_of_a_url_is_hidden(text: str, shown: str) -
 def test_an_address_of_nothing_does_not_answer() -> None:
     assert "refused" in (ask_health("http://127.0.0.1:9/api", 2) or "")
     assert ask_health("nonsense", 2)
+
+
+def test_a_certificate_of_a_private_authority_is_left_to_prefect(tmp_path: Path) -> None:
+    """Prefect has settings of its own for it (PREFECT_API_SSL_CERT_FILE, in a profile too): something answers."""
+    write_certificate(tmp_path / "authority.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "authority.pem")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        assert ask_health(f"https://127.0.0.1:{server.server_port}/api", 5) is None
+        thread.join(10)

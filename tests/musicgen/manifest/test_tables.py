@@ -240,3 +240,24 @@ def test_a_delta_table_in_a_bucket(tmp_path: Path, s3: Any) -> None:
     for path in (tmp_path / "t").glob("**/*.*"):
         store.write(f"t/{path.relative_to(tmp_path / 't')}", path)
     assert prompts_of(f"{s3.uri}/t") == ["two, new"]
+
+
+def test_a_delta_table_in_a_bucket_that_a_profile_names(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Endpoint and credentials come from where our own requests have them, which deltalake alone would not read."""
+    pytest.importorskip("deltalake")
+    write_delta_by_hand(tmp_path / "t")
+    store = open_store(s3.uri)
+    for path in (tmp_path / "t").glob("**/*.*"):
+        store.write(f"t/{path.relative_to(tmp_path / 't')}", path)
+    for name in s3.env:
+        monkeypatch.delenv(name)
+    (tmp_path / "credentials").write_text(
+        f"[night]\naws_access_key_id={s3.access_key}\naws_secret_access_key={s3.secret_key}\n"
+    )
+    (tmp_path / "config").write_text(f"[profile night]\nregion=us-east-1\nendpoint_url={s3.endpoint}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "night")
+    assert prompts_of(f"{s3.uri}/t") == ["two, new"]
