@@ -52,7 +52,7 @@ def test_a_private_authority_is_trusted_where_the_environment_names_it(
     monkeypatch.setenv("MUSICGEN_STORE_TIMEOUT_S", "2")
     for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(StoreError, match="certificate of https://.* is not trusted; .* set AWS_CA_BUNDLE"):
+    with pytest.raises(StoreError, match=r"certificate of https://.* is not trusted; .* set AWS_CA_BUNDLE"):
         open_store(s3.uri).read("a")
     monkeypatch.setenv(variable, str(tmp_path / "authority.pem"))
     store = open_store(s3.uri)
