@@ -65,7 +65,7 @@ class TransformersTokenizer:
 def count_tokens(tokenizer: PromptTokenizer, prompt: str) -> TokenCount:
     """Count a prompt's tokens as they are before the encoder cuts them at its longest input."""
     ids = tokenizer(prompt)
-    return TokenCount(len(ids), ids.count(tokenizer.unknown_id))
+    return TokenCount(len(ids), 0 if tokenizer.unknown_id is None else ids.count(tokenizer.unknown_id))
 
 
 def open_tokenizer(folder: Path, text_config: Mapping[str, object]) -> PromptTokenizer:
