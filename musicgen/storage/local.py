@@ -20,6 +20,7 @@ from musicgen.storage.local_files import (
     replace_if_match,
     sync_folder,
     write_temporary,
+    write_whole,
 )
 from musicgen.storage.local_scan import TEMP_PREFIX, find_temporary_files, make_etag, scan_folder
 from musicgen.storage.location import check_path
@@ -48,13 +49,7 @@ class LocalStore(Store):
         """See `Store.write`."""
         target = self._full_path(path)
         with self._watch(path):
-            temporary = write_temporary(target, data)
-            try:
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            sync_folder(target.parent)
+            write_whole(target, data)
 
     def put_if_absent(self, path: str, data: bytes | Path) -> bool:
         """See `Store.put_if_absent`."""

@@ -79,6 +79,17 @@ def find_missing_folders(folder: Path) -> list[Path]:
     return [candidate for candidate in (folder, *folder.parents) if not candidate.exists()]
 
 
+def write_whole(target: Path, data: bytes | Path) -> None:
+    """Write a file that nobody sees in part; what was there is replaced."""
+    temporary = write_temporary(target, data)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
 def replace_if_match(target: Path, data: bytes | Path, etag: str) -> bool:
     """Replace a file if its state is still `etag` (`make_etag`); return whether it was replaced.
 
@@ -87,13 +98,7 @@ def replace_if_match(target: Path, data: bytes | Path, etag: str) -> bool:
     with _lock_file(target) as status:
         if status is None or make_etag(status) != etag:
             return False
-        temporary = write_temporary(target, data)
-        try:
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(target.parent)
+        write_whole(target, data)
     return True
 
 
