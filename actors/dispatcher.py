@@ -50,6 +50,7 @@ class Dispatcher:
         self.actors: dict[int, ActorState] = {}
         self._min_actors, self._max_actors = max(1, min_actors), max(1, min_actors, max_actors)
         self.machines = MachineFaults(limits, self._min_actors)
+        self.stopping = False  # no shard is given out, and no actor started, any more
         self._next_actor = 0
         self._next_start_at = -math.inf
         self._lost_in_a_row = 0  # actors, by no fault of theirs, since the last clip
@@ -238,6 +239,8 @@ class Dispatcher:
 
     def _assign_shards(self, now: float) -> list[Action]:
         actions: list[Action] = []
+        if self.stopping:
+            return actions
         two_nodes = len({actor.node for actor in self.actors.values() if actor.ready}) > 1
         takers = {number: actor for number, actor in self.actors.items() if actor.ready}
         # Every actor gets its first shard before any gets a second, so that a run's last shards spread over all actors.
@@ -312,18 +315,19 @@ class Dispatcher:
 
     def _adjust_actors(self, now: float) -> list[Action]:
         """Start actors that are missing or of use, and stop idle ones above the minimum."""
-        waiting = self.queue.count_takeable(self._max_actors)
+        waiting = 0 if self.stopping else self.queue.count_takeable(self._max_actors)
         working = sum(bool(actor.attempts) for actor in self.actors.values())
         target = min(self._max_actors, waiting + working)
         actions: list[Action] = []
-        if now >= self._next_start_at:
+        if now >= self._next_start_at and not self.stopping:
             while len(self.actors) < target:
                 self.actors[self._next_actor] = ActorState(asked_at=now)
                 actions.append(StartActor(self._next_actor, self.machines.avoided_nodes))
                 self._next_actor += 1
-        if not waiting and self._max_actors > self._min_actors:
+        kept = 0 if self.stopping else self._min_actors
+        if not waiting and self._max_actors > kept:
             idle = [number for number, actor in self.actors.items() if not actor.attempts]
-            for number in idle[: max(0, len(self.actors) - self._min_actors)]:
+            for number in idle[: max(0, len(self.actors) - kept)]:
                 del self.actors[number]
                 actions.append(StopActor(number))
         return actions

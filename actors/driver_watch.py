@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from actors.process_name import has_ended, name_this_process
 from musicgen.dataset import paths
 from musicgen.dataset.driver_token import DriverToken
+from musicgen.dataset.pause import Pause, read_pause
 from musicgen.errors import StoreError
 from musicgen.run_plan import format_time
 from musicgen.storage import Store
@@ -27,6 +28,7 @@ _SHORTEST_INTERVAL_S = 0.2  # while shards are to be claimed
 _SILENT_AFTER_S = 45.0  # a token that has not changed for so long belongs to no living driver
 _BLIND_S = 10.0  # how long shards wait for the first look at the store
 _END_WAIT_S = 5.0
+_PAUSE_INTERVAL_S = 5.0  # between two looks for a pause
 
 
 class DriverWatch:
@@ -35,6 +37,7 @@ class DriverWatch:
     def __init__(self, store: Store, run: str, driver: str):
         self.committed: frozenset[int] = frozenset()  # shards, as seen last; looked at only beside another driver
         self.claimed_elsewhere: frozenset[int] = frozenset()
+        self.pause: Pause | None = None  # as seen last
         self._store, self._run, self._driver = store, run, driver
         self._path = paths.driver_token(run, driver)
         self._folder = self._path.rpartition("/")[0]
@@ -47,7 +50,7 @@ class DriverWatch:
         self._token = DriverToken(
             host=socket.gethostname(), started_at=format_time(datetime.now(UTC)), process=name_this_process()
         )
-        self._next_listing_at = 0.0
+        self._next_listing_at = self._next_pause_look_at = 0.0
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run_cycles, name="driver watch", daemon=True)
 
@@ -80,6 +83,7 @@ class DriverWatch:
         while not self._ended.is_set():
             with suppress(Exception):  # a store that cannot be used is waited for by those who need it
                 self._look()
+                self._look_for_pause()
             self._ended.wait(_SHORTEST_INTERVAL_S)
             self._wake.wait(_ALONE_INTERVAL_S if self._may_take is None and self._working else _SHARED_INTERVAL_S)
             self._wake.clear()
@@ -104,6 +108,13 @@ class DriverWatch:
         self._may_take = frozenset(shard for shard in mine if shard in kept or shard not in lost)
         self.claimed_elsewhere = frozenset(shard for shards in claims.values() for shard in shards)
         self._list_commits()
+
+    def _look_for_pause(self) -> None:
+        """Read whether the dataset is paused: one request, every few seconds at most."""
+        now = time.monotonic()
+        if now >= self._next_pause_look_at:
+            self.pause = read_pause(self._store)
+            self._next_pause_look_at = now + _PAUSE_INTERVAL_S
 
     def _find_living_drivers(self) -> list[str]:
         """Return the tokens of other drivers that changed a short while ago, or are new."""

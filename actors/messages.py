@@ -206,6 +206,8 @@ class GenerationResult:
     cluster: str = ""  # where it ran, in one line
     cluster_start_s: float = 0.0  # that starting or joining Ray took
     set_aside: dict[str, str] = field(default_factory=dict)  # host of a node that was given up -> why
+    actor_s: float = 0.0  # that actors were held, all together
+    gpus_per_actor: float = 0.0
 
 
 # Why an actor is gone: its process ended; its generation thread ended by an exception; `load_model` raised; its node

@@ -27,6 +27,7 @@ class Pool:
         cluster: Cluster,
         make_engine: EngineFactory = load_engine,
         limits: FaultLimits | None = None,
+        spent: float = 0.0,  # what earlier drivers of the run have cost
     ):
         self.stop = threading.Event()  # set it from any thread, and `run` ends within seconds
         self._job = job
@@ -36,6 +37,7 @@ class Pool:
         self._config = make_actor_config(job, plan, cluster)
         self._make_engine = make_engine
         self._limits = limits or make_fault_limits(job.cluster)
+        self._spent = spent
         self._loop: PoolLoop | None = None
         self._started_at: float | None = None
 
@@ -44,11 +46,19 @@ class Pool:
 
         `on_progress` is called several times a second in a thread of its own, with the latest progress. Raises
         `ActorsFailed` if the run cannot go on, `RunClosed` if another run has closed it, `Stopped` if `stop` was set,
+        `LimitReached` if the job's limits or a pause stop it,
         and the `UserError` of actors if none could work. In each case the actors have ended.
         """
         self._started_at = time.monotonic()
         self._loop = loop = PoolLoop(
-            self._job, self._plan, self._store, self._cluster, self._config, self._make_engine, self._limits
+            self._job,
+            self._plan,
+            self._store,
+            self._cluster,
+            self._config,
+            self._make_engine,
+            self._limits,
+            self._spent,
         )
         loop.start(shards, rows)
         interrupted = True
@@ -76,6 +86,8 @@ class Pool:
             cluster=self._cluster.description,
             cluster_start_s=self._cluster.start_s,
             set_aside=loop.set_aside if loop else {},
+            actor_s=loop.actor_s if loop else 0.0,
+            gpus_per_actor=self._config.gpus,
         )
 
     @property

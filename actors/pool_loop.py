@@ -12,6 +12,7 @@ from actors.dispatcher import Dispatcher
 from actors.driver_watch import DriverWatch
 from actors.fault_limits import FaultLimits
 from actors.feeding import count_attempts
+from actors.heartbeats import HeartbeatSchedule
 from actors.messages import (
     ActorsFailed,
     DeathCause,
@@ -27,6 +28,7 @@ from actors.messages import (
 )
 from actors.progress_counter import ProgressCounter
 from actors.run_clock import RunClock
+from actors.run_limits import RunLimits
 from actors.waits import describe_waits
 from musicgen.errors import MusicGenError, StoreDenied, StoreFull, StoreUnavailable, UserError
 from musicgen.job import Job
@@ -34,9 +36,7 @@ from musicgen.plan import Plan
 from musicgen.storage import Store
 
 _POLL_INTERVAL_S = 0.25
-_FIRST_HEARTBEATS_S = 0.5  # between heartbeats of an actor that is not known to have made a clip
 _COMMIT_WAIT_S = 1.5  # for commits that are being written when the run is stopped
-_UNAVAILABLE_S = 5.0  # until an actor that is out of reach counts as lost; before, Ray may find out why it ended
 
 
 class PoolLoop:
@@ -51,10 +51,10 @@ class PoolLoop:
         config: ActorConfig,
         make_engine: EngineFactory,
         limits: FaultLimits,
+        spent: float = 0.0,
     ):
         self.loaded_actors: list[LoadedActor] = []
         self._plan = plan
-        self._settings = job.cluster
         self._fewest_actors, self._most_actors = job.cluster.resolve_actors(cluster.auto_actors)
         most_attempts = min(limits.attempts_per_actor, count_attempts(plan, config.slots, config.gpus > 0))
         self._limits = replace(limits, attempts_per_actor=most_attempts)
@@ -64,8 +64,8 @@ class PoolLoop:
         self._dispatcher = self._make_dispatcher(())
         self._counter = ProgressCounter()
         self._actors, self._cluster_watch = make_actors(cluster, config, make_engine, most_attempts)
-        self._heartbeat_due: dict[int, float] = {}
-        self._unavailable_until: dict[int, float] = {}
+        self._heartbeats = HeartbeatSchedule(min(job.cluster.heartbeat_s, limits.heartbeat_timeout_s / 4))
+        self._run_limits = RunLimits(job.cluster, store, spent)
 
     def start(self, shards: Sequence[int], rows: int) -> None:
         """Begin with `shards`, which have `rows` rows. Raises `StoreError`."""
@@ -88,10 +88,12 @@ class PoolLoop:
         # What is there is heard before anything is decided: after a pause of the driver, that is every answer.
         for call, reply in self._actors.collect_replies(_POLL_INTERVAL_S):
             self._handle_reply(call, reply)
-        self._give_up_unavailable()
+        for actor in self._heartbeats.list_unreachable(self._clock.now):
+            self._lose_actor(actor, "node", "it was out of reach")
         self._look_at_cluster()
         self._share_with_other_drivers()
         self._carry_out_actions()
+        self._run_limits.check(self._dispatcher, self._driver_watch.pause)
 
     # ------------------------------------------------------------ state
 
@@ -112,6 +114,11 @@ class PoolLoop:
         return {hosts.get(node, node): reason for node, reason in self._dispatcher.machines.set_aside.items()}
 
     @property
+    def actor_s(self) -> float:
+        """For how long actors were held, all together."""
+        return self._run_limits.actor_s
+
+    @property
     def peak_rss_mb(self) -> float:
         """The most memory of an actor."""
         return self._counter.peak_rss_mb
@@ -123,12 +130,9 @@ class PoolLoop:
         if dispatcher.finished:
             self._counter.stop_clock()
         elsewhere = len(self._driver_watch.claimed_elsewhere)
-        return self._counter.current(
-            dispatcher.shards_done,
-            dispatcher.ready_actors,
-            dispatcher.deaths,
-            describe_waits(dispatcher, self._cluster_watch, self._clock.now, elsewhere),
-        )
+        waits = describe_waits(dispatcher, self._cluster_watch, self._clock.now, elsewhere)
+        waits = (*self._run_limits.describe_stop(), *waits)
+        return self._counter.current(dispatcher.shards_done, dispatcher.ready_actors, dispatcher.deaths, waits)
 
     def _make_dispatcher(self, shards: Sequence[int]) -> Dispatcher:
         return Dispatcher(shards, self._plan.shard_rows, self._limits, self._fewest_actors, self._most_actors)
@@ -158,17 +162,14 @@ class PoolLoop:
                     self._actors.assign(actor, attempt)
                 case KillActor(actor) | StopActor(actor):
                     self._end_actor(actor)
-        for actor, due in self._heartbeat_due.items():
-            if now >= due:
-                self._actors.ask_heartbeat(actor)
-                self._dispatcher.on_heartbeat_asked(actor, now)
-                self._heartbeat_due[actor] = float("inf")
+        for actor in self._heartbeats.take_due(now):
+            self._actors.ask_heartbeat(actor)
+            self._dispatcher.on_heartbeat_asked(actor, now)
 
     def _end_actor(self, actor: int) -> None:
         self._actors.end(actor)
         self._counter.forget_actor(actor)
-        self._heartbeat_due.pop(actor, None)
-        self._unavailable_until.pop(actor, None)
+        self._heartbeats.forget(actor)
 
     def _lose_actor(self, actor: int, cause: DeathCause, reason: str, error: UserError | None = None) -> None:
         self._end_actor(actor)
@@ -181,7 +182,7 @@ class PoolLoop:
             case CallFailed(error):
                 self._handle_error(call, error)
             case ActorUnreachable():
-                self._note_unavailable(call.actor)
+                self._heartbeats.note_unreachable(call.actor, self._clock.now)
             case ActorEnded(cause, reason):
                 self._handle_death(call.actor, cause, reason)
             case _:
@@ -195,7 +196,7 @@ class PoolLoop:
             case LoadedActor():
                 self.loaded_actors.append(value)
                 self._counter.on_ready()
-                self._heartbeat_due[call.actor] = now
+                self._heartbeats.ask_at(call.actor, now)
                 self._dispatcher.on_ready(call.actor, now, value.slots)
             case ShardReport():
                 self._handle_report(call.actor, value)
@@ -205,20 +206,19 @@ class PoolLoop:
     def _handle_report(self, actor: int, report: ShardReport) -> None:
         if report.closed_by is not None:
             raise RunClosed.by(self._plan.run, report.closed_by)
+        self._run_limits.on_reported(actor)
         if self._dispatcher.on_finished(actor, report.attempt, report.made):
             self._counter.on_committed(actor, report)
 
     def _handle_heartbeat(self, actor: int, heartbeat: Heartbeat) -> None:
-        if actor in self._unavailable_until:  # it lives, but the reply of a shard that it was making is lost
+        if self._heartbeats.is_unreachable(actor):  # it lives, but the reply of a shard that it was making is lost
             self._lose_actor(actor, "node", "the connection to it was lost")
             return
         self._counter.on_heartbeat(actor, heartbeat)
         self._dispatcher.on_heartbeat(actor, heartbeat)
         state = self._dispatcher.actors.get(actor)
-        interval_s = min(self._settings.heartbeat_s, self._limits.heartbeat_timeout_s / 4)
-        if state is not None and state.attempts and not state.clips:
-            interval_s = min(interval_s, _FIRST_HEARTBEATS_S)  # a death counts otherwise once there is a clip
-        self._heartbeat_due[actor] = self._clock.now + interval_s
+        is_first = state is not None and bool(state.attempts) and not state.clips
+        self._heartbeats.on_heartbeat(actor, self._clock.now, is_first)
 
     def _handle_error(self, call: PendingCall, error: Exception) -> None:
         reason = str(error) if isinstance(error, MusicGenError) else f"{type(error).__name__}: {error}"
@@ -245,13 +245,3 @@ class PoolLoop:
         if state is not None and state.node and len(hosts) > 1:
             reason += f" on {hosts.get(state.node, state.node)}"
         self._lose_actor(actor, cause, reason)
-
-    def _note_unavailable(self, actor: int) -> None:
-        """Ask an actor that is out of reach again: if its process has ended, Ray will soon know, and why."""
-        self._unavailable_until.setdefault(actor, self._clock.now + _UNAVAILABLE_S)
-        self._heartbeat_due[actor] = self._clock.now + 1.0
-
-    def _give_up_unavailable(self) -> None:
-        for actor, until in list(self._unavailable_until.items()):
-            if self._clock.now >= until:
-                self._lose_actor(actor, "node", "it was out of reach")

@@ -33,13 +33,14 @@ from flows.record_messages import (
     Unreachable,
 )
 from flows.summary import Summary
-from musicgen.errors import first_line
+from musicgen.errors import LimitReached, first_line
 from musicgen.job import Job
 
 _UPDATE_INTERVAL_S = 10.0
 _PUBLISHED_WAIT_S = 30.0  # at the end of a run, for a Prefect that answers
 _ENDED_WAIT_S = 3.0  # the same, where the run was stopped or has failed
 _CLOSE_WAIT_S = 3.0
+_INTERRUPTED = "stopped; what is committed is safe. Run the same job again to go on."
 
 
 class PrefectRecord:
@@ -78,8 +79,9 @@ class PrefectRecord:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            stopped = not isinstance(error, Exception)
-            self._outbox.put(RunEnded("stopped" if stopped else first_line(error), stopped))
+            stopped = not isinstance(error, Exception) or isinstance(error, LimitReached)
+            reason = first_line(error) if isinstance(error, Exception) else _INTERRUPTED
+            self._outbox.put(RunEnded(reason, stopped))
         self._close(_PUBLISHED_WAIT_S if error is None else _ENDED_WAIT_S)
 
     def update(self, progress: Progress) -> None:

@@ -47,6 +47,17 @@ def describe_estimate(estimate: RunEstimate) -> str:
     )
 
 
+def describe_price(estimate: RunEstimate, price_per_hour: float | None) -> str:
+    """Return the hours of actors and GPUs that a run takes by its estimate, and with a price what it costs."""
+    hours = f"{estimate.actor_hours:.2f} actor-hours"
+    if estimate.gpus_each:
+        hours += f", {estimate.gpu_hours:.2f} GPU-hours"
+    if price_per_hour is None:
+        return hours
+    cost = estimate.actor_hours * price_per_hour
+    return f"{hours}, a cost of {cost:.2f} at {price_per_hour:g} for an actor and hour"
+
+
 def describe_progress(progress: Progress) -> str:
     """Return one line: clips, failures, the part that is done, speed, and the time that is left."""
     text = f"{progress.settled:,}/{format_count(progress.rows, 'clip')}"

@@ -61,4 +61,4 @@ def record_run(planned: RunPlanned, inbox: Inbox, watch: PrefectWatch) -> None:
 def _end(ended: RunEnded) -> str:
     if not ended.stopped:
         raise RunFailed(ended.reason)
-    return "stopped; what is committed is safe. Run the same job again to go on."
+    return ended.reason

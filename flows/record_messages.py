@@ -32,7 +32,7 @@ class RunPublished:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run has ended before its end: by an error, or stopped by a signal or a cancellation."""
+    """The run has ended before its end: by an error, or stopped by a signal, a cancellation or a limit."""
 
     reason: str
     stopped: bool

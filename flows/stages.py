@@ -10,16 +10,18 @@ summary, failures = publish_run(context, outcome.plan, result)
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from actors.cluster import Cluster, expect_local_actors
 from actors.messages import GenerationResult, Progress, RunClosed
+from flows.run_sessions import make_run_report, record_session
 from flows.signals import run_interruptibly
 from flows.summary import Summary
 from musicgen.dataset.card import publish_card
+from musicgen.dataset.pause import refuse_pause
 from musicgen.dataset.reader import Dataset, read_dataset
-from musicgen.dataset.run_report import RunReport, Session, describe_hardware, package_versions, write_report
+from musicgen.dataset.run_report import read_report, write_report
 from musicgen.dataset.status import run_statuses
 from musicgen.errors import JobError, StoreError
 from musicgen.families.family import FamilyCheckpoint
@@ -73,9 +75,12 @@ def plan_run(
     Unless it is a dry run, the store is probed and the plan is put into it. `retry_failed` names the failure classes
     that are tried again only when asked. `on_rows_read` is called with the number of manifest rows read so far, and
     None: how many there are is not known; `on_shards_closed` with the name of a run that this one supersedes, how many
-    of its pending shards are closed, and of how many. Raises `ManifestError` or `JobError`; then nothing was started.
+    of its pending shards are closed, and of how many. Raises `ManifestError` or `JobError`, or `LimitReached` if the
+    dataset is paused; then nothing was started.
     """
     with _store_errors_stop_the_job():
+        if not dry_run:
+            refuse_pause(context.store)
         return make_plan(
             context.job,
             context.checkpoint,
@@ -96,7 +101,7 @@ def generate_clips(
 
     `on_progress` is called several times a second in another thread, and has to return at once. What was done goes into
     the run's report, also when it ends by an exception or a signal. Raises `ActorsFailed` if
-    generation cannot go on, and `StoreError`.
+    generation cannot go on, `LimitReached` if the job's limits or a pause stop it, and `StoreError`.
     """
     shards = pending_shards(context.store, plan)
     if not shards:
@@ -104,14 +109,15 @@ def generate_clips(
     from actors.pool import Pool  # takes a second, which `musicgen plan` does without
 
     rows = sum(plan.shard_rows(shard) for shard in shards)
-    pool = Pool(context.job, plan, context.store, cluster)
+    report = read_report(context.store, plan.run) if context.job.cluster.max_cost is not None else None
+    pool = Pool(context.job, plan, context.store, cluster, spent=(report and report.cost) or 0.0)
     try:
         result = run_interruptibly(lambda: pool.run(shards, rows, on_progress), pool.stop.set)
-    except BaseException:
+    except BaseException as error:
         with suppress(Exception):  # the exception that ended the run matters more
-            _record_session(context, plan, pool.result(), interrupted=True)
+            record_session(context.job, context.store, plan, pool.result(), error)
         raise
-    _record_session(context, plan, result)
+    record_session(context.job, context.store, plan, result)
     return result
 
 
@@ -136,7 +142,9 @@ def _publish_run(
         raise RunClosed.by(plan.run, status.closed_by)
     card = publish_card(dataset)
     published_at = format_time(datetime.now(UTC))
-    write_report(context.store, replace(_make_run_report(plan), published_at=published_at, parts=status.committed))
+    report = write_report(
+        context.store, replace(make_run_report(plan), published_at=published_at, parts=status.committed)
+    )
     failures = run.first_failures(FAILURES_LISTED) if status.failed or status.invalid else []
     summary = Summary(
         dataset=context.job.output.uri,
@@ -161,6 +169,7 @@ def _publish_run(
         example=_find_first_audio_path(run),
         notes=card.notes,
         missing_audio=card.unreadable,
+        cost=report.cost,
     )
     return summary, failures
 
@@ -172,43 +181,6 @@ def _store_errors_stop_the_job() -> Iterator[None]:
         yield
     except StoreError as error:
         raise JobError(str(error)) from error
-
-
-def _record_session(context: JobContext, plan: Plan, result: GenerationResult, interrupted: bool = False) -> None:
-    """Add what this driver has done to the run's report."""
-    end = datetime.now(UTC)
-    progress = result.progress
-    session = Session(
-        started_at=format_time(end - timedelta(seconds=result.seconds)),
-        finished_at=format_time(end),
-        interrupted=interrupted,
-        made=progress.made,
-        failed=progress.failed,
-        audio_s=progress.audio_s,
-        wall_s=result.seconds,
-        actors=len(result.loaded_actors),
-        timings_s={
-            "cluster": result.cluster_start_s,
-            "load": max((actor.load_s for actor in result.loaded_actors), default=0.0),
-            "compile": max((actor.compile_s for actor in result.loaded_actors), default=0.0),
-            "generate": progress.generating_s,
-        },
-        events={
-            "crashes": progress.crashes,
-            "preemptions": progress.preemptions,
-            "losses": progress.losses,
-            "kills": progress.kills,
-            "given_up": len(result.given_up),
-        },
-        versions=package_versions(),
-        hardware=describe_hardware() | {"peak_actor_rss_mb": round(result.peak_rss_mb)},
-        engines=tuple(sorted({actor.engine for actor in result.loaded_actors})),
-    )
-    write_report(context.store, _make_run_report(plan, session))
-
-
-def _make_run_report(plan: Plan, *sessions: Session) -> RunReport:
-    return RunReport(plan.run, plan.job, asdict(plan.model), sessions)
 
 
 def _find_slow_path(result: GenerationResult | None) -> str:

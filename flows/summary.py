@@ -43,6 +43,7 @@ class Summary:
     example: str = ""  # an audio file of the run, inside the dataset
     notes: tuple[str, ...] = ()  # files of the user's that were left alone, each as a sentence
     missing_audio: tuple[str, ...] = ()  # audio files of the dataset, of any run, that are gone
+    cost: float | None = None  # of the run's actors, of all commands that worked on it; None without a price
 
     @property
     def missing(self) -> int:
@@ -64,6 +65,8 @@ class Summary:
             f"{self.made:,} of {format_count(self.rows, 'clip')} made, {format_audio_length(self.audio_s)} in "
             f"{format_duration(self.seconds)}{self._describe_rate()} (run {self.run})"
         ]
+        if self.cost is not None:
+            lines.append(f"the run has cost {self.cost:,.2f} (cluster.price_per_hour)")
         if self.slow_path:
             lines.append(f"it ran on torch's operations, which are slower than the compiled kernels: {self.slow_path}")
         replaced = {

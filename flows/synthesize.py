@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.states import Completed, State
 
 from actors.cluster import Cluster, find_address, join_cluster
 from actors.messages import GenerationResult
@@ -19,12 +20,13 @@ from flows.notifications import emit_published, send_failure
 from flows.postponed import postpone_run
 from flows.stages import JobContext, expect_actors, generate_clips, open_job, plan_run, publish_run
 from flows.summary import Summary
-from musicgen.errors import MusicGenError
+from musicgen.errors import LimitReached, MusicGenError
 from musicgen.job import Job
 from musicgen.plan import Plan, PlanOutcome
 from musicgen.plan.expected_actors import ExpectedActors
 
 FLOW_NAME = "synthesize"
+STOPPED = "Stopped"
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
@@ -67,17 +69,21 @@ def synthesize(
     retries: int = 0,
     retry_delay_s: float = 300.0,
     verbose: bool = False,
-) -> Summary | None:
+) -> Summary | State[None] | None:
     """Make the rows of `job` that its dataset lacks. None if nothing is missing.
 
     `settings` are `section.key=value` texts that go on top of the job; `retry_failed` names failure classes beyond
     those that are tried again anyway (`crash`). In a deployment a run that fails for a reason that may pass is
     scheduled again, after `retry_delay_s`, at most `retries` times; one that meets another job's run at work waits for
-    its end in the state `AwaitingDataset`. Raises `UserError` if job, manifest, model or store is wrong, and
-    `ActorsFailed` if generation cannot go on; what is committed stays, and the next run goes on from there.
+    its end in the state `AwaitingDataset`. One that a limit of the job or a pause has stopped ends in the state
+    `Stopped` (of type Completed, because it is what the user wanted), with the line that says how to go on. Raises
+    `UserError` if job, manifest, model or store is wrong, and `ActorsFailed` if generation cannot go on; what is
+    committed stays, and the next run goes on from there.
     """
     try:
         return _synthesize(job.with_settings(settings or ()), retry_failed or (), verbose)
+    except LimitReached as error:
+        return Completed(name=STOPPED, message=str(error))
     except MusicGenError as error:
         postpone_run(error, retries, retry_delay_s)
         raise

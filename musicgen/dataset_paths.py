@@ -14,6 +14,7 @@ INDEX, AUDIO, FAILURES, RUNS = "index", "audio", "failures", "runs"
 RUN_ORDER = f"{RUNS}/order"
 REMOVED = "removed"
 COLLECTIONS = f"{RUNS}/gc"
+PAUSE = f"{RUNS}/paused.json"  # while it is there, drivers stop at their next commit (`musicgen.dataset.pause`)
 OUTPUT_FOLDERS = (INDEX, FAILURES, RUNS, AUDIO, REMOVED)  # what a run writes; never part of a manifest
 METADATA = "metadata.parquet"  # what Hugging Face's AudioFolder reads (layout: files)
 HUGGINGFACE_COPY = "huggingface.parquet"  # what the Parquet loader reads while the dataset is small

@@ -37,6 +37,10 @@ class ModelError(UserError):
     """The checkpoint is unknown, incomplete, of an unsupported kind or not the one planned."""
 
 
+class LimitReached(MusicGenError):
+    """A limit that the user has set, or a pause, stops the run; what is committed stays, and it can go on (exit 5)."""
+
+
 class StoreError(MusicGenError):
     """The object store or folder cannot be used: missing bucket, wrong credentials, no put-if-absent, or a fault of the
     store.

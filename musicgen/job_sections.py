@@ -218,6 +218,18 @@ class ClusterSettings(Section):
     """Seconds for an actor's process to fetch and load the model."""
     store_patience_s: PositiveNumber = 3600.0
     """How many seconds the run waits for a store that does not answer."""
+    price_per_hour: Annotated[Number, Field(ge=0)] | None = None
+    """What an actor costs in an hour, with its GPU or its share of one, in any currency; null: costs are not said."""
+    max_cost: PositiveNumber | None = None
+    """Stop at the next commit when the run has cost so much, with earlier commands that worked on it."""
+    max_hours: PositiveNumber | None = None
+    """Stop at the next commit when this command's actors have been at work for so many hours."""
+
+    @model_validator(mode="after")
+    def _check_price(self) -> "ClusterSettings":
+        if self.max_cost is not None and not self.price_per_hour:
+            raise ValueError("has max_cost and no price; say price_per_hour, which an actor costs in an hour")
+        return self
 
     @model_validator(mode="after")
     def _check_one_process(self) -> "ClusterSettings":

@@ -17,6 +17,7 @@ from flows.cli.gc_command import gc
 from flows.cli.listen_command import listen
 from flows.cli.models_command import models
 from flows.cli.options import INTERRUPTED
+from flows.cli.pause_command import pause, resume
 from flows.cli.plan_command import plan
 from flows.cli.remove_command import remove
 from flows.cli.repair_command import repair
@@ -42,6 +43,8 @@ app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("listen")(listen)
 app.command("deploy")(deploy)
+app.command("pause")(pause)
+app.command("resume")(resume)
 app.command("remove")(remove)
 app.command("gc")(gc)
 app.command("models")(models)

@@ -12,14 +12,14 @@ from flows.cli.quiet import quiet_libraries
 from flows.cli.safe_output import escape_output
 from flows.redaction import redact_urls
 from flows.signals import raise_on_sigterm
-from musicgen.errors import JobError, MusicGenError, StoreError, UserError
+from musicgen.errors import JobError, LimitReached, MusicGenError, StoreError, UserError
 
 if TYPE_CHECKING:
     from musicgen.job import Job
 
 RETRY_CLASSES = ("crash", "melody", "generation", "storage")
 # The exit codes, which scripts rely on.
-OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, WRONG, USER_ERROR, SOME_FAILED, UNSOUND, LIMITED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 JobPath = Annotated[
     str | None,
@@ -113,7 +113,9 @@ def _exit_on_errors(verbose: bool, store_error_code: int) -> Iterator[None]:
         code = USER_ERROR if isinstance(error, UserError) else WRONG
         if isinstance(error, StoreError):
             code = store_error_code
-        hint = "" if verbose or code == USER_ERROR else " (-v shows more)"
+        if isinstance(error, LimitReached):
+            code = LIMITED
+        hint = "" if verbose or code in (USER_ERROR, LIMITED) else " (-v shows more)"
         line = " ".join([f"musicgen: {text}{hint}", *getattr(error, "__notes__", ())])
         print(redact_urls(line), file=sys.stderr)
         raise typer.Exit(code) from None

@@ -10,8 +10,9 @@ from flows.cli.progress_bar import ProgressBar
 from flows.cli.quiet import hide_native_output
 from flows.column_lines import describe_columns, describe_growth
 from flows.model_notes import describe_model, note_default_model
-from flows.progress import describe_estimate, format_audio_length, format_count
+from flows.progress import describe_estimate, describe_price, format_audio_length, format_count
 from flows.stages import JobContext, expect_actors, open_job, plan_run
+from musicgen.dataset.pause import read_pause
 from musicgen.job import Job
 from musicgen.plan import PlanOutcome
 from musicgen.plan.expected_actors import ExpectedActors, expect_actors_of_job
@@ -58,6 +59,11 @@ class PlanReport(TypedDict):
     estimated_s: float
     estimate: dict[str, float | bool] | None
     estimate_description: str
+    actor_hours: float
+    gpu_hours: float
+    estimated_cost: float | None
+    price_description: str
+    paused: str
 
 
 def describe_plan(job: Job, retry_failed: Sequence[str], as_json: bool, verbose: bool) -> str:
@@ -93,6 +99,8 @@ def _ask_for_actors(job: Job, bar: ProgressBar, verbose: bool) -> ExpectedActors
 
 def _make_report(context: JobContext, outcome: PlanOutcome, actors: ExpectedActors) -> PlanReport:
     pull_request, estimate = context.checkpoint.pull_request, outcome.estimate
+    price, pause = context.job.cluster.price_per_hour, read_pause(context.store)
+    actor_hours = estimate.actor_hours if estimate is not None else 0.0
     return {
         "manifest": context.job.manifest.uri,
         "dataset": context.job.output.uri,
@@ -132,6 +140,11 @@ def _make_report(context: JobContext, outcome: PlanOutcome, actors: ExpectedActo
         "estimated_s": round(estimate.seconds, 1) if estimate is not None else 0.0,
         "estimate": asdict(estimate) if estimate is not None else None,
         "estimate_description": describe_estimate(estimate) if estimate is not None else "",
+        "actor_hours": round(actor_hours, 6),
+        "gpu_hours": round(estimate.gpu_hours, 6) if estimate is not None else 0.0,
+        "estimated_cost": None if price is None else round(actor_hours * price, 4),
+        "price_description": describe_price(estimate, price) if estimate is not None else "",
+        "paused": str(pause) if pause is not None else "",
     }
 
 
@@ -168,10 +181,15 @@ def _format_report(report: PlanReport, actors: ExpectedActors) -> str:
     )
     if report["estimate_description"]:
         lines.append(f"It would take {report['estimate_description']}.")
+        lines.append(f"That is {report['price_description']}, by the same estimate.")
     if report["model_note"]:
         lines.append(report["model_note"])
     if report["adopted"]:
         lines.append(f"It would go on with the unfinished run {report['run']}.")
+    if report["paused"]:
+        lines.append(
+            f"The dataset is {report['paused']}; a run stops (exit 5) until: musicgen resume {report['dataset']}"
+        )
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from flows.column_lines import describe_columns, describe_growth
 from flows.model_notes import describe_model, note_default_model
 from flows.prefect_record import PrefectRecord
 from flows.prefect_server import check_prefect_url
-from flows.progress import describe_estimate, format_audio_length, format_count
+from flows.progress import describe_estimate, describe_price, format_audio_length, format_count
 from flows.stages import JobContext, expect_actors, generate_clips, open_job, plan_run, publish_run
 from flows.summary import Summary, describe_missing_audio
 from musicgen.dataset.missing_audio import find_missing_audio
@@ -84,7 +84,8 @@ def _announce_plan(context: JobContext, outcome: PlanOutcome, plan: Plan, bar: P
     size = f"{clips}, {format_audio_length(plan.audio_s)}, in {shards}"
     bar.announce(f"{verb} run {plan.run}: {size}, with {describe_model(context)}")
     if outcome.estimate is not None and outcome.shards:
-        bar.announce(f"it will take {describe_estimate(outcome.estimate)}")
+        price = describe_price(outcome.estimate, context.job.cluster.price_per_hour)
+        bar.announce(f"it will take {describe_estimate(outcome.estimate)}: {price}")
     if note := note_default_model(context):
         bar.announce(note)
     for line in [

@@ -116,9 +116,22 @@ Rows that could not be made are in `failures/`, with the reason.
 | run | planned | made | failed | missing |
 |---|---:|---:|---:|---:|
 {run_table}
-
+{_describe_cost(runs)}
 What ran (versions, hardware, timings) is in `runs/<run>/report.json`.
 """
+
+
+COST_LINE = "The actors have cost"
+"""How the line begins that a driver may make out of date by what it reports after the card was written."""
+
+
+def _describe_cost(runs: list[RunStatus]) -> str:
+    """Return what the runs have cost; empty if none had a price."""
+    costs = [run.cost for run in runs if run.cost is not None]
+    if not costs:
+        return ""
+    of_runs = "" if len(costs) == len(runs) else f", in {len(costs)} of {len(runs)} runs: the others had no price"
+    return f"\n{COST_LINE} {sum(costs):,.2f} (`cluster.price_per_hour`){of_runs}.\n"
 
 
 def _describe_removed(runs: list[RunStatus]) -> str:

@@ -51,6 +51,15 @@ class Session:
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, object] = field(default_factory=dict)
     engines: tuple[str, ...] = ()  # the engines' fingerprints
+    actor_s: float = 0.0  # that actors were held, all together
+    gpus_per_actor: float = 0.0
+    price_per_hour: float | None = None  # of an actor, as the job said
+    stopped_by: str = ""  # the limit of the user's, or the pause, that ended it
+
+    @property
+    def cost(self) -> float | None:
+        """What its actors have cost; None if the job gave no price."""
+        return None if self.price_per_hour is None else self.actor_s / 3600 * self.price_per_hour
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,12 @@ class RunReport:
         published_at, parts = other.published_at or self.published_at, max(other.parts, self.parts)
         return RunReport(self.run, other.job, other.model, tuple(ordered), published_at, parts)
 
+    @property
+    def cost(self) -> float | None:
+        """What those sessions have cost whose job gave a price; None if no job did."""
+        costs = [session.cost for session in self.sessions if session.cost is not None]
+        return sum(costs) if costs else None
+
     def totals(self) -> dict[str, object]:
         """Sum over the sessions, and compute the rate in audio-seconds per second."""
         audio_s, wall_s = (
@@ -92,6 +107,9 @@ class RunReport:
             "wall_s": round(wall_s, 3),
             "audio_s_per_s": round(audio_s / wall_s, 3) if wall_s else 0.0,
             "events": events,
+            "actor_hours": round(sum(session.actor_s for session in self.sessions) / 3600, 4),
+            "gpu_hours": round(sum(session.actor_s * session.gpus_per_actor for session in self.sessions) / 3600, 4),
+            "cost": None if self.cost is None else round(self.cost, 4),
         }
 
     def to_json(self) -> dict[str, object]:

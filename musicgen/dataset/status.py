@@ -15,10 +15,10 @@ from musicgen.dataset.run_keys import (
     read_run_counts,
     write_run_keys,
 )
+from musicgen.dataset.run_report import read_report
 from musicgen.dataset.visible_rows import HiddenRows
 from musicgen.parallel import map_ordered
 from musicgen.run_plan import PLAN_VERSION, Plan, PlanOutline
-from musicgen.shard import PlannedModel
 from musicgen.storage import FileInfo
 from musicgen.temporary_folder import temporary_folder
 
@@ -53,6 +53,7 @@ class RunStatus:
     drivers: tuple[DriverToken, ...] = ()  # at work on it now; looked for only if it is not finished
     removed: int = 0
     hidden: int = 0
+    cost: float | None = None  # of its actors so far; None if its job was planned without a price
 
     @property
     def finished(self) -> bool:
@@ -123,7 +124,10 @@ def _run_status(
     if counts is None:
         own = Dataset(dataset.store, dataset.info, run)
         counts = RunCounts.of(run, [footer for _, footer in own.footers()])
-    outline, model = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
+    outline, plan = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
+    model, report = plan and plan.model, None
+    if plan is not None and plan.job.get("cluster", {}).get("price_per_hour") is not None:
+        report = read_report(dataset.store, run)
     planned = outline.rows if outline else counts.rows
     missing = max(0, planned - counts.made - counts.failed - counts.closed - counts.removed)
     return RunStatus(
@@ -146,11 +150,12 @@ def _run_status(
         drivers=tuple(read_living_drivers(dataset.store, run)) if missing else (),
         removed=counts.removed + hidden.rows,
         hidden=hidden.rows,
+        cost=report.cost if report is not None else None,
     )
 
 
-def _read_plan(dataset: Dataset, run: str) -> tuple[PlanOutline | None, PlannedModel | None]:
-    """Read the run's plan; None if it is missing, and no model if a later release planned it.
+def _read_plan(dataset: Dataset, run: str) -> tuple[PlanOutline | None, Plan | None]:
+    """Read the run's plan; None if it is missing, and only its outline if a later release planned it.
 
     Raises `StoreError` if it is damaged.
     """
@@ -159,4 +164,4 @@ def _read_plan(dataset: Dataset, run: str) -> tuple[PlanOutline | None, PlannedM
     except FileNotFoundError:
         return None, None
     outline = PlanOutline.from_json(content)
-    return outline, Plan.from_json(content).model if outline.version <= PLAN_VERSION else None
+    return outline, Plan.from_json(content) if outline.version <= PLAN_VERSION else None

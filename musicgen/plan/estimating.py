@@ -46,7 +46,7 @@ def guess_run(spec: GeneratorSpec, actors: ExpectedActors, shards: int, audio_s:
     if not on_gpu:
         rate = min(rate, _CODEC_RATE * max(1, actors.threads)) / slowdown
     start_s *= slowdown
-    return RunEstimate(audio_s, start_s, rate, max(1, min(actors.fewest, shards)))
+    return RunEstimate(audio_s, start_s, rate, max(1, min(actors.fewest, shards)), gpus_each=actors.gpus_each)
 
 
 def estimate_run(

@@ -17,8 +17,19 @@ class RunEstimate:
     actors: int
     earlier_runs: int = 0
     compiles: bool = False
+    gpus_each: float = 0.0  # of an actor
 
     @property
     def seconds(self) -> float:
         """Seconds from the command to its end."""
         return self.start_s + self.audio_s / (self.rate * self.actors)
+
+    @property
+    def actor_hours(self) -> float:
+        """Hours that actors are held, all together; each is, from the start of the first to the end."""
+        return self.seconds * self.actors / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours that GPUs are held, all together."""
+        return self.actor_hours * self.gpus_each

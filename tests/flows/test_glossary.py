@@ -53,6 +53,7 @@ def test_the_words_of_plan_run_and_verify_are_explained() -> None:
     assert {"to go", "40% done", "1.50x real time"} <= TERMS
     assert words_of(verify_command.print_verification, r"(OK|DAMAGED)") <= TERMS
     assert set(status_command._COUNTS) <= TERMS
+    assert {"actor-hours", "GPU-hours", "cost", "paused", "stopped"} <= TERMS
 
 
 @pytest.mark.parametrize("command", [command.name for command in app.registered_commands])

@@ -1,0 +1,74 @@
+"""`musicgen pause` and `resume`, and what a run has cost, as a user sees them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows.cli.main import app
+from musicgen.dataset import open_dataset
+from musicgen.dataset.run_report import read_report
+from musicgen.dataset.verification import verify_dataset
+from musicgen.storage import open_store
+
+
+@pytest.fixture
+def call() -> Callable[..., Result]:
+    """The command line in this process; fails the test unless it exits with `expect`."""
+
+    def run(*arguments: str, expect: int = 0) -> Result:
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == expect, (result.output, result.stderr, result.exception)
+        return result
+
+    return run
+
+
+def test_a_paused_dataset_makes_nothing_until_it_is_resumed(
+    call: Callable[..., Result], text_checkpoint: Path, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    rows = str(write_rows([{"prompt": f"tune {row}", "duration_s": 0.2} for row in range(4)]))
+    settings = ("cluster.address=none", "cluster.slots=1", "cluster.shard_rows=1", "cluster.price_per_hour=3600")
+    command = ["--manifest", rows, "--output", out, "--model", str(text_checkpoint)]
+    command += [word for setting in settings for word in ("--set", setting)]
+    call("pause", out, expect=2)
+    assert not (tmp_path / "out").exists(), "there is no dataset to pause"
+    assert "a cost of" in call("plan", *command).stdout
+
+    stopped = call("run", *command, "--set", "cluster.max_cost=0.000001", expect=5)
+    lines = [line for line in stopped.stderr.splitlines() if line.startswith("musicgen:")]
+    assert len(lines) == 1
+    assert "To go on, run the same command again with --set cluster.max_cost=" in lines[0]
+    assert json.loads(call("status", out, "--json").stdout)["runs"][0]["missing"] > 0
+
+    assert "would be paused" in call("pause", out, "--dry-run").stdout
+    assert "musicgen resume" in call("pause", out).stdout
+    assert "already" in call("pause", out).stdout
+    made_before = len(list(open_store(out).list("index")))
+    refused = call("run", *command, expect=5)
+    assert "is paused by " in refused.stderr
+    assert "nothing was started. To go on: musicgen resume" in refused.stderr
+    assert len(list(open_store(out).list("index"))) == made_before
+    planned = json.loads(call("plan", *command, "--json").stdout)
+    assert "paused by" in planned["paused"]
+    assert planned["estimated_cost"] == pytest.approx(planned["actor_hours"] * 3600, rel=1e-2)
+    call("gc", out)
+    assert "can go on" in call("resume", out).stdout
+    assert "is not paused" in call("resume", out).stdout
+
+    (summary,) = [json.loads(call("run", *command, "--json").stdout)]
+    assert (summary["made"], summary["missing"]) == (4, 0)
+    report = read_report(open_store(out), summary["run"])
+    assert report is not None
+    assert [bool(session.stopped_by) for session in report.sessions] == [True, False]
+    assert not any(session.interrupted for session in report.sessions)
+    assert report.cost == pytest.approx(sum(session.actor_s for session in report.sessions), rel=1e-3)
+    assert summary["cost"] == pytest.approx(report.cost, abs=0.01)
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"The actors have cost {report.cost:,.2f} (`cluster.price_per_hour`)." in card
+    assert verify_dataset(open_dataset(out), deep=True).sound
+    (tmp_path / "out/README.md").write_text(card.replace("The actors have cost", "The actors have cost 1"))
+    assert not verify_dataset(open_dataset(out), deep=True).sound, "its checksum knows"
