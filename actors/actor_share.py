@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from musicgen.job_sections import ClusterSettings
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.model.processor import usable_cpus
 
 GPU_ACTOR_CPUS = 4  # engine, codec, conditions, and the writers that encode its clips

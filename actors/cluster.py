@@ -13,8 +13,8 @@ from math import ceil
 
 from actors.actor_share import NodeSize, choose_threads, find_local_node, share_nodes
 from actors.ray_start import connect_to_ray, start_local_ray, stop_ray
+from musicgen.cluster_settings import NO_CLUSTER, ClusterSettings
 from musicgen.errors import JobError
-from musicgen.job_sections import NO_CLUSTER, ClusterSettings
 from musicgen.plan.expected_actors import ActorsStart, ExpectedActors
 
 # The AWS settings that workers get from the driver, so that they look for the store in the same place. Credentials are

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
+from actors.messages import Progress
 from actors.process_name import has_ended, name_this_process
 from musicgen.dataset import paths
 from musicgen.dataset.driver_token import DriverToken
@@ -37,6 +38,7 @@ class DriverWatch:
     def __init__(self, store: Store, run: str, driver: str):
         self.committed: frozenset[int] = frozenset()  # shards, as seen last; looked at only beside another driver
         self.claimed_elsewhere: frozenset[int] = frozenset()
+        self.progress: Progress | None = None  # goes into the token, for those who watch the run
         self.pause: Pause | None = None  # as seen last
         self._store, self._run, self._driver = store, run, driver
         self._path = paths.driver_token(run, driver)
@@ -145,6 +147,7 @@ class DriverWatch:
         self._token = replace(
             self._token,
             shards=tuple(shards),
+            progress={} if (progress := self.progress) is None else asdict(progress),
             writes=self._token.writes + 1,
             written_at=format_time(datetime.now(UTC)),
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from musicgen.job_sections import ClusterSettings
+from musicgen.cluster_settings import ClusterSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,7 @@ class GenerationLoop:
         backlog: int | None = None,
         lower_slots: Callable[[int], None] | None = None,
     ):
+        self.step_s = 0.0  # seconds in the engine's steps
         self._engine = engine
         self._slots = engine.slots
         self._lower_slots = lower_slots
@@ -85,6 +86,11 @@ class GenerationLoop:
             self._queue.clear()
             self._queue.extend(kept)
 
+    @property
+    def queued_rows(self) -> int:
+        """How many rows wait for the engine."""
+        return len(self._queue)
+
     def stalled_s(self) -> float:
         """Return the seconds since the last progress, which is an event or a decode step.
 
@@ -118,7 +124,10 @@ class GenerationLoop:
             while self._wait_for_work():
                 self._admit_rows()
                 if self._engine.busy:
-                    for outcome in self._engine.step():
+                    began_at = time.monotonic()
+                    outcomes = self._engine.step()
+                    self.step_s += time.monotonic() - began_at
+                    for outcome in outcomes:
                         self._hand_to_writer(outcome)
                     self._look_at_slots()
                 self._note_progress()

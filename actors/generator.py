@@ -16,6 +16,7 @@ from actors.agreed_engine import AgreedSlots, make_agreed_engine
 from actors.environment import check_versions
 from actors.feeding import count_writers
 from actors.generation_loop import GenerationLoop
+from actors.measures import ActorMeasures, measure_gpu_memory, measure_store
 from actors.messages import Heartbeat, LoadedActor, ShardAttempt, ShardReport
 from actors.running_attempt import RunningAttempt
 from musicgen.dataset import paths
@@ -152,7 +153,19 @@ class Generator:
             waiting_s=0.0 if wait is None else wait.seconds,
             clips=self._clips + sum(attempt.clips for attempt in attempts),
             unfinished=engine.measure_unfinished() if engine is not None else UnfinishedClips(),
+            measures=self._measure(engine, loop) if engine is not None and loop is not None else ActorMeasures(),
         )
+
+    def _measure(self, engine: GenerationEngine, loop: GenerationLoop) -> ActorMeasures:
+        measures = ActorMeasures(
+            slots=engine.slots,
+            slots_used=min(engine.slots, max(0, engine.slots - engine.room)),
+            rows_queued=loop.queued_rows,
+            gpu_memory_bytes=measure_gpu_memory(),
+            steps=engine.steps,
+            step_s=loop.step_s,
+        )
+        return measures if self._config.in_process else measures + measure_store()
 
     def close(self, wait_s: float) -> bool:
         """Stop generating; returns whether the generation thread has ended within `wait_s`. Ray's actors need it not.

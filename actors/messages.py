@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from actors.measures import ActorMeasures
 from musicgen.errors import ErrorClass, MusicGenError
 from musicgen.unfinished_clips import UnfinishedClips
 
 _NOTHING = UnfinishedClips()
+_NO_MEASURES = ActorMeasures()
 
 
 class ActorsFailed(MusicGenError):
@@ -97,6 +99,7 @@ class ShardReport:
     audio_s: float = 0.0
     closed_by: str | None = None
     committed_by: str = ""
+    failures: tuple[tuple[str, int], ...] = ()  # class -> rows that failed in this attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Heartbeat:
     waiting_s: float = 0.0
     clips: int = 0
     unfinished: UnfinishedClips = _NOTHING
+    measures: ActorMeasures = _NO_MEASURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,9 @@ class Progress:
     kills: int = 0  # actors that the driver ended, because they did not answer or stood still
     generating_s: float = 0.0  # since the first actor was ready
     waiting_for: tuple[str, ...] = ()  # what holds the run up, one phrase each; to be shown once it lasts
+    failures: tuple[tuple[str, int], ...] = ()  # class -> rows of this driver's commits that failed
+    retries: int = 0  # attempts at shards that were tried before
+    measures: ActorMeasures = _NO_MEASURES  # of all actors, and of those that have ended their counts
 
     @property
     def settled(self) -> int:
@@ -182,10 +189,14 @@ class Progress:
         return self.done / self.rows if self.rows else 1.0
 
     @property
+    def done_audio_s(self) -> float:
+        """Seconds of audio made by this driver, committed or not; clips count by the part that is done."""
+        return self.audio_s + self.uncommitted_audio_s + self.unfinished.audio_s
+
+    @property
     def rate(self) -> float:
-        """Seconds of audio made per second since the first actor was ready; clips count by the part that is done."""
-        audio_s = self.audio_s + self.uncommitted_audio_s + self.unfinished.audio_s
-        return audio_s / self.generating_s if self.generating_s > 0 else 0.0
+        """Seconds of audio made per second since the first actor was ready."""
+        return self.done_audio_s / self.generating_s if self.generating_s > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
@@ -208,6 +219,17 @@ class GenerationResult:
     set_aside: dict[str, str] = field(default_factory=dict)  # host of a node that was given up -> why
     actor_s: float = 0.0  # that actors were held, all together
     gpus_per_actor: float = 0.0
+    timeline: tuple[tuple[float, float], ...] = ()  # (seconds since the start, seconds of audio made until then)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """What has become of a shard or an actor, in a line."""
+
+    level: Literal["info", "warning"]
+    message: str
+    actor: int | None = None
+    shard: int | None = None
 
 
 # Why an actor is gone: its process ended; its generation thread ended by an exception; `load_model` raised; its node

@@ -8,9 +8,10 @@ from actors.actor_config import EngineFactory, make_actor_config
 from actors.cluster import Cluster
 from actors.fault_limits import FaultLimits, make_fault_limits
 from actors.generator import load_engine
-from actors.messages import GenerationResult, LoadedActor, Progress, Stopped
+from actors.messages import GenerationResult, LoadedActor, Progress, RunEvent, Stopped
 from actors.pool_loop import PoolLoop
 from actors.progress_thread import ProgressThread
+from actors.timeline import Timeline
 from musicgen.job import Job
 from musicgen.plan import Plan
 from musicgen.storage import Store
@@ -28,6 +29,7 @@ class Pool:
         make_engine: EngineFactory = load_engine,
         limits: FaultLimits | None = None,
         spent: float = 0.0,  # what earlier drivers of the run have cost
+        on_event: Callable[[RunEvent], None] | None = None,
     ):
         self.stop = threading.Event()  # set it from any thread, and `run` ends within seconds
         self._job = job
@@ -37,7 +39,8 @@ class Pool:
         self._config = make_actor_config(job, plan, cluster)
         self._make_engine = make_engine
         self._limits = limits or make_fault_limits(job.cluster)
-        self._spent = spent
+        self._spent, self._on_event = spent, on_event
+        self._timeline = Timeline()
         self._loop: PoolLoop | None = None
         self._started_at: float | None = None
 
@@ -59,6 +62,7 @@ class Pool:
             self._make_engine,
             self._limits,
             self._spent,
+            self._on_event,
         )
         loop.start(shards, rows)
         interrupted = True
@@ -68,7 +72,9 @@ class Pool:
                     if self.stop.is_set():
                         raise Stopped("stopped")
                     loop.turn()
-                    progress_thread.put(loop.progress)
+                    progress = loop.progress
+                    progress_thread.put(progress)
+                    self._timeline.add(time.monotonic() - self._started_at, progress.done_audio_s)
             interrupted = False
         finally:
             loop.close(interrupted)
@@ -86,8 +92,9 @@ class Pool:
             cluster=self._cluster.description,
             cluster_start_s=self._cluster.start_s,
             set_aside=loop.set_aside if loop else {},
-            actor_s=loop.actor_s if loop else 0.0,
+            actor_s=loop.run_limits.actor_s if loop else 0.0,
             gpus_per_actor=self._config.gpus,
+            timeline=self._timeline.points,
         )
 
     @property

@@ -1,6 +1,6 @@
 """One turn after the other of a pool: hears its actors, and carries out what the dispatcher decides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from actors.actions import AssignAttempt, KillActor, StartActor, StopActor
@@ -22,6 +22,7 @@ from actors.messages import (
     NodeFault,
     Progress,
     RunClosed,
+    RunEvent,
     ShardReport,
     SlotsLowered,
     StartedActor,
@@ -52,6 +53,7 @@ class PoolLoop:
         make_engine: EngineFactory,
         limits: FaultLimits,
         spent: float = 0.0,
+        on_event: Callable[[RunEvent], None] | None = None,
     ):
         self.loaded_actors: list[LoadedActor] = []
         self._plan = plan
@@ -62,16 +64,16 @@ class PoolLoop:
         self._clock = RunClock()
         self._driver_watch = DriverWatch(store, plan.run, config.driver)
         self._dispatcher = self._make_dispatcher(())
-        self._counter = ProgressCounter()
+        self._counter = ProgressCounter(on_event=on_event)
         self._actors, self._cluster_watch = make_actors(cluster, config, make_engine, most_attempts)
         self._heartbeats = HeartbeatSchedule(min(job.cluster.heartbeat_s, limits.heartbeat_timeout_s / 4))
-        self._run_limits = RunLimits(job.cluster, store, spent)
+        self.run_limits = RunLimits(job.cluster, store, spent)
 
     def start(self, shards: Sequence[int], rows: int) -> None:
         """Begin with `shards`, which have `rows` rows. Raises `StoreError`."""
         self._dispatcher = self._make_dispatcher(shards)
         self._dispatcher.queue.may_take = self._driver_watch.may_take
-        self._counter = ProgressCounter(rows, len(shards), self._config.driver)
+        self._counter.start(rows, len(shards), self._config.driver)
         self._driver_watch.start()
         self._cluster_watch.start()
 
@@ -93,7 +95,8 @@ class PoolLoop:
         self._look_at_cluster()
         self._share_with_other_drivers()
         self._carry_out_actions()
-        self._run_limits.check(self._dispatcher, self._driver_watch.pause)
+        self._driver_watch.progress = self.progress
+        self.run_limits.check(self._dispatcher, self._driver_watch.pause)
 
     # ------------------------------------------------------------ state
 
@@ -114,11 +117,6 @@ class PoolLoop:
         return {hosts.get(node, node): reason for node, reason in self._dispatcher.machines.set_aside.items()}
 
     @property
-    def actor_s(self) -> float:
-        """For how long actors were held, all together."""
-        return self._run_limits.actor_s
-
-    @property
     def peak_rss_mb(self) -> float:
         """The most memory of an actor."""
         return self._counter.peak_rss_mb
@@ -131,7 +129,7 @@ class PoolLoop:
             self._counter.stop_clock()
         elsewhere = len(self._driver_watch.claimed_elsewhere)
         waits = describe_waits(dispatcher, self._cluster_watch, self._clock.now, elsewhere)
-        waits = (*self._run_limits.describe_stop(), *waits)
+        waits = (*self.run_limits.describe_stop(), *waits)
         return self._counter.current(dispatcher.shards_done, dispatcher.ready_actors, dispatcher.deaths, waits)
 
     def _make_dispatcher(self, shards: Sequence[int]) -> Dispatcher:
@@ -160,6 +158,7 @@ class PoolLoop:
                     self._actors.start(actor, avoid)
                 case AssignAttempt(actor, attempt):
                     self._actors.assign(actor, attempt)
+                    self._counter.on_assigned(attempt)
                 case KillActor(actor) | StopActor(actor):
                     self._end_actor(actor)
         for actor in self._heartbeats.take_due(now):
@@ -172,6 +171,7 @@ class PoolLoop:
         self._heartbeats.forget(actor)
 
     def _lose_actor(self, actor: int, cause: DeathCause, reason: str, error: UserError | None = None) -> None:
+        self._counter.on_lost(actor, reason)
         self._end_actor(actor)
         self._dispatcher.on_died(actor, cause, reason, self._clock.now, error)
 
@@ -195,7 +195,7 @@ class PoolLoop:
                 self._dispatcher.on_started(call.actor, value.node, now)
             case LoadedActor():
                 self.loaded_actors.append(value)
-                self._counter.on_ready()
+                self._counter.on_ready(call.actor, value)
                 self._heartbeats.ask_at(call.actor, now)
                 self._dispatcher.on_ready(call.actor, now, value.slots)
             case ShardReport():
@@ -206,7 +206,7 @@ class PoolLoop:
     def _handle_report(self, actor: int, report: ShardReport) -> None:
         if report.closed_by is not None:
             raise RunClosed.by(self._plan.run, report.closed_by)
-        self._run_limits.on_reported(actor)
+        self.run_limits.on_reported(actor)
         if self._dispatcher.on_finished(actor, report.attempt, report.made):
             self._counter.on_committed(actor, report)
 

@@ -1,26 +1,48 @@
 """Counts what the actors of a run have made, from their reports and heartbeats."""
 
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from actors.death_counts import DeathCounts
-from actors.messages import Heartbeat, Progress, ShardReport
+from actors.measures import ActorMeasures, measure_store
+from actors.messages import Heartbeat, LoadedActor, Progress, RunEvent, ShardAttempt, ShardReport
 from musicgen.unfinished_clips import UnfinishedClips
 
 
 class ProgressCounter:
     """Adds up committed shards, and the rows that each actor has made since. `driver` names this driver's attempts."""
 
-    def __init__(self, rows: int = 0, shards: int = 0, driver: str = ""):
+    def __init__(
+        self, rows: int = 0, shards: int = 0, driver: str = "", on_event: Callable[[RunEvent], None] | None = None
+    ):
         self.peak_rss_mb = 0.0
-        self._driver = driver
-        self._committed = Progress(rows, shards)
+        self._on_event = on_event or (lambda event: None)
+        self.start(rows, shards, driver)
         self._heartbeats: dict[int, Heartbeat] = {}
+        self._retries = 0
+        self._failures: Counter[str] = Counter()
+        self._ended_measures = ActorMeasures()  # counts of actors that have ended
         self._first_ready_at: float | None = None
         self._ended_at: float | None = None
 
-    def on_ready(self) -> None:
+    def start(self, rows: int, shards: int, driver: str) -> None:
+        """Begin with so many rows, in so many shards."""
+        self._driver = driver
+        self._committed = Progress(rows, shards)
+
+    def on_assigned(self, attempt: ShardAttempt) -> None:
+        """Count an attempt, if it is not the first at its shard."""
+        self._retries += attempt.number > 0
+
+    def on_lost(self, actor: int, reason: str) -> None:
+        """Tell that an actor is gone, and why."""
+        self._on_event(RunEvent("warning", f"actor {actor} is gone: {reason}", actor))
+
+    def on_ready(self, actor: int, loaded: LoadedActor) -> None:
         """Start the clock of generation, when the first actor is ready."""
+        self._on_event(RunEvent("info", f"actor {actor} is ready on {loaded.host}, with {loaded.slots} slots", actor))
         self._first_ready_at = self._first_ready_at or time.monotonic()
 
     def on_heartbeat(self, actor: int, heartbeat: Heartbeat) -> None:
@@ -33,6 +55,8 @@ class ProgressCounter:
 
         A shard that another driver has committed does not count as made by this one.
         """
+        text = f"shard {report.attempt.shard} is committed: {report.made} made, {report.failed} failed"
+        self._on_event(RunEvent("info", text, actor, report.attempt.shard))
         if report.won or report.committed_by.startswith(f"{self._driver}-"):
             self._committed = replace(
                 self._committed,
@@ -40,6 +64,7 @@ class ProgressCounter:
                 failed=self._committed.failed + report.failed,
                 audio_s=self._committed.audio_s + report.audio_s,
             )
+            self._failures.update(dict(report.failures))
         else:
             self.on_committed_elsewhere(report.made + report.failed)
         heartbeat = self._heartbeats.get(actor, Heartbeat())
@@ -57,7 +82,8 @@ class ProgressCounter:
 
     def forget_actor(self, actor: int) -> None:
         """Drop what an actor that has ended had not committed."""
-        self._heartbeats.pop(actor, None)
+        if (heartbeat := self._heartbeats.pop(actor, None)) is not None:
+            self._ended_measures += heartbeat.measures.counts
 
     def stop_clock(self) -> None:
         """End the time of generation, when the run ends: the summary's rate is then the one that was shown last."""
@@ -80,6 +106,9 @@ class ProgressCounter:
             kills=deaths.kills,
             generating_s=self._measure_generating_s(),
             waiting_for=waiting_for,
+            failures=tuple(sorted(self._failures.items())),
+            retries=self._retries,
+            measures=sum((heartbeat.measures for heartbeat in heartbeats), self._ended_measures + measure_store()),
         )
 
     def _measure_generating_s(self) -> float:

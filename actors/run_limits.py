@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 from actors.dispatcher import Dispatcher
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.dataset.pause import Pause, describe_resuming
 from musicgen.errors import LimitReached
-from musicgen.job_sections import ClusterSettings
 from musicgen.storage import Store
 
 _SAFE = "what is committed is safe"

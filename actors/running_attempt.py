@@ -4,6 +4,7 @@ import platform
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,6 +63,7 @@ class RunningAttempt:
                 fingerprint,
                 patience_s,
             )
+        self._failures: Counter[str] = Counter()  # by class
         self._queued: list[QueuedRow] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -72,7 +74,7 @@ class RunningAttempt:
     def submit_rows(self, loop: GenerationLoop) -> None:
         """Record the poison rows as failures, and queue the others. Raises the reason if generation has ended."""
         for row in self.attempt.poison_rows:
-            self._writer.fail(row.position, RowError(row.error_class, row.reason), row.attempts)
+            self._fail(row.position, RowError(row.error_class, row.reason), row.attempts)
             self.settled_rows += 1
         poison_positions = {row.position for row in self.attempt.poison_rows}
         first, end = self.attempt.row_range or (0, len(self._rows))
@@ -105,7 +107,8 @@ class RunningAttempt:
             return ShardReport(self.attempt, won=False, made=self.clips)
         with self._measured(), _disk_faults_are_the_nodes():
             done = self._writer.commit()
-        return ShardReport(self.attempt, done.won, done.made, done.failed, done.audio_s, done.closed_by, done.attempt)
+        counts = (done.made, done.failed, done.audio_s, done.closed_by, done.attempt)
+        return ShardReport(self.attempt, done.won, *counts, failures=tuple(sorted(self._failures.items())))
 
     def stalled_s(self) -> float:
         """Return for how many seconds the slowest writer thread, or the commit, has been at its work."""
@@ -122,7 +125,7 @@ class RunningAttempt:
             with self._measured(), _disk_faults_are_the_nodes():
                 made = isinstance(outcome, Clip) and (self.attempt.harmless or self._write_clip(position, outcome))
                 if isinstance(outcome, RowError) and not self.attempt.harmless:
-                    self._writer.fail(position, outcome, self.attempt.number + 1)
+                    self._fail(position, outcome, self.attempt.number + 1)
         except MusicGenError as error:
             self._end_with(error)
             return
@@ -144,13 +147,18 @@ class RunningAttempt:
             self._writer.add(position, clip)
             return True
         except RowError as error:
-            self._writer.fail(position, error, self.attempt.number + 1)
+            self._fail(position, error, self.attempt.number + 1)
         except (MusicGenError, OSError, MemoryError):
             raise
         except Exception as error:
             reason = f"the clip could not be encoded: {type(error).__name__}: {error}"
-            self._writer.fail(position, RowError("generation", reason), self.attempt.number + 1)
+            self._fail(position, RowError("generation", reason), self.attempt.number + 1)
         return False
+
+    def _fail(self, position: int, error: RowError, attempts: int) -> None:
+        self._writer.fail(position, error, attempts)
+        with self._lock:
+            self._failures[error.error_class] += 1
 
     def _end_with(self, failure: MusicGenError) -> None:
         self._failure = self._failure or failure

@@ -97,8 +97,9 @@ def _publish_summary(summary: Summary, failures: Sequence[Mapping[str, object]])
             create_table_artifact(table, key=f"failures-{run}", description=description)
     with suppress(Exception):
         warning = f"\n\n> **Warning:** {format_count(not_made, 'row')} failed; see failures/." if failures else ""
+        page = f"\n\n[How the run went]({summary.page})" if summary.page else ""
         create_markdown_artifact(
-            f"```\n{summary.to_text()}\n```{warning}", key=f"summary-{run}", description="how the run ended"
+            f"```\n{summary.to_text()}\n```{page}{warning}", key=f"summary-{run}", description="how the run ended"
         )
 
 

@@ -47,6 +47,7 @@ def record_session(
         actor_s=round(result.actor_s, 3),
         gpus_per_actor=result.gpus_per_actor,
         price_per_hour=job.cluster.price_per_hour,
+        timeline=result.timeline,
         stopped_by=str(ended_by) if is_limit else "",
     )
     write_report(store, make_run_report(plan, session))

@@ -12,15 +12,18 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from actors.cluster import Cluster, expect_local_actors
-from actors.messages import GenerationResult, Progress, RunClosed
+from actors.messages import GenerationResult, Progress, RunClosed, RunEvent
+from actors.metrics_export import export_metrics
 from flows.run_sessions import make_run_report, record_session
 from flows.signals import run_interruptibly
 from flows.summary import Summary
 from musicgen.dataset.card import publish_card
 from musicgen.dataset.pause import refuse_pause
 from musicgen.dataset.reader import Dataset, read_dataset
+from musicgen.dataset.run_page import write_run_page
 from musicgen.dataset.run_report import read_report, write_report
 from musicgen.dataset.status import run_statuses
 from musicgen.errors import JobError, StoreError
@@ -33,6 +36,9 @@ from musicgen.run_plan import format_time
 from musicgen.storage import Store, open_store
 from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.patience import wait_for_store
+
+if TYPE_CHECKING:
+    from actors.pool import Pool
 
 FAILURES_LISTED = 20  # rows of failures/ that a summary brings
 _FAILURES_PRINTED = 10
@@ -95,13 +101,18 @@ def plan_run(
 
 
 def generate_clips(
-    context: JobContext, plan: Plan, cluster: Cluster, on_progress: Callable[[Progress], None]
+    context: JobContext,
+    plan: Plan,
+    cluster: Cluster,
+    on_progress: Callable[[Progress], None],
+    on_event: Callable[[RunEvent], None] | None = None,
 ) -> GenerationResult | None:
     """Make the run's missing shards on Ray actors; None if none is missing.
 
-    `on_progress` is called several times a second in another thread, and has to return at once. What was done goes into
-    the run's report, also when it ends by an exception or a signal. Raises `ActorsFailed` if
-    generation cannot go on, `LimitReached` if the job's limits or a pause stop it, and `StoreError`.
+    `on_progress` is called several times a second in another thread, and has to return at once; so has `on_event`,
+    which is told what becomes of shards and actors. What was done goes into the run's report, also when it ends by an
+    exception or a signal. Raises `ActorsFailed` if generation cannot go on, `LimitReached` if the job's limits or a
+    pause stop it, and `StoreError`.
     """
     shards = pending_shards(context.store, plan)
     if not shards:
@@ -110,15 +121,26 @@ def generate_clips(
 
     rows = sum(plan.shard_rows(shard) for shard in shards)
     report = read_report(context.store, plan.run) if context.job.cluster.max_cost is not None else None
-    pool = Pool(context.job, plan, context.store, cluster, spent=(report and report.cost) or 0.0)
+    pool = Pool(context.job, plan, context.store, cluster, spent=(report and report.cost) or 0.0, on_event=on_event)
+    with export_metrics(context.job.metrics, plan.run, to_ray=not cluster.in_process) as export:
+
+        def show(progress: Progress) -> None:
+            export(progress)
+            on_progress(progress)
+
+        result = _run_pool(context, plan, pool, lambda: pool.run(shards, rows, show))
+    record_session(context.job, context.store, plan, result)
+    return result
+
+
+def _run_pool(context: JobContext, plan: Plan, pool: "Pool", run: Callable[[], GenerationResult]) -> GenerationResult:
+    """Run a pool, and record what it has done if it ends by an exception."""
     try:
-        result = run_interruptibly(lambda: pool.run(shards, rows, on_progress), pool.stop.set)
+        return run_interruptibly(run, pool.stop.set)
     except BaseException as error:
         with suppress(Exception):  # the exception that ended the run matters more
             record_session(context.job, context.store, plan, pool.result(), error)
         raise
-    record_session(context.job, context.store, plan, result)
-    return result
 
 
 def publish_run(
@@ -146,6 +168,7 @@ def _publish_run(
         context.store, replace(make_run_report(plan), published_at=published_at, parts=status.committed)
     )
     failures = run.first_failures(FAILURES_LISTED) if status.failed or status.invalid else []
+    page = write_run_page(dataset, status, report) if status.planned or status.invalid else ""
     summary = Summary(
         dataset=context.job.output.uri,
         run=plan.run,
@@ -170,6 +193,7 @@ def _publish_run(
         notes=card.notes,
         missing_audio=card.unreadable,
         cost=report.cost,
+        page=page and context.store.join(page),
     )
     return summary, failures
 

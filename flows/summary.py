@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from flows.next_commands import list_next_commands
+from flows.next_commands import describe_page_opener, list_next_commands
 from flows.own_command import own_command
 from flows.progress import format_audio_length, format_count, format_duration, format_rate
 
@@ -43,6 +43,7 @@ class Summary:
     example: str = ""  # an audio file of the run, inside the dataset
     notes: tuple[str, ...] = ()  # files of the user's that were left alone, each as a sentence
     missing_audio: tuple[str, ...] = ()  # audio files of the dataset, of any run, that are gone
+    page: str = ""  # where the run's page is; empty if it has none
     cost: float | None = None  # of the run's actors, of all commands that worked on it; None without a price
 
     @property
@@ -90,7 +91,10 @@ class Summary:
         if self.missing_audio:
             lines.append(describe_missing_audio(self.missing_audio, self.dataset))
         lines += self.notes
-        return "\n".join([*lines, "", *list_next_commands(self.dataset, self.made)])
+        commands = list_next_commands(self.dataset, self.made)
+        if self.page:
+            commands.append(f"{'page':<8} {describe_page_opener(self.page) if '://' not in self.page else self.page}")
+        return "\n".join([*lines, "", *commands])
 
     def _describe_rate(self) -> str:
         """Return the time that the actors took to start, and the rate since then, which the progress bar shows too."""

@@ -177,6 +177,11 @@ def report_file(run: str) -> str:
     return f"{RUNS}/{run}/report.json"
 
 
+def run_page(run: str) -> str:
+    """Return the path of the page that shows how the run went, with some of its clips (`musicgen.dataset.run_page`)."""
+    return f"{RUNS}/{run}/report.html"
+
+
 def tombstone(key: str, run: str, shard: int, entry: int) -> str:
     """Return the path of an entry, from 1 on, of what was decided about a clip (`musicgen.dataset.tombstones`)."""
     return f"{REMOVED}/{key}-{run}-{shard:05d}-{entry:04d}.json"

@@ -5,18 +5,12 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from musicgen.cluster_settings import ClusterSettings, MetricsSettings
 from musicgen.errors import JobError
 from musicgen.job_errors import describe_errors
 from musicgen.job_file import JobDocument
 from musicgen.job_keys import known_keys
-from musicgen.job_sections import (
-    AudioSettings,
-    ClusterSettings,
-    GenerationSettings,
-    ManifestSettings,
-    ModelSettings,
-    OutputSettings,
-)
+from musicgen.job_sections import AudioSettings, GenerationSettings, ManifestSettings, ModelSettings, OutputSettings
 from musicgen.job_types import Section
 from musicgen.presets import resolve_config
 
@@ -39,6 +33,7 @@ class Job(Section):
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     audio: AudioSettings = Field(default_factory=AudioSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     output: OutputSettings
 
     @classmethod

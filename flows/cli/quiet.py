@@ -56,11 +56,13 @@ def hide_native_output(verbose: bool = False) -> Iterator[None]:
     python_stderr.flush()
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
-    sys.stderr = os.fdopen(terminal, "w", encoding=python_stderr.encoding, errors="backslashreplace", buffering=1)
+    ours = os.fdopen(terminal, "w", encoding=python_stderr.encoding, errors="backslashreplace", buffering=1)
+    put_json_over = getattr(python_stderr, "over", None)  # of `--log-json` (flows/cli/json_log.py)
+    sys.stderr = ours if put_json_over is None else put_json_over(ours)
     try:
         yield
     finally:
-        ours, sys.stderr = sys.stderr, python_stderr  # first, because another thread may be printing
+        sys.stderr = python_stderr  # first, because another thread may be printing
         ours.flush()
         os.dup2(terminal, 2)
         ours.close()

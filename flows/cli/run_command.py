@@ -1,7 +1,10 @@
 """`musicgen run`: plan and make what is missing."""
 
+from typing import Annotated
+
 import typer
 
+from flows.cli.json_log import log_as_json
 from flows.cli.options import (
     WRONG,
     Actors,
@@ -31,6 +34,9 @@ def run(
     settings: Set = None,
     supersede: Supersede = False,
     retry_failed: Retry = None,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="What goes to stderr as JSON, one object a line: time, level, message.")
+    ] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -38,7 +44,8 @@ def run(
 
     For example: musicgen run --manifest prompts.csv --output out/try --model embedded --limit 8
     """
-    with handle_errors(verbose, store_error_code=WRONG):  # planning turns a store's error into the job's
+    # Planning turns a store's error into the job's.
+    with log_as_json(log_json), handle_errors(verbose, store_error_code=WRONG):
         flags = {"manifest": manifest, "output": output, "model": model, "limit": limit, "actors": actors}
         loaded = load_job(job, settings, **flags, supersede=supersede or None)
         retried = check_retry_classes(retry_failed)

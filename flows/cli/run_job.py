@@ -9,6 +9,7 @@ import typer
 
 from actors.cluster import Cluster, check_address, find_address, join_cluster
 from actors.messages import Progress
+from flows.cli.json_log import log_event, name_run
 from flows.cli.options import OK, SOME_FAILED, WRONG
 from flows.cli.progress_bar import ProgressBar
 from flows.cli.quiet import hide_native_output
@@ -19,11 +20,11 @@ from flows.prefect_server import check_prefect_url
 from flows.progress import describe_estimate, describe_price, format_audio_length, format_count
 from flows.stages import JobContext, expect_actors, generate_clips, open_job, plan_run, publish_run
 from flows.summary import Summary, describe_missing_audio
+from musicgen.cluster_settings import NO_CLUSTER
 from musicgen.dataset.missing_audio import find_missing_audio
 from musicgen.dataset.reader import read_dataset
 from musicgen.errors import StoreError
 from musicgen.job import Job
-from musicgen.job_sections import NO_CLUSTER
 from musicgen.plan import Plan, PlanOutcome
 from musicgen.storage.patience import wait_for_store
 
@@ -61,6 +62,7 @@ def run_job(job: Job, retry_failed: Sequence[str], as_json: bool, verbose: bool)
             return _report_nothing(context.job.output.uri, outcome, list(summary.missing_audio), as_json)
         if (request := context.checkpoint.pull_request) is not None:
             bar.announce(f"the weights of {job.model.name} are of {request}")
+        name_run(outcome.plan.run)
         _announce_plan(context, outcome, outcome.plan, bar)
         if outcome.adopted and retry_failed:
             bar.announce(
@@ -119,7 +121,7 @@ def _finish_run(
 
     try:
         with bar.stage("generating"):
-            result = generate_clips(context, plan, cluster, show_progress)
+            result = generate_clips(context, plan, cluster, show_progress, log_event)
         if record is not None:
             record.generated(result.progress if result else None)
         with bar.stage("writing the dataset's card"):

@@ -1,7 +1,7 @@
 """`musicgen status`: shows how far each run of a dataset is."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,19 +15,30 @@ if TYPE_CHECKING:
 _COUNTS = ("planned", "made", "failed", "missing", "invalid")
 
 
-def status(dataset: Dataset, as_json: AsJson = False, verbose: Verbose = False) -> None:
+def status(
+    dataset: Dataset,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Show how far the runs at work are, every few seconds, until they have ended."),
+    ] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
     """Show the rows planned, made, failed and missing, per run, the newest run first.
 
     For example: musicgen status s3://bucket/datasets/first
     """
     with handle_errors(verbose):
-        runs = sorted(
-            musicgen.dataset.run_statuses(musicgen.dataset.open_dataset(dataset)),
-            key=lambda run: (run.created_at, run.run),
-            reverse=True,
-        )
+        opened = musicgen.dataset.open_dataset(dataset)
+        if watch:
+            from flows.cli.status_watch import watch_runs
+
+            watch_runs(opened, as_json)
+        runs = sorted(musicgen.dataset.run_statuses(opened), key=lambda run: (run.created_at, run.run), reverse=True)
         if as_json:
-            typer.echo(json.dumps({"dataset": dataset, "runs": [run.to_json() for run in runs]}, indent=1))
+            typer.echo(
+                json.dumps({"dataset": dataset, "runs": [run.to_json() for run in runs]}, indent=None if watch else 1)
+            )
             return
         if not runs:
             typer.echo(f"{dataset} has no runs.")

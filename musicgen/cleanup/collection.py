@@ -14,7 +14,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from musicgen.cleanup.leftovers import Leftover, Survey, survey_dataset
-from musicgen.cleanup.listening_pages import delete_pages
+from musicgen.cleanup.listening_pages import delete_pages, delete_run_pages
 from musicgen.cleanup.prompt_purge import purge_rows
 from musicgen.cleanup.row_deletion import delete_rows
 from musicgen.dataset import paths
@@ -144,6 +144,7 @@ class _Collection:
         failures = sorted({footer.failures for _, footer in self.dataset.footers() if footer.failures})
         self._purge("failures without removed prompts", failures, gone)
         delete_pages(self.dataset.store, gone, self.dataset.info.format)
+        delete_run_pages(self.dataset.store, {place.run for place in clips}, gone)
 
     def _purge(self, label: str, files: Collection[str], gone: frozenset[str]) -> None:
         if gone:

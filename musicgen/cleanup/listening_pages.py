@@ -1,10 +1,21 @@
-"""Deletes what `musicgen listen` has written about removed clips in the dataset's own folder."""
+"""Deletes what the pages of `musicgen listen` and of runs show of removed clips, in the dataset itself."""
 
 from collections.abc import Set
 
 from musicgen.dataset import paths
 from musicgen.dataset.page import PAGE_MARK
 from musicgen.storage import Store
+
+
+def delete_run_pages(store: Store, runs: Set[str], gone: Set[str]) -> None:
+    """Delete the pages of these runs that show one of these clips; nothing writes them anew."""
+    for path in map(paths.run_page, sorted(runs)):
+        try:
+            page = store.read(path)
+        except FileNotFoundError:
+            continue
+        if any(key.encode() in page for key in gone):
+            store.delete(path)
 
 
 def delete_pages(store: Store, gone: Set[str], extension: str) -> None:

@@ -1,13 +1,14 @@
 """The object by which a living driver of a run is known: where it runs, since when, and which shards it is making."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from musicgen.dataset import paths
 from musicgen.own_checksum import dump_json
 from musicgen.run_plan import parse_time
 from musicgen.storage import Store
+from musicgen.value_types import JsonObject
 
 HEARD_WITHIN_S = 90.0  # a token is written every few seconds; clocks of machines differ by less than this
 
@@ -22,6 +23,7 @@ class DriverToken:
     started_at: str = ""
     written_at: str = ""
     process: str = ""  # names the process on its machine (actors/process_name.py)
+    progress: JsonObject = field(default_factory=dict)  # how far it is, as its terminal shows it; empty: not begun
 
     def to_json(self) -> bytes:
         """Return the stored document."""
@@ -38,6 +40,7 @@ class DriverToken:
             str(document.get("started_at", "")),
             str(document.get("written_at", "")),
             str(document.get("process", "")),
+            progress if isinstance(progress := document.get("progress"), dict) else {},
         )
 
     def is_alive(self, now: datetime) -> bool:

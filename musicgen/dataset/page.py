@@ -39,7 +39,7 @@ def render_page(title: str, cards: Sequence[ClipCard], dataset_clips: int, pixel
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}: listen</title>
-<style>{_STYLESHEET}</style>
+<style>{STYLESHEET}</style>
 </head>
 <body>
 <main>
@@ -88,7 +88,7 @@ def _quote_path(path: str) -> str:
     return escape(quote(path))
 
 
-_STYLESHEET = """
+STYLESHEET = """
 :root { color-scheme: light dark; --page: #f5f5f7; --card: #fff; --text: #1c1c22; --soft: #5a5a66;
   --line: #d9d9e0; --fault: #a3180f; }
 @media (prefers-color-scheme: dark) {

@@ -54,6 +54,7 @@ class Session:
     actor_s: float = 0.0  # that actors were held, all together
     gpus_per_actor: float = 0.0
     price_per_hour: float | None = None  # of an actor, as the job said
+    timeline: tuple[tuple[float, float], ...] = ()  # (seconds since its start, seconds of audio made until then)
     stopped_by: str = ""  # the limit of the user's, or the pause, that ended it
 
     @property
@@ -179,7 +180,8 @@ def _parse_session(document: JsonObject) -> Session:
     if not isinstance(document, dict):
         raise TypeError(f"a session is an object, not {document!r}")
     known = {name: value for name, value in document.items() if name in Session.__dataclass_fields__}
-    return Session(**{**known, "engines": tuple(known.get("engines", ()))})
+    timeline = tuple((float(second), float(audio_s)) for second, audio_s in known.get("timeline", ()))
+    return Session(**{**known, "engines": tuple(known.get("engines", ())), "timeline": timeline})
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

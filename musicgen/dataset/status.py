@@ -71,7 +71,10 @@ class RunStatus:
 
     def to_json(self) -> dict[str, object]:
         """Return the status as values for `--json`."""
-        drivers = [{"host": driver.host, "started_at": driver.started_at} for driver in self.drivers]
+        drivers = [
+            {"host": driver.host, "started_at": driver.started_at, "progress": driver.progress}
+            for driver in self.drivers
+        ]
         values = {name: value for name, value in asdict(self).items() if name != "audio_bytes"}
         return {**values, "state": self.state, "drivers": drivers}
 

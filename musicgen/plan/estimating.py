@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
 
+from musicgen.cluster_settings import NO_CLUSTER
 from musicgen.dataset.run_report import Session, describe_hardware, read_report
 from musicgen.errors import StoreError
 from musicgen.generator_spec import GeneratorSpec
-from musicgen.job_sections import NO_CLUSTER
 from musicgen.model.decoder.kernel_library import are_kernels_ready
 from musicgen.model.processor import usable_cpus
 from musicgen.plan.expected_actors import ActorsStart, ExpectedActors

@@ -19,6 +19,7 @@ from musicgen.storage import s3_faults
 from musicgen.storage.deadlines import Deadlines
 from musicgen.storage.location import Location
 from musicgen.storage.s3_api import Request
+from musicgen.store_requests import measure_request
 from musicgen.store_waits import track_wait
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def send_request(
     """
     pause_s, denials = FIRST_PAUSE_S, 0
     deadline = time.monotonic() + deadlines.limit_total(size)
-    with track_wait(time.time()) as set_reason:
+    with measure_request(), track_wait(time.time()) as set_reason:
         while True:
             file_system = _find_file_system()
             begun_at = time.monotonic()

@@ -11,8 +11,8 @@ import pytest
 from actors.cluster import Cluster, join_cluster
 from actors.fault_limits import FaultLimits, make_fault_limits
 from actors.messages import GenerationResult, Progress
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.job import Job
-from musicgen.job_sections import ClusterSettings
 from musicgen.plan import Plan, make_plan, pending_shards
 from musicgen.storage import Store, open_store
 from tests.fixtures.checkpoints import *  # noqa: F403

@@ -10,10 +10,10 @@ from actors import actor_share
 from actors.actor_device import name_device, prepare_device
 from actors.actor_share import ActorShare, NodeSize, choose_threads, share_nodes
 from actors.cluster import expect_local_actors
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.dataset import paths
 from musicgen.errors import JobError, ModelError
 from musicgen.job import Job
-from musicgen.job_sections import ClusterSettings
 from musicgen.model.processor import usable_cpus
 from musicgen.plan.expected_actors import ExpectedActors, expect_actors_of_job
 from tests.actors.in_process import ActorInProcess

@@ -12,10 +12,10 @@ from actors.dispatcher import Dispatcher
 from actors.fault_limits import make_fault_limits
 from actors.feeding import MOST_AUTO_SLOTS, count_attempts, count_wanted_rows, count_writers
 from actors.messages import Heartbeat, ShardAttempt
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.engine import memory
 from musicgen.families.audioldm2.checkpoint_sizes import AudioLdm2Spec
 from musicgen.job import Job
-from musicgen.job_sections import ClusterSettings
 from musicgen.plan import Plan
 from musicgen.plan.expected_actors import ExpectedActors
 from musicgen.plan.shards import choose_limits, cut_shards

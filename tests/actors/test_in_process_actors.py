@@ -9,8 +9,8 @@ import pytest
 
 from actors.cluster import Cluster, join_cluster
 from actors.messages import ActorsFailed
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.errors import ModelError
-from musicgen.job_sections import ClusterSettings
 from tests.actors import engines
 from tests.actors.conftest import QUICK
 from tests.actors.in_process import ActorInProcess

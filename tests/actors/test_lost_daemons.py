@@ -12,7 +12,7 @@ import ray
 
 from actors.cluster import Cluster, join_cluster
 from actors.messages import ActorsFailed
-from musicgen.job_sections import ClusterSettings
+from musicgen.cluster_settings import ClusterSettings
 from tests.actors import engines
 
 pytestmark = pytest.mark.timeout(280, func_only=True)

@@ -13,8 +13,8 @@ import pytest
 import musicgen.dataset
 from actors.cluster import join_cluster
 from actors.messages import ActorsFailed
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.errors import JobError, ModelError
-from musicgen.job_sections import ClusterSettings
 from tests.actors import engines
 from tests.actors.conftest import QUICK
 

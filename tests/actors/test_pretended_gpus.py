@@ -10,8 +10,8 @@ import torch
 
 from actors.cluster import Cluster, join_cluster
 from actors.generator import load_engine
+from musicgen.cluster_settings import ClusterSettings
 from musicgen.errors import ModelError
-from musicgen.job_sections import ClusterSettings
 from musicgen.plan.expected_actors import ExpectedActors
 
 pytestmark = [

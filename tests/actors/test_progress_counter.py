@@ -5,9 +5,11 @@ import time
 import pytest
 
 from actors.death_counts import DeathCounts
-from actors.messages import Heartbeat, Progress, ShardAttempt, ShardReport
+from actors.messages import Heartbeat, LoadedActor, Progress, ShardAttempt, ShardReport
 from actors.progress_counter import ProgressCounter
 from musicgen.unfinished_clips import UnfinishedClips
+
+LOADED = LoadedActor("host", 1, "{}", 4, 1.0)
 
 
 def current(counter: ProgressCounter, shards_done: int = 0) -> Progress:
@@ -16,7 +18,7 @@ def current(counter: ProgressCounter, shards_done: int = 0) -> Progress:
 
 def test_progress_moves_within_a_shard() -> None:
     counter = ProgressCounter(rows=8, shards=1, driver="d")
-    counter.on_ready()
+    counter.on_ready(0, LOADED)
     counter.on_heartbeat(0, Heartbeat(unfinished=UnfinishedClips(2.0, 16.0)))
     progress = current(counter)
     assert (progress.settled, progress.done, progress.share) == (0, 2.0, 0.25)
@@ -28,7 +30,7 @@ def test_progress_moves_within_a_shard() -> None:
 
 def test_a_commit_takes_its_clips_off_those_that_were_unfinished() -> None:
     counter = ProgressCounter(rows=10, shards=2, driver="d")
-    counter.on_ready()
+    counter.on_ready(0, LOADED)
     counter.on_heartbeat(0, Heartbeat(uncommitted_rows=3, uncommitted_audio_s=24, unfinished=UnfinishedClips(5.5, 44)))
     counter.on_committed(0, ShardReport(ShardAttempt(0), True, made=8, audio_s=64.0))
     progress = current(counter, 1)
@@ -45,7 +47,7 @@ def test_the_rate_stays_when_the_clock_is_stopped() -> None:
     assert current(counter).generating_s == 0
     counter.stop_clock()
     assert current(counter).generating_s == 0
-    counter.on_ready()
+    counter.on_ready(0, LOADED)
     counter.stop_clock()
     before = current(counter).generating_s
     time.sleep(0.02)
@@ -54,7 +56,7 @@ def test_the_rate_stays_when_the_clock_is_stopped() -> None:
 
 def test_a_lost_actor_takes_its_unfinished_clips_with_it() -> None:
     counter = ProgressCounter(rows=4, shards=1, driver="d")
-    counter.on_ready()
+    counter.on_ready(0, LOADED)
     counter.on_heartbeat(0, Heartbeat(unfinished=UnfinishedClips(2.0, 16.0)))
     counter.forget_actor(0)
     assert current(counter).share == 0

@@ -14,9 +14,10 @@ from actors.fault_limits import make_fault_limits
 from actors.messages import Progress
 from actors.run_limits import RunLimits
 from musicgen.clip import Clip
+from musicgen.cluster_settings import ClusterSettings
+from musicgen.dataset.driver_token import DriverToken, read_living_drivers
 from musicgen.dataset.pause import Pause, end_pause, put_pause
 from musicgen.errors import LimitReached
-from musicgen.job_sections import ClusterSettings
 from musicgen.request import Request
 from musicgen.storage import open_store
 from tests.actors import engines
@@ -114,12 +115,16 @@ def test_a_pause_stops_a_run_at_work_and_nothing_is_made_twice(
     monkeypatch.setattr(driver_watch, "_PAUSE_INTERVAL_S", 0.2)
     run = planned([f"tune {row}" for row in range(10)], slots=1, shard_rows=1)
 
+    tokens: list[DriverToken] = []
+
     def pause_once(pool: Any, progress: Progress) -> None:
+        tokens.extend(read_living_drivers(run.store, run.plan.run))
         if progress.made:
             put_pause(run.store)
 
     with pytest.raises(LimitReached, match=r"the dataset is paused by .* musicgen resume .*, then run the same"):
         run.run(lambda config: engines.ScriptedEngine(slots=1, make=make_slowly), watch=pause_once)
+    assert any(token.progress.get("made", 0) >= 1 for token in tokens), "who watches the run sees what it has made"
     made = run.sounds()
     assert 1 <= len(made) < 10
     assert end_pause(run.store) is not None

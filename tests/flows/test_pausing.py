@@ -1,17 +1,24 @@
-"""`musicgen pause` and `resume`, and what a run has cost, as a user sees them."""
+"""`musicgen pause` and `resume`, `status --watch`, and what a run has cost, as a user sees them."""
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from actors.messages import Progress
 from flows.cli.main import app
-from musicgen.dataset import open_dataset
+from flows.cli.status_watch import parse_progress, watch_runs
+from musicgen.dataset import open_dataset, paths
+from musicgen.dataset.driver_token import DriverToken
 from musicgen.dataset.run_report import read_report
 from musicgen.dataset.verification import verify_dataset
+from musicgen.run_plan import format_time
 from musicgen.storage import open_store
+from tests.fixtures.toy_dataset import ToyDataset
 
 
 @pytest.fixture
@@ -59,7 +66,18 @@ def test_a_paused_dataset_makes_nothing_until_it_is_resumed(
     assert "can go on" in call("resume", out).stdout
     assert "is not paused" in call("resume", out).stdout
 
-    (summary,) = [json.loads(call("run", *command, "--json").stdout)]
+    metrics = tmp_path / "musicgen.prom"
+    done = call("run", *command, "--set", f"metrics.file={metrics}", "--json", "--log-json")
+    summary = json.loads(done.stdout)
+    objects = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all({"time", "level", "message", "run"} <= set(line) for line in objects)
+    committed = [line for line in objects if "is committed: 1 made, 0 failed" in line["message"]]
+    assert {(line["run"], line["actor"]) for line in committed} == {(summary["run"], 0)}
+    assert len({line["shard"] for line in committed}) == 4 - made_before
+    values = dict(line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if not line.startswith("#"))
+    made = [int(value) for name, value in values.items() if name.startswith("musicgen_clips_total{")]
+    assert made == [4 - made_before]
+    assert float(values[f'musicgen_steps_total{{run="{summary["run"]}"}}']) > 0
     assert (summary["made"], summary["missing"]) == (4, 0)
     report = read_report(open_store(out), summary["run"])
     assert report is not None
@@ -67,8 +85,44 @@ def test_a_paused_dataset_makes_nothing_until_it_is_resumed(
     assert not any(session.interrupted for session in report.sessions)
     assert report.cost == pytest.approx(sum(session.actor_s for session in report.sessions), rel=1e-3)
     assert summary["cost"] == pytest.approx(report.cost, abs=0.01)
+    page = (tmp_path / f"out/runs/{summary['run']}/report.html").read_text()
+    assert summary["page"].endswith(f"runs/{summary['run']}/report.html")
+    assert page.count("<audio") == 4
     card = (tmp_path / "out/README.md").read_text()
     assert f"The actors have cost {report.cost:,.2f} (`cluster.price_per_hour`)." in card
     assert verify_dataset(open_dataset(out), deep=True).sound
     (tmp_path / "out/README.md").write_text(card.replace("The actors have cost", "The actors have cost 1"))
     assert not verify_dataset(open_dataset(out), deep=True).sound, "its checksum knows"
+
+
+def test_watching_shows_the_words_of_the_drivers_terminal_until_it_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = ToyDataset(tmp_path, open_store(str(tmp_path / "dataset")))
+    plan = toy.plan()
+    toy.make_shards(plan, 1)
+    path = paths.driver_token(plan.run, "d1")
+    steps = iter(
+        [
+            Progress(6, 3),
+            Progress(6, 3, shards_done=1, made=2, generating_s=2.0, audio_s=4.0, waiting_for=("room for 1 actor",)),
+            None,
+        ]
+    )
+
+    def go_on(_: float) -> None:
+        progress = next(steps)
+        if progress is None:
+            toy.store.delete(path)
+            return
+        now = format_time(datetime.now(UTC))
+        token = DriverToken((), 1, "node7", now, now, progress=asdict(progress))
+        toy.store.write(path, token.to_json())
+
+    watch_runs(toy.dataset, as_json=False, sleep=go_on)
+    assert capsys.readouterr().out.splitlines() == [
+        f"run {plan.run} on node7: 0/6 clips, actors are loading the model",
+        f"run {plan.run} on node7: 2/6 clips, 33% done, 2.00x real time, 0:04 to go; room for 1 actor",
+    ]
+    assert parse_progress({"rows": 1, "shards": 1, "of_a_later_release": 2}) == Progress(1, 1)
+    assert parse_progress({}) is None

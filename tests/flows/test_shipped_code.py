@@ -13,7 +13,7 @@ import json, sys
 import ray
 from actors.cluster import join_cluster
 from actors.environment import collect_versions
-from musicgen.job_sections import ClusterSettings
+from musicgen.cluster_settings import ClusterSettings
 
 @ray.remote
 def look():

@@ -61,12 +61,15 @@ def check_deletion(jobs: Jobs) -> None:
     jobs.store.write(paths.LISTEN, PAGE_MARK.encode() + key.encode() + b"secret harp")
     jobs.store.write(f"{paths.SPECTROGRAMS}/{key}.png", b"a picture")
     jobs.store.write(f"{paths.CLIPS}/{key}.flac", audio)
+    runs = {row["key"]: row["run"] for row in jobs.dataset.to_arrow(["key", "run"]).to_pylist()}
+    jobs.store.write(paths.run_page(runs[key]), key.encode() + audio)
     kept = {other: sound for other, sound in sounds_of(jobs.dataset).items() if other != key}
     assert list(find_remains(jobs.store, audio)) != []
     remove_clips(jobs.dataset, ["anna"])
     assert find_garbage(jobs.dataset).clips == 1
     report = collect_garbage(jobs.dataset)
     assert (report.clips, report.rows, report.purged, report.failed) == (1, 1, 1, [])
+    assert not jobs.store.exists(paths.run_page(runs[key]))
     assert sounds_of(jobs.dataset) == kept
     remains = list(find_remains(jobs.store, audio, b"secret harp", b"anna"))
     assert [path for path in remains if not paths.parse_manifest_part(path)] == []
