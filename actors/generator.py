@@ -12,11 +12,11 @@ import time
 
 from actors.actor_config import ActorConfig, EngineFactory
 from actors.actor_device import count_threads, name_device, prepare_device
+from actors.actor_measures import ActorMeasures, measure_gpu_memory, measure_store
 from actors.agreed_engine import AgreedSlots, make_agreed_engine
 from actors.environment import check_versions
 from actors.feeding import count_writers
 from actors.generation_loop import GenerationLoop
-from actors.measures import ActorMeasures, measure_gpu_memory, measure_store
 from actors.messages import Heartbeat, LoadedActor, ShardAttempt, ShardReport
 from actors.running_attempt import RunningAttempt
 from musicgen.dataset import paths

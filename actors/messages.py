@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from actors.measures import ActorMeasures
+from actors.actor_measures import ActorMeasures
 from musicgen.errors import ErrorClass, MusicGenError
 from musicgen.unfinished_clips import UnfinishedClips
 

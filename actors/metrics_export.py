@@ -82,6 +82,7 @@ class _Exporter:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                """Send the latest numbers."""
                 if self.path != "/metrics":
                     self.send_error(404)
                     return

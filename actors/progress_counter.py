@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from actors.actor_measures import ActorMeasures, measure_store
 from actors.death_counts import DeathCounts
-from actors.measures import ActorMeasures, measure_store
 from actors.messages import Heartbeat, LoadedActor, Progress, RunEvent, ShardAttempt, ShardReport
 from musicgen.unfinished_clips import UnfinishedClips
 

@@ -24,8 +24,8 @@ from musicgen.dataset.card import publish_card
 from musicgen.dataset.pause import refuse_pause
 from musicgen.dataset.reader import Dataset, read_dataset
 from musicgen.dataset.run_page import write_run_page
-from musicgen.dataset.run_report import read_report, write_report
-from musicgen.dataset.status import run_statuses
+from musicgen.dataset.run_report import RunReport, read_report, write_report
+from musicgen.dataset.status import RunStatus, run_statuses
 from musicgen.errors import JobError, StoreError
 from musicgen.families.family import FamilyCheckpoint
 from musicgen.families.registry import resolve_checkpoint
@@ -168,7 +168,7 @@ def _publish_run(
         context.store, replace(make_run_report(plan), published_at=published_at, parts=status.committed)
     )
     failures = run.first_failures(FAILURES_LISTED) if status.failed or status.invalid else []
-    page = write_run_page(dataset, status, report) if status.planned or status.invalid else ""
+    page = _write_page(dataset, status, report) if status.planned or status.invalid else ""
     summary = Summary(
         dataset=context.job.output.uri,
         run=plan.run,
@@ -193,9 +193,19 @@ def _publish_run(
         notes=card.notes,
         missing_audio=card.unreadable,
         cost=report.cost,
-        page=page and context.store.join(page),
+        page=page,
     )
     return summary, failures
+
+
+def _write_page(dataset: Dataset, status: RunStatus, report: RunReport) -> str:
+    """Write the run's page; returns its URI, or nothing: no run fails because its page cannot be made."""
+    try:
+        return dataset.store.join(write_run_page(dataset, status, report))
+    except StoreError:  # a store that does not answer is waited for, as for the card
+        raise
+    except Exception:
+        return ""
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""The Kubernetes files are what KubeRay's own definitions allow, and their jobs are jobs."""
+"""The files of infra/ are what KubeRay's and Compose's own definitions allow, and their jobs are jobs."""
 
+import json
 import os
 import shlex
 import shutil
@@ -107,3 +108,30 @@ def test_the_image_has_what_kuberays_probes_call() -> None:
 def test_rays_version_is_the_installed_one() -> None:
     (pinned,) = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray==")]
     assert build_overlay("cpu")["RayJob"]["spec"]["rayClusterSpec"]["rayVersion"] == pinned.removeprefix("ray==")
+
+
+COMPOSE = ROOT / "infra" / "compose.yaml"
+# The images bring these programs, and their flags are tried by tests/conftest.py and tests/flows/conftest.py.
+PROGRAMS = {"mini", "python", "prefect", "ray", "sh"}
+
+
+def test_the_compose_file_is_one_and_listens_on_this_machine_alone() -> None:
+    document = yaml.safe_load(COMPOSE.read_text())
+    schema = json.loads((ROOT / "tests/fixtures/compose-spec/compose-spec.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(document)
+    wrong = {**document, "services": {"ray": {"image": "x", "comand": []}}}
+    with pytest.raises(jsonschema.ValidationError, match="comand"):
+        jsonschema.Draft202012Validator(schema).validate(wrong)
+    services = document["services"]
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    for name, service in services.items():
+        assert service["command"][0] in PROGRAMS
+        assert set(service.get("depends_on", ())) <= services.keys()
+        if name == "seaweedfs":
+            continue
+        assert service["image"] == f"musicgen-batch:{package_version().partition('.dev')[0]}-cpu"
+        assert service["read_only"]
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+    json.loads(os.path.expandvars(document["configs"]["s3"]["content"]))

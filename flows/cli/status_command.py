@@ -1,12 +1,14 @@
 """`musicgen status`: shows how far each run of a dataset is."""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import musicgen.dataset
 from flows.cli.options import AsJson, Dataset, Verbose, handle_errors
+from flows.own_command import own_command
 from flows.progress import format_local_time
 
 if TYPE_CHECKING:
@@ -29,32 +31,41 @@ def status(
     For example: musicgen status s3://bucket/datasets/first
     """
     with handle_errors(verbose):
+        from musicgen.dataset.pause import read_pause
+
         opened = musicgen.dataset.open_dataset(dataset)
         if watch:
             from flows.cli.status_watch import watch_runs
 
             watch_runs(opened, as_json)
         runs = sorted(musicgen.dataset.run_statuses(opened), key=lambda run: (run.created_at, run.run), reverse=True)
+        pause = read_pause(opened.store)
         if as_json:
-            typer.echo(
-                json.dumps({"dataset": dataset, "runs": [run.to_json() for run in runs]}, indent=None if watch else 1)
-            )
+            paused = str(pause) if pause is not None else None
+            document = {"dataset": dataset, "paused": paused, "runs": [run.to_json() for run in runs]}
+            typer.echo(json.dumps(document, indent=None if watch else 1))
             return
-        if not runs:
-            typer.echo(f"{dataset} has no runs.")
-            return
-        counts = (*_COUNTS, "removed") if any(run.removed for run in runs) else _COUNTS
-        header = ("run", "planned at", "model", *counts, "audio", "shards", "state")
-        lines = [header, *(_describe_run(run, counts) for run in runs)]
-        if len(runs) > 1:
-            lines.append(_describe_total(runs, counts))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            cells = (
-                cell.rjust(width) if name in counts or name in ("audio", "shards") else cell.ljust(width)
-                for name, cell, width in zip(header, line, widths, strict=True)
-            )
-            typer.echo("  ".join(cells).rstrip())
+        typer.echo("\n".join(_make_table(runs)) if runs else f"{dataset} has no runs.")
+        if pause is not None:
+            print(f"{dataset} is {pause}; `{own_command('resume', dataset)}` ends that", file=sys.stderr)
+
+
+def _make_table(runs: list["RunStatus"]) -> list[str]:
+    """Return the lines of the table."""
+    counts = (*_COUNTS, "removed") if any(run.removed for run in runs) else _COUNTS
+    header = ("run", "planned at", "model", *counts, "audio", "shards", "state")
+    rows = [header, *(_describe_run(run, counts) for run in runs)]
+    if len(runs) > 1:
+        rows.append(_describe_total(runs, counts))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if name in counts or name in ("audio", "shards") else cell.ljust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        )
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _describe_run(run: "RunStatus", counts: tuple[str, ...]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def _write_png(shades: NDArray[np.uint8]) -> bytes:
         (b"IEND", b""),
     ]
     parts = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

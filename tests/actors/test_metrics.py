@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.actor_measures import ActorMeasures
 from actors.death_counts import DeathCounts
-from actors.measures import ActorMeasures
 from actors.messages import Heartbeat, Progress, ShardAttempt, ShardReport
 from actors.metrics import METRICS, format_metrics
 from actors.metrics_export import export_metrics

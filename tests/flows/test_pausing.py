@@ -54,6 +54,7 @@ def test_a_paused_dataset_makes_nothing_until_it_is_resumed(
     assert "would be paused" in call("pause", out, "--dry-run").stdout
     assert "musicgen resume" in call("pause", out).stdout
     assert "already" in call("pause", out).stdout
+    assert "is paused by " in call("status", out).stderr
     made_before = len(list(open_store(out).list("index")))
     refused = call("run", *command, expect=5)
     assert "is paused by " in refused.stderr

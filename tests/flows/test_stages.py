@@ -13,8 +13,10 @@ import flows.stages
 from actors.cluster import Cluster
 from actors.messages import RunClosed
 from actors.pool import Pool
+from musicgen.dataset.pause import put_pause
 from musicgen.job import Job
 from musicgen.plan.expected_actors import ExpectedActors
+from musicgen.storage import open_store
 from musicgen.storage.local import LocalStore
 from tests.flows.conftest import sounds
 
@@ -89,7 +91,7 @@ def test_the_flow_does_each_thing_once_and_makes_the_same(
     write_rows: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    from flows.synthesize import synthesize
+    from flows.synthesize import STOPPED, synthesize
     from musicgen.job import Job
 
     rows = write_rows([{"prompt": f"tune {number}"} for number in range(2)])
@@ -111,6 +113,10 @@ def test_the_flow_does_each_thing_once_and_makes_the_same(
     assert "local Ray" in summary.cluster
     assert dict(calls) == ONCE
     assert synthesize(Job.load(path)) is None, "nothing is missing"
+    put_pause(open_store(output))
+    state = synthesize(Job.load(path), return_state=True)
+    assert (state.name, state.type.value) == (STOPPED, "COMPLETED"), "nothing has failed, and nobody is told so"
+    assert "is paused by " in (state.message or "")
     assert calls["join"] == 1
 
 
