@@ -7,18 +7,20 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from actors.actor_measures import ActorMeasures
+from actors.cluster import join_cluster
 from actors.death_counts import DeathCounts
 from actors.messages import Heartbeat, Progress, ShardAttempt, ShardReport
 from actors.metrics import METRICS, format_metrics
 from actors.metrics_export import export_metrics
 from actors.progress_counter import ProgressCounter
-from musicgen.cluster_settings import MetricsSettings
+from musicgen.cluster_settings import ClusterSettings, MetricsSettings
 from musicgen.errors import JobError
 from tests.conftest import free_port
 
@@ -103,6 +105,28 @@ def test_its_queries_have_answers_on_a_real_prometheus(tmp_path: Path) -> None:
             assert unanswered == []
         finally:
             server.terminate()
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    settings = ClusterSettings(actors=1, cpus_per_actor=1)
+    with join_cluster(settings), export_metrics(MetricsSettings(), "r1-1", to_ray=True) as export:
+        (node,) = ray.nodes()
+        address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        missing = {f"ray_{metric.name}" for metric in METRICS}
+        deadline = time.monotonic() + 120
+        while missing:
+            assert time.monotonic() < deadline, missing
+            export(PROGRESS)
+            time.sleep(1)
+            with suppress(OSError), urllib.request.urlopen(address, timeout=10) as reply:
+                lines = [line for line in reply.read().decode().splitlines() if 'run="r1-1"' in line]
+                missing -= {line.partition("{")[0] for line in lines}
+        (clips,) = [line.rpartition(" ")[2] for line in lines if line.startswith("ray_musicgen_clips_total{")]
+        assert float(clips) == PROGRESS.made
 
 
 def ask_prometheus(port: int, query: str) -> list[object]:
