@@ -114,7 +114,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             *("timeout", "-k", "5", "900", str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"),
             *(
                 "--include-dashboard=false",
-                f"--temp-dir={_short(folder)}",
+                f"--temp-dir={shorten_folder(folder)}",
                 "--object-store-memory=100000000",
                 "--node-ip-address=127.0.0.1",
             ),
@@ -124,7 +124,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stdout=(folder / "log").open("wb"),
         stderr=subprocess.STDOUT,
     )
-    found = _short(folder) / "ray_current_cluster"
+    found = shorten_folder(folder) / "ray_current_cluster"
     deadline = time.monotonic() + 180
     while not found.exists():
         assert head.poll() is None, (folder / "log").read_text()
@@ -138,7 +138,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         head.kill()
 
 
-def _short(folder: Path) -> Path:
+def shorten_folder(folder: Path) -> Path:
     """Ray's sockets lie below its folder, and their paths may have 107 characters."""
     short = Path("/tmp") / f"mg-{os.getpid()}-{abs(hash(folder)) % 10**6}"
     short.mkdir(exist_ok=True)
