@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import time
+from dataclasses import replace
 
 from actors.actor_config import ActorConfig, EngineFactory
 from actors.actor_device import count_threads, name_device, prepare_device
@@ -124,7 +125,7 @@ class Generator:
         try:
             running.submit_rows(loop)
             running.wait(loop)
-            return running.commit()
+            return replace(running.commit(), measures=self._measure(self._engine, loop))
         finally:
             del self._running[attempt]
             self._clips += running.clips

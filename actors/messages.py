@@ -100,6 +100,7 @@ class ShardReport:
     closed_by: str | None = None
     committed_by: str = ""
     failures: tuple[tuple[str, int], ...] = ()  # class -> rows that failed in this attempt
+    measures: ActorMeasures | None = None  # of its actor, at its end
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ class ProgressCounter:
             unfinished=heartbeat.unfinished.without(max(0, rows - heartbeat.uncommitted_rows)),
             uncommitted_rows=max(0, heartbeat.uncommitted_rows - rows),
             uncommitted_audio_s=max(0.0, heartbeat.uncommitted_audio_s - report.audio_s),
+            measures=report.measures or heartbeat.measures,
         )
 
     def on_committed_elsewhere(self, rows: int) -> None:
