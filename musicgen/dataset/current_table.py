@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from musicgen.dataset import huggingface_table, paths
 from musicgen.dataset.current_rows import CurrentRows
 from musicgen.dataset.huggingface import INDEX_PATTERN, CurrentTable
-from musicgen.dataset.huggingface_table import TableChoice, is_marked, mark, metadata_schema, write_embedded
+from musicgen.dataset.huggingface_table import TableChoice, is_marked, mark, write_embedded
 from musicgen.dataset.manifest_rows import find_current_run, read_manifest_keys, read_rows_footer
+from musicgen.dataset.metadata_columns import choose_metadata_types
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_keys import read_index_keys, split_keys
 from musicgen.storage.parquet_writer import open_parquet_writer
@@ -97,7 +98,7 @@ def _write(dataset: Dataset, current: CurrentRows, path: Path) -> None:
     if byte_count <= huggingface_table.SMALL_BYTES:
         write_embedded(dataset, current.batches(), path)
         return
-    schema = metadata_schema(dataset) if dataset.info.layout == "files" else dataset.schema()
+    schema = choose_metadata_types(dataset) if dataset.info.layout == "files" else dataset.schema()
     columns = [name for name in dataset.schema().names if not _holds_audio(dataset, name)]
     schema = pa.schema([schema.field(dataset.schema().names.index(name)) for name in columns])
     with open_parquet_writer(path, mark(schema)) as writer:

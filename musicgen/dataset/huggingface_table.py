@@ -18,6 +18,7 @@ from musicgen.dataset import paths
 from musicgen.dataset.earlier_release import is_earlier_table
 from musicgen.dataset.huggingface import COLUMNS_NOT_IN_TARS
 from musicgen.dataset.index_part import with_audio
+from musicgen.dataset.metadata_columns import choose_metadata_types, metadata_schema
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.schema import AUDIO_STRUCT
 from musicgen.dataset.status import RunStatus, run_statuses, sum_audio_bytes
@@ -148,15 +149,10 @@ def _count_audio_bytes(dataset: Dataset) -> int:
 
 
 def _write_metadata(dataset: Dataset, path: Path) -> None:
-    schema = metadata_schema(dataset)
+    schema = choose_metadata_types(dataset)
     with open_parquet_writer(path, mark(schema)) as writer:
         for table in _group_batches(dataset):
             writer.write_table(table.rename_columns(schema.names).cast(schema), row_group_size=_GROUP_ROWS)
-
-
-def metadata_schema(dataset: Dataset) -> pa.Schema:
-    """Return the index's schema with the column `audio` renamed to AudioFolder's `file_name`."""
-    return pa.schema([field.with_name(_metadata_name(field.name)) for field in dataset.schema()])
 
 
 def write_embedded(dataset: Dataset, batches: Iterable[pa.RecordBatch], path: Path) -> list[str]:
@@ -220,17 +216,6 @@ def _as_version_1(rows: pa.Table) -> pa.Table:
             return to_json_table(rows.select([name])).column(0)
 
     return pa.table({name: convert(name) for name in rows.column_names})
-
-
-def _metadata_name(name: str) -> str:
-    """Return the name of an index column in `metadata.parquet`.
-
-    AudioFolder reads files from `file_name` and from every column whose name ends with it, so a carried column with
-    such a name gets an underscore at its end.
-    """
-    if name == "audio":
-        return "file_name"
-    return f"{name}_" if name.endswith(("file_name", "file_names")) else name
 
 
 def _group_batches(dataset: Dataset) -> Iterator[pa.Table]:

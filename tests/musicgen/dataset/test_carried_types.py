@@ -177,6 +177,18 @@ def test_a_large_dataset_says_which_types_its_tars_hold(make: Maker, monkeypatch
         )
 
 
+def test_unsigned_numbers_beyond_int64_are_text_where_a_loader_takes_rows_through_python(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+):
+    """AudioFolder ends by an OverflowError on them; numbers that fit keep their type."""
+    monkeypatch.setattr(huggingface_table, "SMALL_BYTES", 0)
+    carried = pa.table({"hash": pa.array([2**64 - 1, 0, None], pa.uint64()), "year": pa.array([1, 2, 3], pa.uint64())})
+    make = dataset_with(make, carried)
+    table = pq.read_table(make.store.join("metadata.parquet"))
+    assert table["hash"].to_pylist() == [str(2**64 - 1), "0", None]
+    assert (table["hash"].type, table["year"].type) == (pa.string(), pa.uint64())
+
+
 LOAD = """
 import json, sys
 from datasets import load_dataset
