@@ -42,24 +42,54 @@ def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
     such as the one that Prefect raises on SIGTERM. A main thread that waits in plain Python gets all of them.
     """
     outcome: Future[_T] = Future()
+    ended = threading.Event()  # `Thread.join` takes a thread for ended, before Python 3.13, when a signal interrupts it
 
     def run_work() -> None:
         try:
             outcome.set_result(work())
         except BaseException as error:
             outcome.set_exception(error)
+        ended.set()
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run_work,), name="work", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            with suppress(CancelledError):  # a cancellation by the user comes as a signal
-                thread.join(0.2)
-    except BaseException:
-        stop()
-        deadline = time.monotonic() + _END_TIMEOUT_S
-        while thread.is_alive() and time.monotonic() < deadline:
-            with suppress(BaseException):  # a second signal must not take Ray away from under its actors
-                thread.join(0.2)
-        raise
+    threading.Thread(target=contextvars.copy_context().run, args=(run_work,), name="work", daemon=True).start()
+    with _pass_on_one_signal():  # a second one must not take Ray away from under its actors
+        try:
+            while not ended.is_set():
+                with suppress(CancelledError):  # a cancellation by the user comes as a signal
+                    ended.wait(0.2)
+        except BaseException:
+            stop()
+            deadline = time.monotonic() + _END_TIMEOUT_S
+            while not ended.is_set() and time.monotonic() < deadline:
+                with suppress(BaseException):  # nor a cancellation
+                    ended.wait(0.2)
+            raise
     return outcome.result()
+
+
+@contextmanager
+def _pass_on_one_signal() -> Iterator[None]:
+    """Pass the first Ctrl-C or SIGTERM to its handler, and ignore others. Elsewhere than in the main thread: nothing.
+
+    A handler that is taken out when the first signal comes would leave a moment for the second.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_first = True
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            handlers[signum](signum, frame)
+
+    current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {int(number): handler for number, handler in current.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, pass_on)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

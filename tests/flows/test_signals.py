@@ -1,0 +1,40 @@
+"""Signals that come while a run is being ended."""
+
+import subprocess
+import sys
+
+IMPATIENT = """
+import os, signal, threading, time
+from flows.signals import run_interruptibly
+
+started, stop, all_sent = (threading.Event() for _ in range(3))
+
+def work():
+    started.set()
+    stop.wait()
+    all_sent.wait()
+    print("actors have ended")
+
+def interrupt():
+    started.wait()
+    time.sleep(1)
+    for _ in range(50):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.0005)
+    time.sleep(0.1)
+    all_sent.set()
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    run_interruptibly(work, stop.set)
+except KeyboardInterrupt:
+    print("interrupted")
+    os._exit(0)
+"""
+
+
+def test_repeated_interruptions_do_not_keep_a_run_from_ending_its_actors() -> None:
+    """Some programs send a signal twice, and people do: without the end a run seems to go on for a while."""
+    command = [sys.executable, "-u", "-c", IMPATIENT]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+    assert printed.splitlines() == ["actors have ended", "interrupted"]
