@@ -5,7 +5,7 @@ The table bears a mark. A file of its name without the mark is neither written o
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from musicgen.dataset.earlier_release import is_earlier_table
 from musicgen.dataset.huggingface import COLUMNS_NOT_IN_TARS
 from musicgen.dataset.index_part import with_audio
 from musicgen.dataset.metadata_columns import choose_metadata_types, metadata_schema
+from musicgen.dataset.metadata_table import write_metadata
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.schema import AUDIO_STRUCT
 from musicgen.dataset.status import RunStatus, run_statuses, sum_audio_bytes
@@ -38,7 +39,6 @@ TABLES = (paths.HUGGINGFACE_COPY, paths.METADATA)
 _MARK = b"musicgen"  # in the Parquet metadata of the tables that we wrote
 _WRITTEN_BY = "musicgen-batch "
 _FOOTER_BYTES = 64 << 10
-_GROUP_ROWS = 10_000
 _GROUP_BYTES = 64 << 20
 
 
@@ -82,7 +82,7 @@ def write_table(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> Ta
             if path == paths.HUGGINGFACE_COPY:
                 choice = replace(choice, unreadable=tuple(write_embedded(dataset, dataset.batches(), temporary_path)))
             else:
-                _write_metadata(dataset, temporary_path)
+                write_metadata(dataset, mark(choose_metadata_types(dataset)), temporary_path)
             dataset.store.write(path, temporary_path)
     for obsolete_path in {*TABLES} - {choice.path, *choice.foreign}:
         dataset.store.delete(obsolete_path)
@@ -148,13 +148,6 @@ def _count_audio_bytes(dataset: Dataset) -> int:
     return byte_count
 
 
-def _write_metadata(dataset: Dataset, path: Path) -> None:
-    schema = choose_metadata_types(dataset)
-    with open_parquet_writer(path, mark(schema)) as writer:
-        for table in _group_batches(dataset):
-            writer.write_table(table.rename_columns(schema.names).cast(schema), row_group_size=_GROUP_ROWS)
-
-
 def write_embedded(dataset: Dataset, batches: Iterable[pa.RecordBatch], path: Path) -> list[str]:
     """Write those of the index's rows whose audio can be read, with it; returns the audio files that cannot."""
     unreadable: list[str] = []
@@ -216,17 +209,3 @@ def _as_version_1(rows: pa.Table) -> pa.Table:
             return to_json_table(rows.select([name])).column(0)
 
     return pa.table({name: convert(name) for name in rows.column_names})
-
-
-def _group_batches(dataset: Dataset) -> Iterator[pa.Table]:
-    """Yield the index in tables of about ten thousand rows, because the loader reads a row group at a time."""
-    pending: list[pa.RecordBatch] = []
-    row_count = 0
-    for batch in dataset.batches():
-        pending.append(batch.replace_schema_metadata(None))
-        row_count += batch.num_rows
-        if row_count >= _GROUP_ROWS:
-            yield pa.Table.from_batches(pending)
-            pending, row_count = [], 0
-    if pending:
-        yield pa.Table.from_batches(pending)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from musicgen.dataset import huggingface_table, open_dataset, paths
+from musicgen.dataset import Dataset, huggingface_table, open_dataset, paths, remove_clips
 from musicgen.dataset.card import publish_card
 from musicgen.dataset.run_keys import RUN_KEYS_SCHEMA, RunCounts
 from musicgen.dataset.status import run_statuses, write_missing_run_keys
@@ -78,6 +78,55 @@ def test_plan_status_and_publishing_cost_two_objects_a_night(
     assert "index/**/*.parquet" in card.text, "too many rows for a table: the index is read"
     assert max(of_nights(requests, runs)) <= 3, "a part of the first run tells the columns"
     assert requests.total() - sum(count for path, count in requests.items() if new in path) <= 2 * NIGHTS + 40, requests
+
+
+def test_the_table_is_written_from_the_earlier_one_and_the_new_parts(s3, requests: Counter[str]) -> None:
+    store, parts = open_store(s3.uri), 5
+    runs = [forge_night(store, night, parts) for night in range(4)]
+    dataset = open_dataset(store.uri)
+    publish_card(dataset)
+    new = forge_night(store, 4, parts)
+    requests.clear()
+    publish_card(dataset)
+    assert max(of_nights(requests, runs)) <= 3, "its key file, and a part of the first run, which tells the columns"
+    assert of_nights(requests, [new])[0] > parts
+    _compare_with_new_table(dataset)
+
+    key = dataset.run(runs[1]).to_arrow(["key"])["key"][3].as_py()
+    remove_clips(dataset, [key])
+    replaced = paths.index_part(runs[2], 3)
+    part = pq.read_table(pa.BufferReader(store.read(replaced)))
+    prompts = pa.array(["q"] * part.num_rows)
+    part = part.set_column(part.schema.get_field_index("prompt"), part.schema.field("prompt"), prompts)
+    with pa.BufferOutputStream() as sink:
+        pq.write_table(part, sink)
+        store.write(replaced, sink.getvalue().to_pybytes())
+    requests.clear()
+    publish_card(dataset)
+    read = [sum(path.startswith(paths.index_folder(run)) for path in requests) for run in runs]
+    assert (read[0] <= 1, read[3]) == (True, 0), "only runs are read whose parts or removed clips have changed"
+    keys = _compare_with_new_table(dataset)
+    assert key not in keys
+    assert len(keys) == 2 * parts * 5 - 1
+    table = pq.read_table(pa.BufferReader(store.read(paths.METADATA)))
+    assert table["prompt"].to_pylist().count("q") == part.num_rows
+
+    content = bytearray(store.read(paths.METADATA))
+    content[len(content) // 2] ^= 1
+    store.write(paths.METADATA, bytes(content))
+    publish_card(dataset)
+    assert _compare_with_new_table(dataset) == keys, "a damaged table is not used"
+
+
+def _compare_with_new_table(dataset: Dataset) -> list[str]:
+    """Compare the table with one that is written without the earlier one; returns its keys."""
+    table = pq.read_table(pa.BufferReader(dataset.store.read(paths.METADATA)))
+    dataset.store.delete(paths.METADATA)
+    publish_card(dataset)
+    assert table.equals(pq.read_table(pa.BufferReader(dataset.store.read(paths.METADATA))))
+    keys: list[str] = table["key"].to_pylist()
+    assert keys == dataset.to_arrow(["key"])["key"].to_pylist()
+    return keys
 
 
 def test_a_run_without_a_key_file_or_with_other_parts_is_read_part_by_part(submit, tmp_path: Path) -> None:
