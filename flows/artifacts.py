@@ -21,6 +21,7 @@ from prefect.artifacts import (
 from actors.messages import Progress
 from flows.progress import describe_progress, format_count
 from flows.summary import Summary
+from musicgen.dataset.readme import fence_code
 
 _UPDATE_INTERVAL_S = 10.0
 _END_WAIT_S = 10.0  # for artifacts that are being published when a task ends
@@ -99,7 +100,7 @@ def _publish_summary(summary: Summary, failures: Sequence[Mapping[str, object]])
         warning = f"\n\n> **Warning:** {format_count(not_made, 'row')} failed; see failures/." if failures else ""
         page = f"\n\n[How the run went]({summary.page})" if summary.page else ""
         create_markdown_artifact(
-            f"```\n{summary.to_text()}\n```{page}{warning}", key=f"summary-{run}", description="how the run ended"
+            f"{fence_code(summary.to_text())}{page}{warning}", key=f"summary-{run}", description="how the run ended"
         )
 
 

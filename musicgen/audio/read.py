@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_S = 1800.0  # longer files are refused: the model uses 30 s, and a header of ten hours may be an attack
 MAX_CHANNELS = 8
+_LONGEST_CLIP_S = 36_000.0  # no job makes longer clips
 MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 192_000
 MAX_LEVEL = 1e3  # 60 dB over full scale; float files can hold 3e38, whose sums and squares are infinite
 
@@ -186,15 +187,21 @@ def _format_duration(seconds: float) -> str:
     )
 
 
-def decode_audio(file_bytes: bytes) -> tuple[NDArray[np.float32], int]:
+def decode_audio(file_bytes: bytes, longest_s: float = _LONGEST_CLIP_S) -> tuple[NDArray[np.float32], int]:
     """Decode a file that `encode_audio` made: float32 [channels, samples] in [-1, 1), and its sample rate in Hz.
 
-    Raises `ValueError` if the bytes are not audio.
+    Memory is bounded by `longest_s`, whatever the file is. Raises `ValueError` for bytes that are not audio, or longer.
     """
     import soundfile
 
     try:
-        samples, sample_rate = soundfile.read(io.BytesIO(file_bytes), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(file_bytes)) as file:
+            sample_rate, limit = file.samplerate, ceil(longest_s * file.samplerate)
+            if file.channels > MAX_CHANNELS or sample_rate > MAX_RATE_HZ:
+                raise ValueError(f"the audio has {file.channels} channels at {sample_rate} Hz, which no run makes")
+            if file.frames > limit:
+                raise ValueError(f"the audio is {_format_duration(file.frames / sample_rate)} long, more than expected")
+            samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"not decodable audio: {error}") from None
     return np.ascontiguousarray(samples.T), sample_rate

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from musicgen.audio import decode_audio
 from musicgen.dataset.schema import AUDIO_STRUCT
 from musicgen.dataset.tombstones import is_key, read_tombstones
 from musicgen.parallel import map_ordered
@@ -14,6 +17,7 @@ from musicgen.value_types import TableRow
 
 PLACE_COLUMNS = ["key", "audio", "audio_offset", "audio_bytes"]
 _THREADS = 16
+_SPARE_S = 1.0  # by which a file may be longer than its row says
 
 
 def read_audio_bytes(store: Store, row: TableRow) -> bytes:
@@ -24,6 +28,14 @@ def read_audio_bytes(store: Store, row: TableRow) -> bytes:
     if row["audio_offset"] is not None:
         return store.read(cell, row["audio_offset"], row["audio_bytes"])
     return store.read(cell)
+
+
+def decode_clip(row: TableRow, content: bytes) -> tuple[NDArray[np.float32], int]:
+    """Decode the audio file of an index row: float32 [channels, samples], and its sample rate in Hz.
+
+    Raises `ValueError` if it is not audio, or much longer than the row says: a small file can hold hours of silence.
+    """
+    return decode_audio(content, row["duration_s"] + _SPARE_S)
 
 
 def find_audio(store: Store, parts: Iterable[str], key: str) -> TableRow | None:

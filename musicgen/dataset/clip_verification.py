@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from musicgen.audio import decode_audio
 from musicgen.audio.encode import hash_pcm, quantize_to_int16
+from musicgen.dataset.clip_audio import decode_clip
 from musicgen.dataset.reader import Dataset, read_audio_bytes
 from musicgen.dataset.verification_report import Fault
 from musicgen.errors import StoreDenied, StoreUnavailable
@@ -60,7 +60,7 @@ def check_clip(dataset: Dataset, row: TableRow, part: str, deep: bool) -> list[F
 def _check_samples(row: TableRow, content: bytes) -> Iterator[tuple[str, str]]:
     """Yield the kind and the description of each fault of the decoded audio."""
     try:
-        audio, sample_rate = decode_audio(content)
+        audio, sample_rate = decode_clip(row, content)
     except ValueError as error:
         yield "decode", str(error)
         return

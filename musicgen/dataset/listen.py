@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from pathlib import PurePath
 from urllib.parse import quote
 
-from musicgen.audio import decode_audio
 from musicgen.audio.fetch import fetch_audio
 from musicgen.audio.spectrogram import PIXELS, draw_spectrogram
 from musicgen.dataset import paths
+from musicgen.dataset.clip_audio import decode_clip
 from musicgen.dataset.clip_selection import SelectedClip, select_clips
 from musicgen.dataset.page import PAGE_MARK, ClipCard, render_page
 from musicgen.dataset.reader import Dataset, read_audio_bytes
@@ -82,7 +82,7 @@ def _make_card(dataset: Dataset, target: Store, clip: SelectedClip) -> ClipCard:
     description = (row["prompt"] or "", row["duration_s"], _describe_clip(clip))
     try:
         content = read_audio_bytes(dataset.store, row)
-        audio, sample_rate = decode_audio(content)
+        audio, sample_rate = decode_clip(row, content)
     except (FileNotFoundError, ValueError) as error:
         reason = (
             "its audio is not there" if isinstance(error, FileNotFoundError) else f"its audio cannot be read: {error}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from musicgen.audio import decode_audio
 from musicgen.dataset import paths
-from musicgen.dataset.clip_audio import PLACE_COLUMNS, find_audio, read_audio_bytes, read_cells
+from musicgen.dataset.clip_audio import PLACE_COLUMNS, decode_clip, find_audio, read_audio_bytes, read_cells
 from musicgen.dataset.current_rows import CurrentRows
 from musicgen.dataset.index_columns import fill_columns, index_schema_of, select_columns
 from musicgen.dataset.index_part import Footer, read_footer
@@ -163,7 +163,10 @@ class Dataset:
         `clip` is a key, which is searched in the index, or a row of the index, which needs no search. Raises `KeyError`
         for a key that the index does not have.
         """
-        return decode_audio(self.audio_bytes(clip))
+        content = self.audio_bytes(clip)
+        if not isinstance(clip, str) and clip.get("duration_s") is not None:
+            return decode_clip(clip, content)
+        return decode_audio(content)
 
     def audio_bytes(self, clip: str | TableRow) -> bytes:
         """Read a clip's audio file, by its key or its row. Raises `KeyError` for a key that the index does not have."""

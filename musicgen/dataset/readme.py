@@ -173,3 +173,22 @@ def _find_keys(text: str) -> dict[str, tuple[int, int]] | None:
             end -= len(last)
         spans[key.value] = (start, end)
     return spans
+
+
+def quote_code(text: str) -> str:
+    """Return a text as a Markdown code span of one line, which no backtick, line break or comment in it can end."""
+    line = "".join(character if character.isprintable() else " " for character in text).replace("<!--", "<! --")
+    fence = "`" * (_count_backticks(line) + 1)
+    space = " " if line.startswith("`") or line.endswith("`") else ""  # Markdown takes it away again
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def fence_code(text: str) -> str:
+    """Return lines as a Markdown code block, which no backticks in them can end."""
+    fence = "`" * max(3, _count_backticks(text) + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _count_backticks(text: str) -> int:
+    """Return the length of the longest row of backticks."""
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -14,9 +14,10 @@ from textwrap import shorten
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musicgen.audio import decode_audio, encode_audio
+from musicgen.audio import encode_audio
 from musicgen.audio.thumbnail import THUMBNAIL_PIXELS, draw_thumbnail
 from musicgen.dataset import paths
+from musicgen.dataset.clip_audio import decode_clip
 from musicgen.dataset.clip_selection import SelectedClip, select_clips
 from musicgen.dataset.page import PAGE_MARK, STYLESHEET
 from musicgen.dataset.reader import Dataset, read_audio_bytes
@@ -163,7 +164,7 @@ def _render_clip(run: Dataset, clip: SelectedClip, number: int) -> str:
     row = clip.row
     prompt = escape(shorten(row["prompt"] or "", _LONGEST_TEXT, placeholder=" ...")) or "(no prompt)"
     try:
-        audio, sample_rate = decode_audio(read_audio_bytes(run.store, row))
+        audio, sample_rate = decode_clip(row, read_audio_bytes(run.store, row))
         excerpt = audio[:, : round(_EXCERPT_S * sample_rate)]
         sound = _embed("audio/mpeg", encode_audio(excerpt, sample_rate, "mp3").data)
         picture = _embed("image/png", draw_thumbnail(excerpt, sample_rate))

@@ -139,6 +139,13 @@ def test_an_invalid_waveform_is_a_failed_row(audio: np.ndarray):
     assert caught.value.error_class == "generation"
 
 
+def test_a_file_that_is_longer_than_expected_is_not_decoded() -> None:
+    silence = encode_audio(np.zeros((1, 60 * RATE), np.float32), RATE).data
+    assert len(silence) < 10_000
+    with pytest.raises(ValueError, match=r"60\.0 s long"):
+        decode_audio(silence, 3.0)
+
+
 @pytest.mark.parametrize("data", [b"", b"not audio at all", encode_audio(music(), RATE).data[:20]])
 def test_bytes_that_are_no_audio(data: bytes):
     with pytest.raises(ValueError, match="not decodable"):

@@ -104,6 +104,13 @@ def test_load_dataset_on_the_folder_gives_our_samples(tmp_path: Path, monkeypatc
     assert features["webdataset"] == features["small webdataset"]
 
 
+def test_the_name_of_a_carried_column_stays_in_its_code_span(make: Maker) -> None:
+    make.shard()
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
+    named = replace(dataset, info=replace(dataset.info, carried={"a`<b>\n# x <!-- musicgen:end -->": "string"}))
+    assert "manifest: ``a`<b> # x <! -- musicgen:end -->``." in render_card(named)
+
+
 def test_a_carried_column_is_not_taken_for_a_file(make: Maker, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_table, "SMALL_BYTES", 0)
     rows = shard_of("r1-1", 0, 1)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from musicgen.dataset.readme import Card, dump_yaml, load_yaml, read_front_matter
+from musicgen.dataset.readme import Card, dump_yaml, fence_code, load_yaml, quote_code, read_front_matter
 from musicgen.own_checksum import blank_text, check_text
 
 
@@ -135,3 +135,12 @@ def test_any_front_matter_keeps_the_other_values(matter: str):
     assert names == (["default", "mine"] if "mine" in matter else ["default"])
     comments = [line for line in matter.splitlines() if line.startswith("#")]
     assert all(line in new.splitlines() for line in comments)
+
+
+def test_a_text_cannot_leave_its_code() -> None:
+    assert quote_code("label") == "`label`"
+    assert quote_code("a`b<script>") == "``a`b<script>``"
+    assert quote_code("`") == "`` ` ``"
+    assert quote_code("a\n# b\x1b[2J") == "`a # b [2J`"
+    assert quote_code("<!-- musicgen:end -->") == "`<! -- musicgen:end -->`"
+    assert fence_code("a\n```\n# b") == "````\na\n```\n# b\n````"
