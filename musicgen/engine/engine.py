@@ -75,10 +75,8 @@ class Engine:
         self._planned_slots = slots
         self._scheduler: Scheduler[RunningRequest] = Scheduler(slots)
         self._captures_steps = self._decoder.ops.captures_graphs
-        # The CPU's paths are tested on CPUs; on a GPU the libraries choose kernels by the card.
-        self._self_check = (
-            check_reproducible(self._decoder, model.codec, slots, self._width) if model.device.type == "cuda" else None
-        )
+        # The CPU's paths are tested on CPUs; on a GPU libraries choose kernels by the card, and by the slots.
+        self._self_check = self._check_bits() if model.device.type == "cuda" else None
         self._allocated_stepper: Stepper | None = memory.allocate_slots(
             self._decoder, slots, self._width, self._capacity
         )
@@ -297,6 +295,9 @@ class Engine:
             )
         return self._allocated_stepper
 
+    def _check_bits(self) -> str:
+        return check_reproducible(self._decoder, self.model.codec, self.slots, self._width)
+
     def _shrink(self) -> None:
         """Go on with half the slots after running out of memory.
 
@@ -312,11 +313,11 @@ class Engine:
         if self._allocated_stepper is not None:
             self._captures_steps = self._allocated_stepper.captures_steps
         self._allocated_stepper = None
-        if self._self_check is not None:
-            self._self_check = "not repeated"
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self._scheduler.shrink(slots)
+        if self._self_check is not None:
+            self._self_check = self._check_bits()
         if not self.has_made_clips:  # no clip differs yet, so it is an engine that began with these slots
             self._planned_slots = slots
         for running in self._scheduler.waiting:

@@ -1,6 +1,7 @@
 """The check that an engine does on a GPU at its start: it passes what is reproducible, and names what is not."""
 
 import copy
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from musicgen.clip import Clip
 from musicgen.engine.self_check import check_reproducible
 from musicgen.model.decoder.ops import PackedWeight
 from musicgen.model.decoder.torch_ops import TorchOps
-from tests.musicgen.engine.conftest import SilentCodec
+from musicgen.request import Request
+from tests.fixtures.engines import make_engine
+from tests.musicgen.engine.conftest import SilentCodec, run
 from tests.musicgen.model.graph_recorder import Recorder
 
 
@@ -68,6 +72,32 @@ def test_what_is_not_reproducible_is_named(
 
     monkeypatch.setattr("musicgen.engine.self_check._run_clips", fail)
     assert check_reproducible(wrong, SilentCodec(), slots=3, width=2) == "out of memory"
+
+
+def test_the_check_is_repeated_with_half_the_slots(
+    load: Any, text_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(replace(load(text_checkpoint, "eager-float32"), codec=SilentCodec()), slots=2)
+    engine._self_check = "same"  # as on a GPU
+    step, checked = type(engine._stepper).step, []
+
+    def check(decoder: Any, codec: Any, slots: int, width: int) -> str:
+        assert engine._allocated_stepper is None, "the memory of the larger caches is needed for the check"
+        checked.append(slots)
+        return "slots"
+
+    def tight(self: Any, count: int = 1) -> None:
+        if self.slots == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(self, count)
+
+    monkeypatch.setattr("musicgen.engine.engine.check_reproducible", check)
+    monkeypatch.setattr(type(engine._stepper), "step", tight)
+    request = Request(prompt="x", duration_s=0.1, seed=1)
+    clip = run(engine, [request])[request]
+    assert isinstance(clip, Clip)
+    assert checked == [1]
+    assert json.loads(clip.engine)["self_check"] == "slots"
 
 
 def with_ops(model: Any, kind: type[TorchOps], make_capture: Any) -> Any:
