@@ -28,7 +28,7 @@ from musicgen.conditioning.windows import window_starts
 from musicgen.conditioning.workers import BackgroundWorkers
 from musicgen.errors import ErrorClass, RowError, StoreError
 from musicgen.model.load import Model
-from musicgen.model.text.encoder import TextStates
+from musicgen.model.text.encoder import MAX_TOKENS, TextStates
 from musicgen.model.text.tokenizer import TokenCount
 from musicgen.request import Request
 from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
@@ -63,6 +63,7 @@ class RequestConditioner:
             self.style = StyleEncoder.load(model)
         if model.spec.accepts_sound_prompt:
             self.clap_sound = ClapSoundEncoder(model)
+        self.null_prefix = self._build_null_prefix() if self.has_prefix else None
         self._store_patience_s = store_patience_s
         self._closed = threading.Event()
         self._workers = BackgroundWorkers(model.device, _THREADS)
@@ -118,15 +119,15 @@ class RequestConditioner:
         """Return whether conditions are a prefix of embeddings (melody, style) instead of cross-attention (text)."""
         return self.melodies is not None or self.style is not None
 
-    def null_sound(self, positions: int, text: Tensor) -> Tensor:
-        """Return the null condition of a prefix's sound part, [positions, hidden].
-
-        It is pitch class 0 for a melody, and for a style zeros with the dtype and device of the prefix's `text`,
-        [tokens, hidden].
+    def _build_null_prefix(self) -> Tensor:
+        """The null condition of the longest sound and text, of which each request's is the beginning: pitch class 0 for
+        a melody, zeros for a style and for text.
         """
+        positions = self.sound_positions + max(MAX_TOKENS, self.spec.text_length)
+        prefix = torch.zeros(positions, self.spec.hidden, device=self.device)
         if self.melodies is not None:
-            return self.chroma_embeddings[:1].expand(positions, -1)
-        return text.new_zeros(positions, text.shape[1])
+            prefix[: self.sound_positions] = self.chroma_embeddings[0]
+        return prefix
 
     def melody_windows(self, request: Request, starts: Sequence[int]) -> dict[int, NDArray[np.int8]]:
         """Analyze a melody: pitch classes, int8 [chroma_length], of each window, by the window's first frame."""
@@ -215,14 +216,18 @@ class PreparedRequest:
 
     def _build_prefix(self, sound: Tensor | None, with_text: bool) -> Branch:
         """Join sound and text, [positions + tokens, hidden]; a missing one becomes a null condition of equal length."""
-        owner, text = self.owner, self.text.states
-        if sound is None:
-            if owner.melodies is not None:
-                positions = owner.spec.chroma_length
-            else:
-                positions = 1 if self.style is None else self.style.shape[0]
-            sound = owner.null_sound(positions, text)
+        text, null = self.text.states, self.owner.null_prefix
+        assert null is not None
+        if sound is None and not with_text:
+            return Branch(prefix=null[: self._sound_positions + text.shape[0]], shared=null)
+        sound = null[: self._sound_positions] if sound is None else sound
         return Branch(prefix=torch.cat([sound, text if with_text else torch.zeros_like(text)]))
+
+    @property
+    def _sound_positions(self) -> int:
+        if self.owner.melodies is not None:
+            return self.owner.spec.chroma_length
+        return 1 if self.style is None else self.style.shape[0]
 
 
 @contextmanager

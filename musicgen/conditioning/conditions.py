@@ -21,10 +21,13 @@ class Branch:
     `cross`, [S, hidden]: text states for cross-attention, without padding.
     `prefix`, [P, hidden]: embeddings in front of the start token (melody, style), with padding set to zero. The decoder
     adds the sinusoidal positions, and the positions of the codes follow those of the prefix.
+    `shared`, [>= P, hidden]: a tensor that many requests' prefixes are the beginning of, this one too: its keys and
+    values are computed once.
     """
 
     cross: "Tensor | None" = None
     prefix: "Tensor | None" = None
+    shared: "Tensor | None" = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +37,7 @@ class Conditions:
     (c,):       c                                     one row of the step
     (c, n):     n + scale (c - n)                     classifier-free guidance, two rows
     (c, w, n):  n + scale (w + beta (c - w) - n)      style's double guidance, three rows (MusicGen-Style, eq. 4)
-    All branches of a window have prefixes of the same length.
+    All branches of a window have prefixes of the same length; the last one's may be shared.
     """
 
     branches: tuple[Branch, ...]
@@ -46,6 +49,8 @@ class Conditions:
             raise ValueError(f"a window has 1, 2 or 3 branches, not {len(self.branches)}")
         if len({0 if branch.prefix is None else branch.prefix.shape[0] for branch in self.branches}) != 1:
             raise ValueError("the branches of a window need prefixes of one length")
+        if any(branch.shared is not None for branch in self.branches[:-1]):
+            raise ValueError("only the last branch's prefix can be shared")
 
     @property
     def prefix_length(self) -> int:

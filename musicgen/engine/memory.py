@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from musicgen.engine.stepper import PREFILL_TOKENS, TEXT_CAPACITY, Stepper
+from musicgen.engine.prefill import PREFILL_TOKENS
+from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.model.decoder.decoder import Decoder
 from musicgen.model.decoder.triton_ops import TritonOps
 from musicgen.model.memory_errors import is_out_of_memory
@@ -60,7 +61,9 @@ def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
 def engine_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
     """The most bytes that an engine with these slots takes, besides weights and codec."""
     factor = _RESIDENT_STEP_FACTOR + (_GRAPH_POOL_FACTOR if decoder.ops.captures_graphs else 0)
-    return slot_bytes(decoder, slots, width, capacity) + round(factor * step_bytes(decoder, slots, width, capacity))
+    shared = decoder.cache_bytes(1, capacity, 0, 0) if decoder.spec.kind != "text" else 0  # of null prefixes
+    placed = slot_bytes(decoder, slots, width, capacity) + shared
+    return placed + round(factor * step_bytes(decoder, slots, width, capacity))
 
 
 def plan_slots(decoder: Decoder, width: int, capacity: int, free: int | None = None) -> MemoryPlan:

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from musicgen.conditioning.conditions import Branch, Conditions
 from musicgen.engine.fused_step import run_fused_step
+from musicgen.engine.prefill import PREFILL_TOKENS, SharedPrefix, fill_row, fill_rows
 from musicgen.engine.sampling import sample_codes
 from musicgen.engine.sequence import Window
 from musicgen.engine.step_batch import BatchBuffer, PlacedWindow, StepBatch, build_batch, sampling_params
 from musicgen.model.decoder.cuda_graphs import StepGraphs
-from musicgen.model.decoder.decoder import Decoder, KVCache, TokenBatch
-from musicgen.model.decoder.ops import LayerCache, RowSpan
+from musicgen.model.decoder.decoder import Decoder, KVCache
+from musicgen.model.decoder.ops import LayerCache
 from musicgen.model.decoder.triton_ops import TritonOps
 from musicgen.request import Request
 
-PREFILL_TOKENS = 128  # tokens at a time of a prefix or a forced context
 TEXT_CAPACITY = 64  # text states that are allocated to begin with
 
 
@@ -46,6 +46,7 @@ class Stepper:
         decoder.reserve_positions(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
+        self._shared: SharedPrefix | None = None
         self._placed: dict[int, PlacedWindow] = {}
         self._batch: StepBatch | None = None
         capture = decoder.ops.new_graph_capture() if capture_steps else None
@@ -73,13 +74,7 @@ class Stepper:
         known = self.sequence[slot, :, : window.known - 1].T  # `step` begins with the last known step
         embedded = self.decoder.embed(known) if window.known > 1 else torch.empty(0, spec.hidden, device=self.device)
         self.decoder.write_text_cache(self.cache, slot, conditions.branches[0].cross)
-        if self._fused:
-            x = torch.stack([self._embed_known(branch, embedded) for branch in conditions.branches])
-            self._prefill_together(x, slot, text_lengths[0])
-        else:
-            for index, branch in enumerate(conditions.branches):
-                x = self._embed_known(branch, embedded)
-                self._prefill(x, index * self.slots + slot, text_lengths[index])
+        self._fill_known(slot, conditions, embedded, text_lengths[0])
         self.at[slot] = window.known - 1
         params = sampling_params(request, conditions, window.index)
         self._placed[slot] = PlacedWindow(offset, window.known - 1, text_lengths, params)
@@ -104,49 +99,32 @@ class Stepper:
             for keys, values in self.cache.text:
                 keys[slot], values[slot] = 0, 0
 
-    def _embed_known(self, branch: Branch, embedded: Tensor) -> Tensor:
-        """The embeddings [positions, hidden] that a row begins with: prefix, and known codes."""
-        return torch.cat(
-            [embedded] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32), embedded]
-        )
-
-    def _prefill(self, x: Tensor, row: int, text_length: int) -> None:
-        """Write embeddings x [tokens, hidden] to the cache as the first positions of a row."""
-        for start in range(0, x.shape[0], PREFILL_TOKENS):
-            chunk = x[start : start + PREFILL_TOKENS]
-            lengths = torch.arange(start + 1, start + chunk.shape[0] + 1, dtype=torch.int32, device=self.device)
-            if self.static and chunk.shape[0] < PREFILL_TOKENS:
-                # The last token is repeated: it writes the same numbers to the same place again.
-                missing = PREFILL_TOKENS - chunk.shape[0]
-                chunk = torch.cat([chunk, chunk[-1:].expand(missing, -1)])
-                lengths = torch.cat([lengths, lengths[-1:].expand(missing)])
-            count = chunk.shape[0]
-            rows = torch.full((count,), row, dtype=torch.int32, device=self.device)
-            num_with_text = count if text_length else 0
-            text_lengths = torch.full((num_with_text,), text_length, dtype=torch.int32, device=self.device)
-            tokens = TokenBatch(rows, lengths, num_with_text, text_lengths, longest=start + count)
-            self.decoder.forward(chunk, tokens, self.cache)
-
-    def _prefill_together(self, x: Tensor, slot: int, text_length: int) -> None:
-        """Write embeddings x [branches, positions, hidden] to the cache as the first positions of a slot's rows.
-
-        Only the first branch has text. The shapes follow from the request alone, and so do the bits.
-        """
-        branches, positions, hidden = x.shape
-        if not positions:
+    def _fill_known(self, slot: int, conditions: Conditions, known: Tensor, text_length: int) -> None:
+        """Write what a slot's rows begin with: prefixes, and the embeddings of known codes [positions, hidden]."""
+        branches, prefix_length = conditions.branches, conditions.prefix_length
+        shared = None if branches[-1].shared is None else self._share_prefix(branches[-1].shared)
+        last = (len(branches) - 1) * self.slots + slot
+        if shared is not None and (not self._fused or not len(known)):
+            shared.copy_to(self.cache, last, prefix_length)
+            if not len(known):
+                branches = branches[:-1]
+        embedded = [torch.cat([*self._embed_prefix(branch), known]) for branch in branches]
+        if self._fused:
+            if embedded:
+                fill_rows(self.decoder, self.cache, torch.stack(embedded), slot, self.slots, text_length)
             return
-        rows = torch.arange(branches, dtype=torch.int32, device=self.device) * self.slots + slot
-        lengths = torch.arange(1, positions + 1, dtype=torch.int32, device=self.device)
-        num_with_text = positions if text_length else 0
-        tokens = TokenBatch(
-            rows=rows.repeat_interleave(positions, output_size=branches * positions),
-            lengths=lengths.repeat(branches),
-            num_with_text=num_with_text,
-            text_lengths=torch.full((num_with_text,), text_length, dtype=torch.int32, device=self.device),
-            longest=positions,
-            span=RowSpan(slot, self.slots, branches),
-        )
-        self.decoder.forward(x.reshape(-1, hidden), tokens, self.cache)
+        for index, x in enumerate(embedded):
+            row = index * self.slots + slot
+            start = prefix_length // PREFILL_TOKENS * PREFILL_TOKENS if shared is not None and row == last else 0
+            fill_row(self.decoder, self.cache, x, row, 0 if index else text_length, start)
+
+    def _embed_prefix(self, branch: Branch) -> list[Tensor]:
+        return [] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32)]
+
+    def _share_prefix(self, whole: Tensor) -> SharedPrefix:
+        if self._shared is None or self._shared.whole is not whole:
+            self._shared = SharedPrefix(self.decoder, whole)
+        return self._shared
 
     def _ensure_capacity(self, positions: int, steps: int, text_states: int) -> None:
         """Extend cache and sequences for a longer window or prompt than any before, keeping their content."""
