@@ -91,6 +91,11 @@ class GenerationLoop:
         """How many rows wait for the engine."""
         return len(self._queue)
 
+    @property
+    def rows_in_engine(self) -> int:
+        """How many rows the engine has that are not finished. It may be asked for in any thread."""
+        return sum(len(rows) for rows in list(self._in_engine.values()))
+
     def stalled_s(self) -> float:
         """Return the seconds since the last progress, which is an event or a decode step.
 

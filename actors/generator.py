@@ -160,7 +160,7 @@ class Generator:
     def _measure(self, engine: GenerationEngine, loop: GenerationLoop) -> ActorMeasures:
         measures = ActorMeasures(
             slots=engine.slots,
-            slots_used=min(engine.slots, max(0, engine.slots - engine.room)),
+            slots_used=min(engine.slots, loop.rows_in_engine),
             rows_queued=loop.queued_rows,
             gpu_memory_bytes=measure_gpu_memory(),
             steps=engine.steps,

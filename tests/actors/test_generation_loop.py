@@ -2,11 +2,14 @@
 
 import threading
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actors.generation_loop import GenerationLoop, QueuedRow
+from actors.generator import Generator
 from actors.messages import EngineFailed, NodeFault, SlotsLowered
 from musicgen.clip import Clip, Failed
 from musicgen.errors import RowError, StoreFull, StoreUnavailable
@@ -42,6 +45,27 @@ def test_slots_stay_full_across_shards_and_every_row_is_settled_once():
     assert engine.idle_while_waiting <= 4  # only while the last rows of all run out (and the first was let in alone)
     assert round(sum(clip.duration_s for clip in settled), 3) == 3.5
     assert loop.stalled_s() == 0.0
+    loop.close()
+
+
+def test_slots_are_used_by_the_rows_in_the_engine():
+    class PreparingEngine(ScriptedEngine):
+        @property
+        def room(self) -> int:  # as the real one, which prepares the next rows meanwhile
+            return 2 * self.slots - len(self.held)
+
+    engine, settled = PreparingEngine(slots=4, make=make_clip), []
+    engine.may_step.clear()
+    loop = GenerationLoop(engine)
+    used = partial(Generator._measure, SimpleNamespace(_config=SimpleNamespace(in_process=True)), engine, loop)
+    assert used().slots_used == 0
+    loop.submit(make_rows(3, settled.append))
+    wait_until(lambda: loop.queued_rows == 0)
+    assert used().slots_used == 3
+    loop.submit(make_rows(9, settled.append, prefix="more"))
+    engine.may_step.set()
+    wait_until(lambda: len(settled) == 12)
+    assert used().slots_used == 0
     loop.close()
 
 
