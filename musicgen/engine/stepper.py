@@ -108,12 +108,12 @@ class Stepper:
             shared.copy_to(self.cache, last, prefix_length)
             if not len(known):
                 branches = branches[:-1]
-        embedded = [torch.cat([*self._embed_prefix(branch), known]) for branch in branches]
+        embedded = (torch.cat([*self._embed_prefix(branch), known]) for branch in branches)
         if self._fused:
-            if embedded:
-                fill_rows(self.decoder, self.cache, torch.stack(embedded), slot, self.slots, text_length)
+            if branches:
+                fill_rows(self.decoder, self.cache, torch.stack(list(embedded)), slot, self.slots, text_length)
             return
-        for index, x in enumerate(embedded):
+        for index, x in enumerate(embedded):  # one at a time, so that only one of them takes memory
             row = index * self.slots + slot
             start = prefix_length // PREFILL_TOKENS * PREFILL_TOKENS if shared is not None and row == last else 0
             fill_row(self.decoder, self.cache, x, row, 0 if index else text_length, start)

@@ -42,6 +42,10 @@ def test_a_shared_prefix_is_computed_once_and_keeps_its_bits(load: Any, melody_c
         assert tokens[1] <= 256, "the second window computes its own prefix alone"
         for clip in range(3):
             assert np.array_equal(found.take(clip, 12), alone.take(clip, 12))
+            blocks = lengths[clip] // 16 * 16  # positions of whole blocks, in whatever layout
+            for stores in zip(found.cache.layers[-1], alone.cache.layers[-1], strict=True):
+                first, second = (store.flatten(2)[3 + clip, :, : blocks * store.shape[3]] for store in stores)
+                assert torch.equal(first, second)
     with pytest.raises(ValueError, match="only the last"):
         Conditions((Branch(prefix=whole, shared=whole), Branch(prefix=whole)), 3.0)
 
