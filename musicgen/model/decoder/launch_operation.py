@@ -17,7 +17,7 @@ _LIBRARY = torch.library.Library("musicgen", "FRAGMENT")
 
 
 def launch_operation(
-    fake: Callable[..., Result], mutates_args: Iterable[str] = ()
+    fake: Callable[Parameters, Result], mutates_args: Iterable[str] = ()
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
     """Decorate a function of tensors and numbers: `torch.ops.musicgen.<its name>`, which it is then called through.
 
@@ -34,10 +34,6 @@ def launch_operation(
         return cast(Callable[Parameters, Result], getattr(torch.ops.musicgen, name).default)
 
     return define
-
-
-def make_nothing(*arguments: object) -> None:
-    """The `fake` of an operation that returns nothing."""
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[object]:

@@ -5,19 +5,20 @@ Like `triton_launch`, one operation of torch for each launch.
 
 from torch import Tensor
 
-from musicgen.model.decoder.launch_operation import (
-    device_of,
-    launch_operation,
-    load_kernels,
-    make_nothing,
-    next_power_of_2,
-)
+from musicgen.model.decoder.launch_operation import device_of, launch_operation, load_kernels, next_power_of_2
 
 _BLOCK_CLIPS = 256
 
 
-def _fake_embed_step(*tensors: Tensor) -> Tensor:
-    *_, clips, _, embeddings, positions = tensors
+def _fake_embed_step(
+    sequence: Tensor,
+    at: Tensor,
+    slots: Tensor,
+    clips: Tensor,
+    lengths: Tensor,
+    embeddings: Tensor,
+    positions: Tensor,
+) -> Tensor:
     return positions.new_empty(clips.shape[0], embeddings.shape[1])
 
 
@@ -46,7 +47,26 @@ def embed_step(
     return out
 
 
-@launch_operation(fake=make_nothing, mutates_args=("sequence",))
+def _fake_sample_step(
+    logits: Tensor,
+    sequence: Tensor,
+    at: Tensor,
+    slots: Tensor,
+    cond: Tensor,
+    other: Tensor,
+    null: Tensor,
+    scale: Tensor,
+    beta: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    top_k: Tensor,
+    window: Tensor,
+    seed: Tensor,
+) -> None:
+    return
+
+
+@launch_operation(fake=_fake_sample_step, mutates_args=("sequence",))
 def sample_step(
     logits: Tensor,
     sequence: Tensor,
@@ -76,7 +96,11 @@ def sample_step(
         )  # fmt: skip
 
 
-@launch_operation(fake=make_nothing, mutates_args=("at", "lengths"))
+def _fake_advance_step(at: Tensor, slots: Tensor, advance: Tensor, lengths: Tensor, clips: Tensor) -> None:
+    return
+
+
+@launch_operation(fake=_fake_advance_step, mutates_args=("at", "lengths"))
 def advance_step(at: Tensor, slots: Tensor, advance: Tensor, lengths: Tensor, clips: Tensor) -> None:
     """Add `advance` int64 [clips] to the steps int64 [slots] of the clips' slots, and to their tokens' lengths."""
     count = max(slots.shape[0], clips.shape[0])
