@@ -15,10 +15,8 @@ def pause(dataset: Dataset, dry_run: DryRun = False, as_json: AsJson = False, ve
     For example: musicgen pause s3://bucket/datasets/first
     """
     with handle_errors(verbose):
-        from musicgen.dataset.pause import put_pause, read_pause
-
         store = musicgen.dataset.open_dataset(dataset).store
-        earlier = read_pause(store) if dry_run else put_pause(store)
+        earlier = musicgen.dataset.read_pause(store) if dry_run else musicgen.dataset.put_pause(store)
         if as_json:
             typer.echo(
                 json.dumps({"dataset": dataset, "paused": not dry_run or bool(earlier), "before": bool(earlier)})
@@ -39,10 +37,8 @@ def resume(dataset: Dataset, dry_run: DryRun = False, as_json: AsJson = False, v
     For example: musicgen resume s3://bucket/datasets/first
     """
     with handle_errors(verbose):
-        from musicgen.dataset.pause import end_pause, read_pause
-
         store = musicgen.dataset.open_dataset(dataset).store
-        ended = read_pause(store) if dry_run else end_pause(store)
+        ended = musicgen.dataset.read_pause(store) if dry_run else musicgen.dataset.end_pause(store)
         if as_json:
             typer.echo(json.dumps({"dataset": dataset, "paused": dry_run and bool(ended), "before": bool(ended)}))
         elif ended is None:

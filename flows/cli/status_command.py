@@ -31,15 +31,13 @@ def status(
     For example: musicgen status s3://bucket/datasets/first
     """
     with handle_errors(verbose):
-        from musicgen.dataset.pause import read_pause
-
         opened = musicgen.dataset.open_dataset(dataset)
         if watch:
             from flows.cli.status_watch import watch_runs
 
             watch_runs(opened, as_json)
         runs = sorted(musicgen.dataset.run_statuses(opened), key=lambda run: (run.created_at, run.run), reverse=True)
-        pause = read_pause(opened.store)
+        pause = musicgen.dataset.read_pause(opened.store)
         if as_json:
             paused = str(pause) if pause is not None else None
             document = {"dataset": dataset, "paused": paused, "runs": [run.to_json() for run in runs]}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from musicgen.dataset.gc_gate import find_gate, release_gate
     from musicgen.dataset.info import InfoDamaged
     from musicgen.dataset.listen import write_page
+    from musicgen.dataset.pause import end_pause, put_pause, read_pause
     from musicgen.dataset.reader import Dataset, open, open_dataset
     from musicgen.dataset.removal import remove_clips
     from musicgen.dataset.status import run_statuses
@@ -23,11 +24,14 @@ __all__ = [
     "Fault",
     "InfoDamaged",
     "VerificationReport",
+    "end_pause",
     "find_gate",
     "open",
     "open_dataset",
     "paths",
     "publish_card",
+    "put_pause",
+    "read_pause",
     "read_tombstones",
     "release_gate",
     "remove_clips",
@@ -45,6 +49,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "gc_gate": ["find_gate", "release_gate"],
         "info": ["InfoDamaged"],
         "listen": ["write_page"],
+        "pause": ["end_pause", "put_pause", "read_pause"],
         "reader": ["Dataset", "open", "open_dataset"],
         "removal": ["remove_clips"],
         "status": ["run_statuses"],

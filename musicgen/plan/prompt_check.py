@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 if TYPE_CHECKING:
+    import pyarrow as pa
     from tokenizers import Tokenizer
 
 _ASCII = "".join(map(chr, range(33, 127)))
@@ -54,10 +52,11 @@ class PromptCheck:
         return lines
 
 
-def check_prompts(folder: Path, rows: Iterable[pa.Table]) -> PromptCheck:
+def check_prompts(folder: Path, rows: "Iterable[pa.Table]") -> PromptCheck:
     """Count over the rows' column `prompt`, with the T5 tokenizer in a checkpoint's folder; nothing without one."""
     if not _has_t5_tokenizer(folder):
         return PromptCheck()
+    import pyarrow.compute as pc
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

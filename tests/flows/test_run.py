@@ -1,8 +1,9 @@
 """`musicgen run` as a user sees it: from a bucket to a bucket, through Prefect and a Ray cluster started elsewhere."""
 
 import json
-import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -252,9 +253,10 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_help_is_quick(cli: Cli):
-    started = time.monotonic()
-    cpu = os.times().children_user
-    for command in ("run", "plan", "status", "verify", "models"):
+def test_help_imports_nothing_that_takes_long(cli: Cli):
+    for command in ("run", "plan", "status"):
         assert "--verbose" in cli(command, "--help").stdout
-    assert os.times().children_user - cpu < 5.0, f"{time.monotonic() - started:.1f} s for five"
+    code = "import sys, flows.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"numpy", "pyarrow", "torch", "transformers", "ray", "prefect", "duckdb", "librosa", "scipy", "pandas"}
+    assert slow & set(done.stdout.split()) == set()
