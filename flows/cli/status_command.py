@@ -8,6 +8,7 @@ import typer
 
 import musicgen.dataset
 from flows.cli.options import AsJson, Dataset, Verbose, handle_errors
+from flows.cli.status_watch import watch_runs
 from flows.own_command import own_command
 from flows.progress import format_local_time
 
@@ -33,8 +34,6 @@ def status(
     with handle_errors(verbose):
         opened = musicgen.dataset.open_dataset(dataset)
         if watch:
-            from flows.cli.status_watch import watch_runs
-
             watch_runs(opened, as_json)
         runs = sorted(musicgen.dataset.run_statuses(opened), key=lambda run: (run.created_at, run.run), reverse=True)
         pause = musicgen.dataset.read_pause(opened.store)

@@ -7,26 +7,29 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import typer
 
+import musicgen.dataset
 from actors.messages import Progress
 from flows.cli.safe_output import escape_controls
 from flows.progress import describe_progress
 from musicgen.dataset.driver_token import DriverToken, read_living_drivers
-from musicgen.dataset.reader import Dataset
-from musicgen.dataset.status import run_statuses
 from musicgen.unfinished_clips import UnfinishedClips
 from musicgen.value_types import JsonObject
+
+if TYPE_CHECKING:
+    from musicgen.dataset.reader import Dataset
 
 _INTERVAL_S = 3.0
 _STARTING_S = 20.0  # for the first sign of a driver, which starts Ray after it has planned
 _REPEATED_S = 25.0  # a line that has not changed is shown again
 
 
-def watch_runs(dataset: Dataset, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+def watch_runs(dataset: "Dataset", as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
     """Print how far the unfinished runs are, until none has a driver at work. Raises `StoreError`."""
-    runs = [status.run for status in run_statuses(dataset) if not status.finished]
+    runs = [status.run for status in musicgen.dataset.run_statuses(dataset) if not status.finished]
     began_at, heard = time.monotonic(), False
     shown: dict[str, tuple[str, float]] = {}
     while runs:
