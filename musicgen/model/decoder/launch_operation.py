@@ -26,14 +26,32 @@ def launch_operation(
     """
 
     def define(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        name = function.__name__
-        _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=tuple(mutates_args)))
-        for key in ("CPU", "CUDA"):
-            _LIBRARY.impl(name, function, key)
-        torch.library.register_fake(f"musicgen::{name}", fake, lib=_LIBRARY)
-        return cast(Callable[Parameters, Result], getattr(torch.ops.musicgen, name).default)
+        operation = _define(function, mutates_args)
+        torch.library.register_fake(f"musicgen::{function.__name__}", fake, lib=_LIBRARY)
+        return operation
 
     return define
+
+
+def launch_in_place(
+    mutates_args: Iterable[str],
+) -> Callable[[Callable[Parameters, None]], Callable[Parameters, None]]:
+    """Decorate a function like `launch_operation` where it returns nothing, so that there is nothing to fake."""
+
+    def define(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
+        operation = _define(function, mutates_args)
+        torch.library.register_fake(f"musicgen::{function.__name__}", lambda *_: None, lib=_LIBRARY)
+        return operation
+
+    return define
+
+
+def _define(function: Callable[Parameters, Result], mutates_args: Iterable[str]) -> Callable[Parameters, Result]:
+    name = function.__name__
+    _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=tuple(mutates_args)))
+    for key in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, function, key)
+    return cast(Callable[Parameters, Result], getattr(torch.ops.musicgen, name).default)
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[object]:

@@ -5,7 +5,13 @@ Like `triton_launch`, one operation of torch for each launch.
 
 from torch import Tensor
 
-from musicgen.model.decoder.launch_operation import device_of, launch_operation, load_kernels, next_power_of_2
+from musicgen.model.decoder.launch_operation import (
+    device_of,
+    launch_in_place,
+    launch_operation,
+    load_kernels,
+    next_power_of_2,
+)
 
 _BLOCK_CLIPS = 256
 
@@ -47,26 +53,7 @@ def embed_step(
     return out
 
 
-def _fake_sample_step(
-    logits: Tensor,
-    sequence: Tensor,
-    at: Tensor,
-    slots: Tensor,
-    cond: Tensor,
-    other: Tensor,
-    null: Tensor,
-    scale: Tensor,
-    beta: Tensor,
-    temperature: Tensor,
-    top_p: Tensor,
-    top_k: Tensor,
-    window: Tensor,
-    seed: Tensor,
-) -> None:
-    return
-
-
-@launch_operation(fake=_fake_sample_step, mutates_args=("sequence",))
+@launch_in_place(mutates_args=("sequence",))
 def sample_step(
     logits: Tensor,
     sequence: Tensor,
@@ -96,11 +83,7 @@ def sample_step(
         )  # fmt: skip
 
 
-def _fake_advance_step(at: Tensor, slots: Tensor, advance: Tensor, lengths: Tensor, clips: Tensor) -> None:
-    return
-
-
-@launch_operation(fake=_fake_advance_step, mutates_args=("at", "lengths"))
+@launch_in_place(mutates_args=("at", "lengths"))
 def advance_step(at: Tensor, slots: Tensor, advance: Tensor, lengths: Tensor, clips: Tensor) -> None:
     """Add `advance` int64 [clips] to the steps int64 [slots] of the clips' slots, and to their tokens' lengths."""
     count = max(slots.shape[0], clips.shape[0])
