@@ -12,7 +12,6 @@ from musicgen.errors import ManifestError, StoreDenied, first_line
 from musicgen.parallel import map_ordered
 from musicgen.storage import covers_uri, open_store
 from musicgen.storage.location import parse_uri
-from musicgen.storage.s3_client import find_s3_access
 from musicgen.storage.store import FileInfo
 from musicgen.storage.wildcards import find_base
 
@@ -121,6 +120,8 @@ def _storage_options(uri: str) -> dict[str, str]:
     """Return the endpoint and credentials that our own requests have; deltalake knows no profiles."""
     if not uri.startswith("s3://"):
         return {}
+    from musicgen.storage.s3_client import find_s3_access  # imports botocore and aiohttp
+
     access = find_s3_access()
     options = {
         "aws_access_key_id": access.access_key,
