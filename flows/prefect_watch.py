@@ -43,6 +43,8 @@ class PrefectWatch:
             reason = first_line(error)
             if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
                 reason = "access is refused; set PREFECT_API_AUTH_STRING=user:password"
+            elif "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
+                reason = "its certificate is not trusted; set PREFECT_API_SSL_CERT_FILE to a file of its authority"
             self._send(Unreachable(f"{self._name}: {reason}; the run goes on without it"))
 
     def _watch(self, temporary: bool) -> None:

@@ -8,9 +8,10 @@ summary, failures = publish_run(context, outcome.plan, result)
 """
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,12 @@ _FAILURES_PRINTED = 10
 
 @dataclass(frozen=True)
 class JobContext:
-    """A job with its opened output and its resolved checkpoint."""
+    """A job with its opened output, its resolved checkpoint, and when it was opened (of `time.monotonic`)."""
 
     job: Job
     store: Store
     checkpoint: FamilyCheckpoint
+    opened_at: float = field(default_factory=time.monotonic)
 
 
 def open_job(job: Job) -> JobContext:
@@ -178,7 +180,7 @@ def _publish_run(
         failed=status.failed,
         invalid=status.invalid,
         audio_s=result.progress.audio_s if result else 0.0,
-        seconds=result.seconds if result else 0.0,
+        seconds=time.monotonic() - context.opened_at if result else 0.0,
         generating_s=result.progress.generating_s if result else 0.0,
         cluster=result.cluster if result else "",
         crashes=result.progress.crashes if result else 0,

@@ -29,7 +29,7 @@ class Summary:
     failed: int
     invalid: int
     audio_s: float  # of the clips that this call made
-    seconds: float  # that the actors took, with their start
+    seconds: float  # since the job was opened, with planning, the start of Ray and its actors, and the card
     generating_s: float = 0.0  # of these, since the first actor was ready
     cluster: str = ""
     crashes: int = 0
@@ -97,7 +97,7 @@ class Summary:
         return "\n".join([*lines, "", *commands])
 
     def _describe_rate(self) -> str:
-        """Return the time that the actors took to start, and the rate since then, which the progress bar shows too."""
+        """Return what was not generating, and the rate while it was, which the progress bar shows too."""
         if not self.generating_s:
             return ""
         start_s = max(0.0, self.seconds - self.generating_s)

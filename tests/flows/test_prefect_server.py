@@ -7,8 +7,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.prefect_server import TemporaryServer, ask_health, check_prefect_url, last_error_line
+from flows.prefect_watch import PrefectWatch
+from flows.record_messages import Unreachable
 from flows.redaction import redact_urls
 from musicgen.errors import JobError
 from tests.fixtures.private_authority import write_certificate
@@ -64,13 +68,18 @@ def test_an_address_of_nothing_does_not_answer() -> None:
 
 
 def test_a_certificate_of_a_private_authority_is_left_to_prefect(tmp_path: Path) -> None:
-    """Prefect has settings of its own for it (PREFECT_API_SSL_CERT_FILE, in a profile too): something answers."""
+    """Prefect has settings of its own for it, in a profile too. Something answers, and a refusal names the setting."""
     write_certificate(tmp_path / "authority.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "authority.pem")
+    said: list[Unreachable] = []
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.handle_request, daemon=True)
-        thread.start()
-        assert ask_health(f"https://127.0.0.1:{server.server_port}/api", 5) is None
-        thread.join(10)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{server.server_port}/api"
+        assert ask_health(url, 5) is None
+        with pytest.raises(RuntimeError) as caught, temporary_settings({PREFECT_API_URL: url}):
+            get_client(sync_client=True).raise_for_api_version_mismatch()
+        PrefectWatch(url, said.append, lambda: "").report_error(caught.value)  # type: ignore[arg-type]
+        server.shutdown()
+    assert "certificate is not trusted; set PREFECT_API_SSL_CERT_FILE" in said[0].text
