@@ -28,6 +28,8 @@ from actors.shard_history import Death
 from actors.shard_queue import ShardQueue
 from musicgen.errors import ErrorClass, UserError
 
+_ROOM_WAIT_S = 15.0  # an actor that waits for room longer than this may never get any
+
 
 class Dispatcher:
     """Gives shards to `min_actors` to `max_actors` actors until every shard is done or given up.
@@ -78,6 +80,14 @@ class Dispatcher:
         """The shards that actors are making."""
         return [attempt.shard for actor in self.actors.values() for attempt in actor.attempts if not actor.control]
 
+    def may_claim(self, now: float) -> bool:
+        """Whether an actor is there for shards, or may be soon.
+
+        Where all wait for room, another driver's actors may have it, which would wait for the shards in their turn.
+        """
+        actors = self.actors.values()
+        return any(actor.started_at is not None or now - actor.asked_at < _ROOM_WAIT_S for actor in actors)
+
     # ------------------------------------------------------------ events
 
     def on_nodes(self, nodes: frozenset[str]) -> None:
@@ -85,7 +95,7 @@ class Dispatcher:
         self.machines.on_nodes(nodes)
 
     def on_committed_elsewhere(self, shards: Collection[int]) -> list[int]:
-        """Drop the untried ones of these shards, which another driver has committed. Returns those dropped."""
+        """Drop those of these shards that no actor holds: another driver has committed them. Returns those dropped."""
         dropped = self.queue.drop(shards)
         self.shards_done += len(dropped)
         return dropped

@@ -15,11 +15,11 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 from actors.messages import Progress
-from actors.process_name import has_ended, name_this_process
 from musicgen.dataset import paths
 from musicgen.dataset.driver_token import DriverToken
 from musicgen.dataset.pause import Pause, read_pause
 from musicgen.errors import StoreError
+from musicgen.process_name import has_ended, name_this_process
 from musicgen.run_plan import format_time
 from musicgen.storage import Store
 

@@ -145,10 +145,13 @@ class PoolLoop:
         dispatcher, watch = self._dispatcher, self._driver_watch
         for shard in dispatcher.on_committed_elsewhere(watch.committed):
             self._counter.on_committed_elsewhere(self._plan.shard_rows(shard))
-        watch.propose(
-            [*dispatcher.held_shards, *dispatcher.queue.retried_shards],
-            dispatcher.next_untried(lambda shard: shard not in watch.claimed_elsewhere),
-        )
+        if dispatcher.may_claim(self._clock.now):
+            watch.propose(
+                [*dispatcher.held_shards, *dispatcher.queue.retried_shards],
+                dispatcher.next_untried(lambda shard: shard not in watch.claimed_elsewhere),
+            )
+        else:
+            watch.propose([], [])
 
     def _carry_out_actions(self) -> None:
         now = self._clock.now

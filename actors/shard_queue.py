@@ -52,10 +52,11 @@ class ShardQueue:
         return filter(is_wanted, self._untried)
 
     def drop(self, committed: Collection[int]) -> list[int]:
-        """Remove untried shards that another driver has committed, and return them."""
-        dropped = [shard for shard in self._untried if shard in committed] if committed else []
+        """Remove shards that another driver has committed, and return them."""
+        dropped = [shard for shard in chain(self._untried, self._retries) if shard in committed] if committed else []
         if dropped:
             self._untried = deque(shard for shard in self._untried if shard not in committed)
+            self._retries = [shard for shard in self._retries if shard not in committed]
         return dropped
 
     # ------------------------------------------------------------ giving out

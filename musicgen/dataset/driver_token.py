@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from musicgen.dataset import paths
 from musicgen.own_checksum import dump_json
+from musicgen.process_name import has_ended
 from musicgen.run_plan import parse_time
 from musicgen.storage import Store
 from musicgen.value_types import JsonObject
@@ -22,7 +23,7 @@ class DriverToken:
     host: str = ""
     started_at: str = ""
     written_at: str = ""
-    process: str = ""  # names the process on its machine (actors/process_name.py)
+    process: str = ""  # names the process on its machine (musicgen/process_name.py)
     progress: JsonObject = field(default_factory=dict)  # how far it is, as its terminal shows it; empty: not begun
 
     def to_json(self) -> bytes:
@@ -44,9 +45,11 @@ class DriverToken:
         )
 
     def is_alive(self, now: datetime) -> bool:
-        """Whether the driver was heard of a short while ago."""
+        """Whether the driver was heard of a short while ago, and is no process of this machine that has ended."""
         written_at = parse_time(self.written_at)
-        return written_at is not None and abs((now - written_at).total_seconds()) < HEARD_WITHIN_S
+        if written_at is None or abs((now - written_at).total_seconds()) >= HEARD_WITHIN_S:
+            return False
+        return not has_ended(self.process)
 
 
 def read_living_drivers(store: Store, run: str) -> list[DriverToken]:

@@ -145,6 +145,26 @@ def test_shards_that_another_driver_makes_are_left_to_it_and_dropped_when_it_com
     assert dispatcher.shards_done == 6
 
 
+def test_a_driver_whose_actors_find_no_room_leaves_the_shards_to_others():
+    """Another driver's idle actors have the room, and wait for these shards."""
+    dispatcher = Dispatcher(range(6), count_rows, LIMITS, 2, 2)
+    assert not dispatcher.may_claim(0)
+    first = dispatcher.decide(0)[0]
+    assert dispatcher.may_claim(5)
+    assert not dispatcher.may_claim(20)
+    dispatcher.on_started(first.actor, "node", 30)
+    assert dispatcher.may_claim(40)
+    dispatcher.on_ready(first.actor, 41)
+    held = {action.attempt.shard for action in dispatcher.decide(41)}
+    dispatcher.on_died(first.actor, "node", "its node is gone", 50)
+    assert isinstance(dispatcher.decide(50)[0], StartActor)
+    assert dispatcher.may_claim(55), "its successor may find room at once"
+    assert not dispatcher.may_claim(70)
+    assert held == set(dispatcher.queue.retried_shards)
+    assert held == set(dispatcher.on_committed_elsewhere(held))
+    assert not dispatcher.queue.retried_shards
+
+
 def test_an_actor_that_runs_out_of_memory_with_its_slots_costs_its_shards_nothing():
     dispatcher = Dispatcher(range(4), count_rows, LIMITS)
     for turn in range(3 * LIMITS.losses):  # more often than any other loss would be forgiven

@@ -5,12 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 
 from actors.driver_watch import DriverWatch
-from actors.process_name import has_ended, name_this_process
 from musicgen.dataset import paths
+from musicgen.dataset.driver_token import DriverToken
+from musicgen.process_name import has_ended, name_this_process
+from musicgen.run_plan import format_time
 from musicgen.storage import Store, open_store
 
 RUN = "r0-1"
@@ -42,7 +45,7 @@ def watch(store: Store) -> Iterator[Callable[[str], DriverWatch]]:
 
 
 def name_ended_process() -> str:
-    code = "from actors.process_name import name_this_process; print(name_this_process())"
+    code = "from musicgen.process_name import name_this_process; print(name_this_process())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -57,6 +60,13 @@ def test_shards_of_a_driver_that_was_killed_on_this_machine_are_taken_at_once(wa
     one = watch(name_ended_process())
     assert wait_until(lambda: one.may_take(0))
     assert one.claimed_elsewhere == frozenset()
+
+
+def test_a_driver_that_was_killed_on_this_machine_is_not_at_work_although_it_was_heard_of():
+    now = datetime.now(UTC)
+    ended, living = (DriverToken(written_at=format_time(now), process=name) for name in (name_ended_process(), ""))
+    assert not ended.is_alive(now)
+    assert living.is_alive(now)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +89,6 @@ def test_a_process_that_proc_hides_has_not_ended(monkeypatch: pytest.MonkeyPatch
     """As of another user where /proc is mounted with `hidepid`."""
     machine, pid, _ = name_this_process().split("/")
     ended = name_ended_process()
-    monkeypatch.setattr("actors.process_name._read_start", lambda pid: None)
+    monkeypatch.setattr("musicgen.process_name._read_start", lambda pid: None)
     assert not has_ended(f"{machine}/{pid}/1")
     assert has_ended(ended)
