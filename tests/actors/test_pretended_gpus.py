@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -23,9 +24,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A node with three GPUs."""
+    """A node with three GPUs: slices of cards in MIG mode, whose names are no numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers import the engine of these tests
+        patch.setenv("CUDA_VISIBLE_DEVICES", "MIG-41b36b1c-0000,MIG-41b36b1c-0001,MIG-41b36b1c-0002")
         head = {"num_cpus": 12, "num_gpus": 3, "include_dashboard": False, "object_store_memory": 100 << 20}
         node = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         with join_cluster(ClusterSettings(address=node.address), brings_code=False) as cluster:
