@@ -13,6 +13,7 @@ from musicgen.dataset.reader import Dataset
 from musicgen.dataset.readme import Card, dump_yaml, read_front_matter
 from musicgen.dataset.status import RunStatus, run_statuses, write_missing_run_keys
 from musicgen.storage import Store
+from musicgen.temporary_folder import temporary_folder
 
 _CONFIG_MARK = "# musicgen: for load_dataset, written anew after every run, because README.md is not musicgen's"
 
@@ -49,12 +50,13 @@ def _publish_once(dataset: Dataset, title: str) -> PublishedCard:
     # Before the table is written: a shard that is committed meanwhile changes the fingerprint of the next card, whether
     # the table has its rows or not.
     fingerprint = dataset.fingerprint()
-    table = write_table(dataset, runs)
-    current = write_current_table(dataset, table)
+    with temporary_folder() as folder:
+        table = write_table(dataset, folder, runs)
+        current = write_current_table(dataset, table, folder)
     card = _build_current_card(dataset, title, runs, table, fingerprint, current)
     foreign = [*table.foreign, *([paths.CURRENT_COPY] if current is not None and current.is_foreign else [])]
     notes = [f"{path} was left alone: it is not a table that musicgen wrote" for path in foreign]
-    if not list_data_files(dataset, table.path, table.reads_index):
+    if not list_data_files(dataset, runs, table.path, table.reads_index):
         notes.append(f"load_dataset cannot read the dataset, because it needs {paths.METADATA}; move that file away")
     texts = {paths.README: _put_card_into(dataset, paths.README, card, runs)}
     has_beside = dataset.store.exists(paths.README_BESIDE)
@@ -97,7 +99,7 @@ def _build_current_card(
     current: CurrentTable | None,
 ) -> Card:
     audio_length = format_duration(sum(run.audio_s for run in runs))
-    data_files = list_data_files(dataset, table.path, table.reads_index)
+    data_files = list_data_files(dataset, runs, table.path, table.reads_index)
     return build_card(dataset, title, runs, data_files, audio_length, fingerprint, current)
 
 

@@ -3,22 +3,23 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from musicgen.dataset.index_columns import fill_columns, select_columns
+from musicgen.dataset.index_columns import select_columns
 from musicgen.dataset.info import DatasetInfo
 from musicgen.dataset.key_places import ROWS_AT_ONCE, KeyPlaces
+from musicgen.dataset.local_rows import LocalRows
 from musicgen.dataset.manifest_rows import read_manifest_keys, read_rows_footer
+from musicgen.dataset.picked_rows import gather_rows, pick_rows
 from musicgen.dataset.run_keys import read_index_keys
 from musicgen.dataset.tombstones import Tombstones
 from musicgen.dataset.visible_rows import select_visible
-from musicgen.parallel import map_ordered
 from musicgen.storage import FileInfo, Store
 from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.value_types import TableRow
@@ -26,7 +27,6 @@ from musicgen.value_types import TableRow
 if TYPE_CHECKING:
     import datasets
 
-_THREADS = 8
 _LARGE_ROWS_AT_ONCE = 64  # where a row holds its audio or codes
 
 
@@ -61,11 +61,13 @@ class Index(Protocol):
 class CurrentRows:
     """The rows of the index that a run's manifest asks for, in its order.
 
-    Rows that could not be made, and removed clips, are left out.
+    Rows that could not be made, and removed clips, are left out. Those that `copies` has are not read from the index;
+    its keys are among the index's.
     """
 
     index: Index
     run: str  # whose manifest it is
+    copies: LocalRows | None = None
 
     def __len__(self) -> int:
         return sum(places.num_rows for places in self._read_places(ROWS_AT_ONCE))
@@ -91,9 +93,15 @@ class CurrentRows:
         schema = select_columns(self.schema(), columns)
         is_large = any(pa.types.is_nested(field.type) and field.name in ("audio", "codes") for field in schema)
         parts = list(self.index.part_files())
-        names = [info.path for info in parts]
-        for places in self._read_places(_LARGE_ROWS_AT_ONCE if is_large else ROWS_AT_ONCE, parts):
-            yield from _read_rows(self.index.store, names, places, schema).to_batches()
+        copies = self.copies if self.copies is not None and self.copies.has_columns(schema) else None
+
+        def read(number: int, keys: pa.Array) -> pa.Table:
+            if number < 0 and copies is not None:
+                return copies.read_part(number, keys, schema)
+            return _read_part_rows(self.index.store, parts[number].path, keys, schema)
+
+        for places in self._read_places(_LARGE_ROWS_AT_ONCE if is_large else ROWS_AT_ONCE, parts, copies):
+            yield from gather_rows(places, read).to_batches()
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the rows as one table; with `columns`, only these."""
@@ -108,46 +116,22 @@ class CurrentRows:
         """Return the rows as a `datasets.Dataset` whose column `audio` is an `Audio` feature."""
         return self.index.to_features(self.to_arrow())
 
-    def _read_places(self, rows_at_once: int, parts: Sequence[FileInfo] | None = None) -> Iterator[pa.Table]:
+    def _read_places(
+        self, rows_at_once: int, parts: Sequence[FileInfo] | None = None, copies: LocalRows | None = None
+    ) -> Iterator[pa.Table]:
         """Yield the keys of the rows in their order, each with the number of the index part that holds it."""
         with tempfile.TemporaryDirectory() as folder, KeyPlaces(Path(folder)) as places:
             hidden = frozenset(self.index.tombstones().hidden_keys())
             keys = read_manifest_keys(self.index.store, self.run)
             places.add_wanted(piece.filter(select_visible(piece, hidden)) for piece in keys)
             infos = self.index.part_files() if parts is None else parts
-            places.add_indexed(read_index_keys(self.index.store, infos))
+            copied = copies.read_keys() if copies is not None else ()
+            places.add_indexed(chain(read_index_keys(self.index.store, infos), copied))
             yield from places.read_ordered(rows_at_once)
 
 
-def _read_rows(store: Store, parts: Sequence[str], places: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Read the rows of these places (`key`, `part`), in their order, with the columns of `schema`."""
-    numbers = places["part"].to_numpy()
-    used = [int(number) for number in np.unique(numbers)]
-
-    def read(number: int) -> tuple[pa.Table, NDArray[np.int64]]:
-        ranks = np.flatnonzero(numbers == number)
-        keys = places["key"].take(pa.array(ranks)).combine_chunks()
-        return _read_part_rows(store, parts[number], keys, schema), ranks
-
-    read_pieces = list(map_ordered(read, used, threads=_THREADS))
-    table = pa.concat_tables([piece for piece, _ in read_pieces])
-    order = np.argsort(np.concatenate([ranks for _, ranks in read_pieces]))
-    return table.take(pa.array(order)).combine_chunks()
-
-
 def _read_part_rows(store: Store, path: str, keys: pa.Array, schema: pa.Schema) -> pa.Table:
-    """Read the rows of these keys from an index part, in the order of `keys`; no more row groups than needed."""
+    """Read the rows of these keys from an index part, in the order of `keys`."""
     with store.open(path) as file:
         part = ParquetReader(file)
-        own = [name for name in schema.names if name in part.schema_arrow.names]
-        pieces: list[pa.Table] = []
-        ranks: list[NDArray[np.int64]] = []
-        for row_group in range(part.num_row_groups):
-            positions = pc.index_in(part.read_row_group(row_group, ["key"])["key"], value_set=keys).combine_chunks()
-            rows = np.flatnonzero(positions.is_valid())
-            if len(rows):
-                table = part.read_row_group(row_group, own).replace_schema_metadata(None)
-                pieces.append(fill_columns(table.take(pa.array(rows)), schema))
-                ranks.append(positions.drop_null().to_numpy())
-    table = pa.concat_tables(pieces)
-    return table.take(pa.array(np.argsort(np.concatenate(ranks))))
+        return pick_rows(part, range(part.num_row_groups), keys, schema)

@@ -5,8 +5,6 @@ datasets of layout files. A large dataset of layout webdataset has no such confi
 tars; its `current.parquet` names tars and offsets.
 """
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,28 +12,34 @@ import pyarrow.compute as pc
 
 from musicgen.dataset import huggingface_table, paths
 from musicgen.dataset.current_rows import CurrentRows
+from musicgen.dataset.earlier_table import list_indexed_runs, name_sources, open_earlier_rows
 from musicgen.dataset.huggingface import INDEX_PATTERN, CurrentTable
-from musicgen.dataset.huggingface_table import TableChoice, is_marked, mark, write_embedded
+from musicgen.dataset.huggingface_table import TableChoice, embedded_schema, is_marked, mark
+from musicgen.dataset.local_rows import LocalRows
 from musicgen.dataset.manifest_rows import find_current_run, read_manifest_keys, read_rows_footer
 from musicgen.dataset.metadata_columns import choose_metadata_types
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_keys import read_index_keys, split_keys
+from musicgen.dataset.table_by_run import GROUP_ROWS, group_rows
+from musicgen.dataset.visible_rows import select_visible
+from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.parquet_writer import open_parquet_writer
 
 
-def write_current_table(dataset: Dataset, table: TableChoice) -> CurrentTable | None:
+def write_current_table(dataset: Dataset, table: TableChoice, folder: Path) -> CurrentTable | None:
     """Write `current.parquet`, if the configuration needs it; returns the choice, None for a dataset without one.
 
-    `table` is the one of the first configuration, which has been written.
+    `table` is the one of the first configuration, which has been written. `folder` is for temporary files.
     """
     choice = choose_current_table(dataset, table)
     if choice is None or not choice.is_foreign:
-        is_needed = choice is not None and _is_written(dataset, table, choice)
-        if choice is not None and is_needed:
-            with tempfile.TemporaryDirectory() as folder:
-                temporary_path = Path(folder, "table.parquet")
-                _write(dataset, CurrentRows(dataset, choice.run), temporary_path)
-                dataset.store.write(paths.CURRENT_COPY, temporary_path)
+        if choice is not None and _is_written(dataset, table, choice):
+            path = folder / "current.parquet"
+            if table.file is not None:
+                _write_from_table(dataset, choice.run, table.file, path)
+            else:
+                _write_from_index(dataset, choice.run, path)
+            dataset.store.write(paths.CURRENT_COPY, path)
         elif is_marked(dataset.store, paths.CURRENT_COPY):
             dataset.store.delete(paths.CURRENT_COPY)
     return choice
@@ -91,24 +95,37 @@ def _is_whole_index(dataset: Dataset, run: str) -> bool:
     return next(keys, None) is None
 
 
-def _write(dataset: Dataset, current: CurrentRows, path: Path) -> None:
-    byte_count = 0
-    for batch in current.batches(["audio_bytes"]):
-        byte_count += pc.sum(batch.column(0)).as_py() or 0
-    if byte_count <= huggingface_table.SMALL_BYTES:
-        write_embedded(dataset, current.batches(), path)
-        return
-    schema = choose_metadata_types(dataset) if dataset.info.layout == "files" else dataset.schema()
-    columns = [name for name in dataset.schema().names if not _holds_audio(dataset, name)]
-    schema = pa.schema([schema.field(dataset.schema().names.index(name)) for name in columns])
-    with open_parquet_writer(path, mark(schema)) as writer:
-        for batch in _without_metadata(current.batches(columns)):
-            writer.write_table(pa.Table.from_batches([batch]).rename_columns(schema.names).cast(schema))
+def _write_from_table(dataset: Dataset, run: str, table: Path, path: Path) -> None:
+    """Write the rows of a run's manifest from the table of all rows, which has just been written."""
+    hidden = frozenset(dataset.tombstones().hidden_keys())
+    keys = (piece.filter(select_visible(piece, hidden)) for piece in read_manifest_keys(dataset.store, run))
+    with table.open("rb") as file:
+        rows = LocalRows(ParquetReader(file))
+        with open_parquet_writer(path, rows.reader.schema_arrow) as writer:
+            for piece in rows.read_ordered(keys, path.parent):
+                writer.write_table(piece.cast(rows.reader.schema_arrow))
 
 
-def _holds_audio(dataset: Dataset, column: str) -> bool:
-    return column == "audio" and dataset.info.layout == "parquet"
+def _write_from_index(dataset: Dataset, run: str, path: Path) -> None:
+    """Write the rows of a run's manifest from the earlier `current.parquet`, and those that it lacks from the index.
 
-
-def _without_metadata(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    return (batch.replace_schema_metadata(None) for batch in batches)
+    With layout parquet they have their audio if it is small.
+    """
+    runs = list_indexed_runs(dataset, dataset.tombstones())
+    with open_earlier_rows(dataset, paths.CURRENT_COPY, runs, path.parent) as earlier:
+        current = CurrentRows(dataset, run, earlier)
+        schema = dataset.schema()
+        if dataset.info.layout == "parquet":
+            byte_count = 0
+            for batch in current.batches(["audio_bytes"]):
+                byte_count += pc.sum(batch.column(0)).as_py() or 0
+            is_small = byte_count <= huggingface_table.SMALL_BYTES
+            schema = embedded_schema(dataset) if is_small else schema.remove(schema.get_field_index("audio"))
+        names = schema.names
+        if dataset.info.layout == "files":
+            schema = choose_metadata_types(dataset)
+        with open_parquet_writer(path, mark(schema)) as writer:
+            for rows in group_rows(pa.Table.from_batches([batch]) for batch in current.batches(names)):
+                columns = rows.replace_schema_metadata(None).rename_columns(schema.names)
+                writer.write_table(columns.cast(schema), row_group_size=GROUP_ROWS)
+            name_sources(writer, runs)

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from musicgen.dataset.local_rows import LocalRows
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_keys import group_parts
 from musicgen.dataset.tombstones import Tombstones
@@ -22,9 +23,11 @@ from musicgen.dataset.whole_file import open_whole
 from musicgen.own_checksum import check_parquet
 from musicgen.storage import FileInfo
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.value_types import JsonObject
 from musicgen.version import package_version
 
 _FOOTER_KEY = b"musicgen.runs"
+_SOURCES_KEY = b"musicgen.sources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,8 @@ class EarlierTable:
         self._group = (-1, pa.table({}))
         if self._reader is None:
             return
-        metadata = self._reader.metadata
         if schema is not None and self._reader.schema_arrow.equals(schema):
-            self._runs = _parse_runs((metadata.metadata or {}).get(_FOOTER_KEY), metadata.num_rows)
+            self._runs = _parse_runs(_read_document(self._reader, _FOOTER_KEY), self._reader.metadata.num_rows)
 
     def covers(self, run: IndexedRun) -> bool:
         """Return whether the table has the rows of this run as it is now."""
@@ -96,6 +98,28 @@ class EarlierTable:
 
 
 @contextmanager
+def open_earlier_rows(
+    dataset: Dataset, path: str, runs: Sequence[IndexedRun], folder: Path
+) -> Iterator[LocalRows | None]:
+    """Open the table at `path`, for those of its rows whose run is as it was when the table was made; None: for none.
+
+    `name_sources` has named the runs. `folder` is for a copy of an object of a bucket.
+    """
+    try:
+        with open_whole(dataset.store, path, folder) as file:
+            if check_parquet(file) != "right":
+                yield None
+                return
+            file.seek(0)
+            reader = ParquetReader(file)
+            sources = _read_document(reader, _SOURCES_KEY).get("runs", {})
+            same = {run.run for run in runs if sources.get(run.run) == run.digest}
+            yield LocalRows(reader, same) if same and "run" in reader.schema_arrow.names else None
+    except FileNotFoundError:
+        yield None
+
+
+@contextmanager
 def open_earlier_table(dataset: Dataset, path: str, schema: pa.Schema, folder: Path) -> Iterator[EarlierTable]:
     """Open the table at `path`, if it has these columns and its bytes are those that were written.
 
@@ -112,18 +136,29 @@ def open_earlier_table(dataset: Dataset, path: str, schema: pa.Schema, folder: P
 
 def name_runs(writer: pq.ParquetWriter, runs: Sequence[tuple[str, str, int]]) -> None:
     """Write into a table's footer the runs that it has, in order: name, digest (empty: not covered) and rows."""
-    document = {"version": package_version(), "runs": runs}
-    writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(document)})
+    _add_document(writer, _FOOTER_KEY, runs)
 
 
-def _parse_runs(document: bytes | None, rows: int) -> dict[str, _TableRun]:
-    """Return the runs of a table; none if another release wrote it, or if they are not all of its rows."""
-    content = json.loads(document or b"{}")
-    if content.get("version") != package_version():
-        return {}
+def name_sources(writer: pq.ParquetWriter, runs: Sequence[IndexedRun]) -> None:
+    """Write into the footer of a table, whose rows are in any order, how the runs are that it was made of."""
+    _add_document(writer, _SOURCES_KEY, {run.run: run.digest for run in runs})
+
+
+def _add_document(writer: pq.ParquetWriter, key: bytes, runs: object) -> None:
+    writer.add_key_value_metadata({key: json.dumps({"version": package_version(), "runs": runs})})
+
+
+def _read_document(reader: ParquetReader, key: bytes) -> JsonObject:
+    """Return what `_add_document` wrote; nothing if another release wrote it, whose rows may have other values."""
+    content: JsonObject = json.loads((reader.metadata.metadata or {}).get(key, b"{}"))
+    return content if content.get("version") == package_version() else {}
+
+
+def _parse_runs(document: JsonObject, rows: int) -> dict[str, _TableRun]:
+    """Return the runs of a table; none if they are not all of its rows."""
     runs: dict[str, _TableRun] = {}
     start = 0
-    for run, digest, count in content["runs"]:
+    for run, digest, count in document.get("runs", ()):
         runs[run] = _TableRun(digest, start, count)
         start += count
     return runs if start == rows else {}

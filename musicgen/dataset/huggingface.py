@@ -10,7 +10,8 @@ The last two loaders need torchcodec, and with it FFmpeg, before they give the f
 with up to 256 MB of audio get `huggingface.parquet`, a copy with the audio bytes in it, for the Parquet loader.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.readme import CURRENT_CONFIG, CURRENT_DESCRIPTION
+from musicgen.dataset.status import RunStatus
 from musicgen.manifest.json_columns import member_type
 
 # These columns are not in the JSON of a tar's members (musicgen/dataset/writer.py).
@@ -96,7 +98,9 @@ def _describe_grown_index(dataset: Dataset, configs: list[dict[str, object]]) ->
     return [{"config_name": name, "features": features} for name in names]
 
 
-def list_data_files(dataset: Dataset, table: str | None, reads_index: bool = False) -> list[str]:
+def list_data_files(
+    dataset: Dataset, runs: Sequence[RunStatus], table: str | None, reads_index: bool = False
+) -> list[str]:
     """List the files or patterns that `load_dataset` reads, beside or instead of a table; none if it cannot.
 
     With `reads_index` it reads the index also of layout files, where `audio` is a path in the dataset.
@@ -106,20 +110,38 @@ def list_data_files(dataset: Dataset, table: str | None, reads_index: bool = Fal
     if table == paths.HUGGINGFACE_COPY:
         return [table]
     if dataset.info.layout == "webdataset":
-        return _committed_tars(dataset)
+        return _committed_tars(dataset, runs)
     return [] if table is None else [table, f"{paths.AUDIO}/**"]
 
 
-def _committed_tars(dataset: Dataset) -> list[str]:
-    """List the tars to load: one glob if every tar is committed, else the committed ones by name.
+def _committed_tars(dataset: Dataset, runs: Sequence[RunStatus]) -> list[str]:
+    """List the tars to load: one glob if every tar is committed, else one for each run, or its committed ones by name.
 
-    Tars of uncommitted attempts would give their clips twice.
+    Tars of uncommitted attempts would give their clips twice. The parts of a run are read only if it has such tars.
     """
-    indexed: set[str] = set()
-    for batch in dataset.batches(["audio"]):
-        indexed.update(pc.unique(batch.column("audio")).to_pylist())
-    stored = {file_info.path for file_info in dataset.store.list(paths.AUDIO)}
-    return [f"{paths.AUDIO}/*/*.tar"] if indexed == stored or not indexed else sorted(indexed)
+    stored: Counter[str] = Counter()
+    for file_info in dataset.store.list(paths.AUDIO):
+        stored[(paths.parse_audio_tar(file_info.path) or ("", 0))[0]] += 1
+    patterns: list[str] = []
+    uncommitted = stored.total() - sum(stored[run.run] for run in runs)
+    for run in runs:
+        count = run.tars
+        if run.hidden or count != stored[run.run]:
+            names = _read_tar_names(dataset.run(run.run))
+            count = len(names)
+        if count != stored[run.run]:
+            uncommitted += stored[run.run] - count
+            patterns += names
+        elif count:
+            patterns.append(f"{paths.AUDIO}/{run.run}/*.tar")
+    return patterns if patterns and uncommitted else [f"{paths.AUDIO}/*/*.tar"]
+
+
+def _read_tar_names(run: Dataset) -> list[str]:
+    names: set[str] = set()
+    for batch in run.batches(["audio"]):
+        names.update(pc.unique(batch.column("audio")).to_pylist())
+    return sorted(names)
 
 
 def _format_config(data_files: list[str], fingerprint: str | None) -> dict[str, object]:

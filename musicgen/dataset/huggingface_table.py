@@ -4,8 +4,7 @@ The table bears a mark. A file of its name without the mark is neither written o
 """
 
 import json
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -16,17 +15,19 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.dataset.earlier_release import is_earlier_table
+from musicgen.dataset.earlier_table import IndexedRun
 from musicgen.dataset.huggingface import COLUMNS_NOT_IN_TARS
 from musicgen.dataset.index_part import with_audio
 from musicgen.dataset.metadata_columns import choose_metadata_types, metadata_schema
-from musicgen.dataset.metadata_table import write_metadata
+from musicgen.dataset.metadata_table import read_run_rows, write_metadata
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.schema import AUDIO_STRUCT
 from musicgen.dataset.status import RunStatus, run_statuses, sum_audio_bytes
+from musicgen.dataset.table_by_run import GROUP_BYTES, write_by_run
+from musicgen.dataset.tombstones import Tombstones
 from musicgen.manifest.json_columns import member_type, to_json_table
 from musicgen.own_checksum import PARQUET_KEY
 from musicgen.storage import Store
-from musicgen.storage.parquet_writer import open_parquet_writer
 from musicgen.version import package_version
 
 SMALL_BYTES = 256 << 20
@@ -39,7 +40,6 @@ TABLES = (paths.HUGGINGFACE_COPY, paths.METADATA)
 _MARK = b"musicgen"  # in the Parquet metadata of the tables that we wrote
 _WRITTEN_BY = "musicgen-batch "
 _FOOTER_BYTES = 64 << 10
-_GROUP_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class TableChoice:
     unreadable: tuple[str, ...] = ()  # audio files that cannot be read, whose rows the table was written without
     rows: int = 0  # of the dataset
     reads_index: bool = False  # layout files, and too many rows for a table: the index itself is read
+    file: Path | None = None  # the table on the local disk, once it has been written
 
 
 def choose_table(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> TableChoice:
@@ -69,21 +70,21 @@ def choose_table(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> T
     return TableChoice(path, foreign, rows=rows, reads_index=reads_index)
 
 
-def write_table(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> TableChoice:
+def write_table(dataset: Dataset, folder: Path, runs: Sequence[RunStatus] | None = None) -> TableChoice:
     """Write the table that `load_dataset` needs, if any, and delete an obsolete one. Returns the choice.
 
-    A file without our mark is neither written over nor deleted. The table is streamed, so that memory does not grow
-    with the dataset.
+    A file without our mark is neither written over nor deleted. What was published before is not read again
+    (`write_by_run`). The choice's `file` lies in `folder`, which is for temporary files.
     """
     choice = choose_table(dataset, runs)
     if (path := choice.path) is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            temporary_path = Path(folder, "table.parquet")
-            if path == paths.HUGGINGFACE_COPY:
-                choice = replace(choice, unreadable=tuple(write_embedded(dataset, dataset.batches(), temporary_path)))
-            else:
-                write_metadata(dataset, mark(choose_metadata_types(dataset)), temporary_path)
-            dataset.store.write(path, temporary_path)
+        file = folder / "table.parquet"
+        choice = replace(choice, file=file)
+        if path == paths.HUGGINGFACE_COPY:
+            choice = replace(choice, unreadable=tuple(_write_embedded(dataset, file)))
+        else:
+            write_metadata(dataset, mark(choose_metadata_types(dataset)), file)
+        dataset.store.write(path, file)
     for obsolete_path in {*TABLES} - {choice.path, *choice.foreign}:
         dataset.store.delete(obsolete_path)
     return choice
@@ -128,7 +129,7 @@ def is_own_table(dataset: Dataset, path: str, file: BinaryIO) -> bool:
     if path == paths.METADATA:
         expected, key_column = metadata_schema(dataset), "key"
     else:
-        expected, key_column = _embedded_schema(dataset), "key" if dataset.info.layout == "files" else "__key__"
+        expected, key_column = embedded_schema(dataset), "key" if dataset.info.layout == "files" else "__key__"
     return is_earlier_table(dataset, path, schema, expected, key_column)
 
 
@@ -148,27 +149,28 @@ def _count_audio_bytes(dataset: Dataset) -> int:
     return byte_count
 
 
-def write_embedded(dataset: Dataset, batches: Iterable[pa.RecordBatch], path: Path) -> list[str]:
+def _write_embedded(dataset: Dataset, path: Path) -> list[str]:
     """Write those of the index's rows whose audio can be read, with it; returns the audio files that cannot."""
     unreadable: list[str] = []
-    schema = _embedded_schema(dataset)
-    with open_parquet_writer(path, mark(schema)) as writer:
-        for batch in batches:
-            rows_per_group = max(1, int(_GROUP_BYTES / max(1.0, pc.mean(batch.column("audio_bytes")).as_py() or 1.0)))
-            for start in range(0, batch.num_rows, rows_per_group):
-                rows = pa.Table.from_batches([batch.slice(start, rows_per_group)])
-                if dataset.info.layout == "parquet":
-                    writer.write_table(rows.cast(schema), row_group_size=rows_per_group)
-                    continue
+    incomplete: set[str] = set()
+    index_columns = dataset.schema()
+
+    def read_run(run: IndexedRun, tombstones: Tombstones) -> Iterator[pa.Table]:
+        for part in read_run_rows(dataset.store, run, tombstones, index_columns):
+            rows_per_piece = max(1, int(GROUP_BYTES / max(1.0, pc.mean(part["audio_bytes"]).as_py() or 1.0)))
+            for start in range(0, part.num_rows, rows_per_piece):
+                rows = part.slice(start, rows_per_piece)
                 cells = dataset.cells(rows, missing=unreadable)
                 if cells.null_count:
                     rows, cells = rows.filter(cells.is_valid()), cells.drop_null()
-                table = _embed(dataset, rows, cells)
-                writer.write_table(table.cast(schema), row_group_size=rows_per_group)
+                    incomplete.add(run.run)
+                yield _embed(dataset, rows, cells)
+
+    write_by_run(dataset, paths.HUGGINGFACE_COPY, mark(embedded_schema(dataset)), path, read_run, incomplete)
     return unreadable
 
 
-def _embedded_schema(dataset: Dataset) -> pa.Schema:
+def embedded_schema(dataset: Dataset) -> pa.Schema:
     """Return the columns that the layout's own loader gives, with each clip as Hugging Face's {bytes, path}."""
     empty_table = _embed(dataset, dataset.schema().empty_table(), pa.array([], AUDIO_STRUCT))
     return with_audio(empty_table.schema, _audio_column(dataset))

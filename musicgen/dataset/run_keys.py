@@ -54,6 +54,7 @@ class RunCounts:
     closed_by: str | None = None
     audio_s: float = 0.0
     audio_bytes: int = 0  # 0 also if it was not counted
+    tars: int = 0
     version: int = 1
 
     @classmethod
@@ -72,6 +73,7 @@ class RunCounts:
             closed_by=next((footer.closed for footer in closed), None),
             audio_s=round(sum(footer.audio_s for footer in footers), 6),
             audio_bytes=audio_bytes,
+            tars=sum(footer.made > 0 for footer in footers if footer.tar_sha256),
         )
 
 

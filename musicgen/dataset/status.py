@@ -53,6 +53,7 @@ class RunStatus:
     drivers: tuple[DriverToken, ...] = ()  # at work on it now; looked for only if it is not finished
     removed: int = 0
     hidden: int = 0
+    tars: int = 0  # that its parts name (layout webdataset, since version 2)
     cost: float | None = None  # of its actors so far; None if its job was planned without a price
 
     @property
@@ -75,7 +76,7 @@ class RunStatus:
             {"host": driver.host, "started_at": driver.started_at, "progress": driver.progress}
             for driver in self.drivers
         ]
-        values = {name: value for name, value in asdict(self).items() if name != "audio_bytes"}
+        values = {name: value for name, value in asdict(self).items() if name not in ("audio_bytes", "tars")}
         return {**values, "state": self.state, "drivers": drivers}
 
 
@@ -153,6 +154,7 @@ def _run_status(
         drivers=tuple(read_living_drivers(dataset.store, run)) if missing else (),
         removed=counts.removed + hidden.rows,
         hidden=hidden.rows,
+        tars=counts.tars,
         cost=report.cost if report is not None else None,
     )
 

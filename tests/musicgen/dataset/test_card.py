@@ -111,12 +111,12 @@ def test_the_name_of_a_carried_column_stays_in_its_code_span(make: Maker) -> Non
     assert "manifest: ``a`<b> # x <! -- musicgen:end -->``." in render_card(named)
 
 
-def test_a_carried_column_is_not_taken_for_a_file(make: Maker, monkeypatch: pytest.MonkeyPatch):
+def test_a_carried_column_is_not_taken_for_a_file(make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_table, "SMALL_BYTES", 0)
     rows = shard_of("r1-1", 0, 1)
     carried = pa.table({"source_file_name": ["x.wav"], "file_name": ["y.wav"]})
     make.shard(rows_of=replace(rows, carried=carried))
-    write_table(musicgen.dataset.open_dataset(make.store.uri))
+    write_table(musicgen.dataset.open_dataset(make.store.uri), tmp_path)
     row = pq.read_table(make.store.join("metadata.parquet")).to_pylist()[0]
     assert row["file_name"].startswith("audio/")
     assert (row["source_file_name_"], row["file_name_"]) == ("x.wav", "y.wav")
@@ -225,3 +225,6 @@ def test_a_webdataset_card_lists_tars_only_where_a_glob_would_take_too_many(
     make.store.write("audio/r1-1/part-00000-dead.tar", b"")
     paths = matter(render_card(musicgen.dataset.open_dataset(make.store.uri)))["configs"][0]["data_files"][0]["path"]
     assert paths == ["audio/r1-1/part-00000-a0.tar"]
+    make.shard("r2-1", first=10)
+    paths = matter(render_card(musicgen.dataset.open_dataset(make.store.uri)))["configs"][0]["data_files"][0]["path"]
+    assert paths == ["audio/r1-1/part-00000-a0.tar", "audio/r2-1/*.tar"]

@@ -120,6 +120,19 @@ def test_of_a_large_dataset_the_table_has_no_audio(submit, tmp_path: Path, layou
     assert not (tmp_path / "out" / "current.parquet").exists()
 
 
+def test_a_small_view_of_a_large_dataset_is_read_by_the_loader_of_the_large_one(
+    submit, tmp_path: Path, monkeypatch
+) -> None:
+    out = str(tmp_path / "out")
+    run(submit, out, FIRST)
+    one = max(open_dataset(out).to_arrow(["audio_bytes"])["audio_bytes"].to_pylist())
+    monkeypatch.setattr(huggingface_table, "SMALL_BYTES", one + 1)
+    run(submit, out, ("three,c",))
+    table = pq.read_table(tmp_path / "out" / "current.parquet")
+    assert table["file_name"].to_pylist() == open_dataset(out).current().to_arrow(["audio"])["audio"].to_pylist()
+    assert "metadata_filenames:\n  - current.parquet" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_rows_that_failed_or_are_double_are_no_current_rows(submit, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     rows = ("two,", "one,", "two,", ",", "three,", "one,")

@@ -10,12 +10,13 @@ import pytest
 
 from musicgen.dataset import Dataset, huggingface_table, open_dataset, paths, remove_clips
 from musicgen.dataset.card import publish_card
+from musicgen.dataset.manifest_rows import write_manifest_rows
 from musicgen.dataset.run_keys import RUN_KEYS_SCHEMA, RunCounts
 from musicgen.dataset.status import run_statuses, write_missing_run_keys
 from musicgen.errors import RowError
 from musicgen.plan.history import History
 from musicgen.storage import Store, open_store, s3_store
-from tests.fixtures.forged_nights import forge_night
+from tests.fixtures.forged_nights import forge_keys, forge_night
 from tests.fixtures.planning import make_shard
 
 NIGHTS, PARTS = 12, 8
@@ -80,17 +81,24 @@ def test_plan_status_and_publishing_cost_two_objects_a_night(
     assert requests.total() - sum(count for path, count in requests.items() if new in path) <= 2 * NIGHTS + 40, requests
 
 
-def test_the_table_is_written_from_the_earlier_one_and_the_new_parts(s3, requests: Counter[str]) -> None:
-    store, parts = open_store(s3.uri), 5
-    runs = [forge_night(store, night, parts) for night in range(4)]
+@pytest.mark.parametrize(
+    ("path", "audio"), [pytest.param(paths.METADATA, None, marks=pytest.mark.slow), (paths.HUGGINGFACE_COPY, b"fLaC")]
+)
+def test_the_table_is_written_from_the_earlier_one_and_the_new_parts(
+    s3, requests: Counter[str], path: str, audio: bytes | None
+) -> None:
+    store, parts = open_store(s3.uri), 4
+    runs = [forge_night(store, night, parts, audio=audio) for night in range(4)]
     dataset = open_dataset(store.uri)
     publish_card(dataset)
-    new = forge_night(store, 4, parts)
+    new = forge_night(store, 4, parts, audio=audio)
     requests.clear()
     publish_card(dataset)
     assert max(of_nights(requests, runs)) <= 3, "its key file, and a part of the first run, which tells the columns"
     assert of_nights(requests, [new])[0] > parts
-    _compare_with_new_table(dataset)
+    clips = 2 * parts if audio else 0
+    assert sum(path.startswith(paths.AUDIO) for path in requests) == clips, "of the new run alone"
+    _compare_with_new_table(dataset, path)
 
     key = dataset.run(runs[1]).to_arrow(["key"])["key"][3].as_py()
     remove_clips(dataset, [key])
@@ -105,28 +113,72 @@ def test_the_table_is_written_from_the_earlier_one_and_the_new_parts(s3, request
     publish_card(dataset)
     read = [sum(path.startswith(paths.index_folder(run)) for path in requests) for run in runs]
     assert (read[0] <= 1, read[3]) == (True, 0), "only runs are read whose parts or removed clips have changed"
-    keys = _compare_with_new_table(dataset)
+    keys = _compare_with_new_table(dataset, path)
     assert key not in keys
     assert len(keys) == 2 * parts * 5 - 1
-    table = pq.read_table(pa.BufferReader(store.read(paths.METADATA)))
+    table = pq.read_table(pa.BufferReader(store.read(path)))
     assert table["prompt"].to_pylist().count("q") == part.num_rows
 
-    content = bytearray(store.read(paths.METADATA))
+    content = bytearray(store.read(path))
     content[len(content) // 2] ^= 1
-    store.write(paths.METADATA, bytes(content))
+    store.write(path, bytes(content))
     publish_card(dataset)
-    assert _compare_with_new_table(dataset) == keys, "a damaged table is not used"
+    assert _compare_with_new_table(dataset, path) == keys, "a damaged table is not used"
 
 
-def _compare_with_new_table(dataset: Dataset) -> list[str]:
+def _compare_with_new_table(dataset: Dataset, path: str) -> list[str]:
     """Compare the table with one that is written without the earlier one; returns its keys."""
-    table = pq.read_table(pa.BufferReader(dataset.store.read(paths.METADATA)))
-    dataset.store.delete(paths.METADATA)
+    table = pq.read_table(pa.BufferReader(dataset.store.read(path)))
+    dataset.store.delete(path)
     publish_card(dataset)
-    assert table.equals(pq.read_table(pa.BufferReader(dataset.store.read(paths.METADATA))))
+    assert table.equals(pq.read_table(pa.BufferReader(dataset.store.read(path))))
     keys: list[str] = table["key"].to_pylist()
     assert keys == dataset.to_arrow(["key"])["key"].to_pylist()
     return keys
+
+
+@pytest.mark.parametrize(
+    ("layout", "audio"),
+    [
+        ("parquet", b"fLaC"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("parquet", None), ("webdataset", None)]),
+        *(pytest.param("files", audio, marks=pytest.mark.slow) for audio in (b"fLaC", None)),
+    ],
+)
+def test_the_current_table_is_written_without_the_parts_of_earlier_runs(
+    s3, requests: Counter[str], tmp_path: Path, layout: str, audio: bytes | None
+) -> None:
+    store, parts = open_store(s3.uri), 2
+    runs: list[str] = []
+    for night in range(3):
+        runs.append(forge_night(store, night, parts, layout=layout, audio=audio))
+        keys = [key for run in reversed(runs) for shard in range(parts) for key in forge_keys(run, shard)]
+        write_manifest_rows(store, runs[-1], [pa.chunked_array([keys], pa.string())], tmp_path)
+        dataset = open_dataset(store.uri)
+        requests.clear()
+        publish_card(dataset)
+        read = [sum(path.startswith(paths.index_folder(run)) for path in requests) for run in runs]
+        assert max([0, *read[1:-1]]) == 0, read  # a part of the first run tells the columns
+    table = pq.read_table(pa.BufferReader(store.read(paths.CURRENT_COPY)))
+    assert table["key"].to_pylist() == keys
+    remove_clips(dataset, [keys.pop(3)])
+    publish_card(dataset)
+    _compare_current(dataset, keys)
+    content = bytearray(store.read(paths.CURRENT_COPY))
+    content[len(content) // 2] ^= 1
+    store.write(paths.CURRENT_COPY, bytes(content))
+    publish_card(dataset)
+    _compare_current(dataset, keys)
+
+
+def _compare_current(dataset: Dataset, keys: list[str]) -> None:
+    """Compare the table of the current rows with one that is written from the index alone."""
+    table = pq.read_table(pa.BufferReader(dataset.store.read(paths.CURRENT_COPY)))
+    assert table["key"].to_pylist() == keys
+    for path in (paths.CURRENT_COPY, paths.METADATA, paths.HUGGINGFACE_COPY):
+        dataset.store.delete(path)
+    publish_card(dataset)
+    assert table.equals(pq.read_table(pa.BufferReader(dataset.store.read(paths.CURRENT_COPY))))
 
 
 def test_a_run_without_a_key_file_or_with_other_parts_is_read_part_by_part(submit, tmp_path: Path) -> None:
