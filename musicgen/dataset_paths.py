@@ -12,6 +12,7 @@ HUGGINGFACE_CONFIG = ".huggingface.yaml"  # what the card's front matter says to
 INFO = "dataset.json"
 INDEX, AUDIO, FAILURES, RUNS = "index", "audio", "failures", "runs"
 RUN_ORDER = f"{RUNS}/order"
+FOLDED_RUNS = f"{RUNS}/folded.parquet"  # copies of plans and key files (`musicgen.dataset.folded_runs`)
 REMOVED = "removed"
 COLLECTIONS = f"{RUNS}/gc"
 PAUSE = f"{RUNS}/paused.json"  # while it is there, drivers stop at their next commit (`musicgen.dataset.pause`)

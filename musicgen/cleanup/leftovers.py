@@ -24,6 +24,7 @@ _PARSE_LARGE = (  # the names of objects that may be large enough to be uploaded
     paths.parse_failures_part,
     paths.parse_manifest_part,
     paths.parse_manifest_rows,
+    paths.parse_run_keys,
     paths.parse_plan,
     paths.parse_order_entry,
 )
@@ -144,4 +145,6 @@ def _is_ours(write: UnfinishedWrite) -> bool:
         return not slash or folder in paths.WRITTEN_FOLDERS
     if not slash:
         return folder in (*paths.WRITTEN_FILES, paths.INFO)
+    if write.path == paths.FOLDED_RUNS:
+        return True
     return paths.is_plan_failures(write.path) or any(parse(write.path) is not None for parse in _PARSE_LARGE)

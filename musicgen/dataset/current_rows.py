@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from musicgen.dataset.index_columns import select_columns
+from musicgen.dataset.index_keys import read_index_keys
 from musicgen.dataset.info import DatasetInfo
 from musicgen.dataset.key_places import ROWS_AT_ONCE, KeyPlaces
 from musicgen.dataset.local_rows import LocalRows
 from musicgen.dataset.manifest_rows import read_manifest_keys, read_rows_footer
 from musicgen.dataset.picked_rows import gather_rows, pick_rows
-from musicgen.dataset.run_keys import read_index_keys
 from musicgen.dataset.tombstones import Tombstones
 from musicgen.dataset.visible_rows import select_visible
 from musicgen.storage import FileInfo, Store
@@ -126,7 +126,7 @@ class CurrentRows:
             places.add_wanted(piece.filter(select_visible(piece, hidden)) for piece in keys)
             infos = self.index.part_files() if parts is None else parts
             copied = copies.read_keys() if copies is not None else ()
-            places.add_indexed(chain(read_index_keys(self.index.store, infos), copied))
+            places.add_indexed(chain(read_index_keys(self.index.store, infos, places.folder), copied))
             yield from places.read_ordered(rows_at_once)
 
 

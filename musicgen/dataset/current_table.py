@@ -15,15 +15,18 @@ from musicgen.dataset.current_rows import CurrentRows
 from musicgen.dataset.earlier_table import list_indexed_runs, name_sources, open_earlier_rows
 from musicgen.dataset.huggingface import INDEX_PATTERN, CurrentTable
 from musicgen.dataset.huggingface_table import TableChoice, embedded_schema, is_marked, mark
+from musicgen.dataset.index_keys import read_index_keys
 from musicgen.dataset.local_rows import LocalRows
 from musicgen.dataset.manifest_rows import find_current_run, read_manifest_keys, read_rows_footer
 from musicgen.dataset.metadata_columns import choose_metadata_types
 from musicgen.dataset.reader import Dataset
-from musicgen.dataset.run_keys import read_index_keys, split_keys
-from musicgen.dataset.table_by_run import GROUP_ROWS, group_rows
+from musicgen.dataset.run_keys import split_keys
+from musicgen.dataset.table_by_run import GROUP_BYTES, GROUP_ROWS
+from musicgen.dataset.table_pieces import join_pieces
 from musicgen.dataset.visible_rows import select_visible
 from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.parquet_writer import open_parquet_writer
+from musicgen.temporary_folder import temporary_folder
 
 
 def write_current_table(dataset: Dataset, table: TableChoice, folder: Path) -> CurrentTable | None:
@@ -88,10 +91,11 @@ def _is_whole_index(dataset: Dataset, run: str) -> bool:
         return False
     pieces = (split_keys(piece) for piece in read_manifest_keys(dataset.store, run))
     keys = (key for k1, k2 in pieces for key in zip(k1.to_pylist(), k2.to_pylist(), strict=True))
-    for table in read_index_keys(dataset.store, dataset.part_files()):
-        indexed = zip(table["k1"].to_pylist(), table["k2"].to_pylist(), strict=True)
-        if any(key != next(keys, None) for key in indexed):
-            return False
+    with temporary_folder() as folder:
+        for table in read_index_keys(dataset.store, dataset.part_files(), folder):
+            indexed = zip(table["k1"].to_pylist(), table["k2"].to_pylist(), strict=True)
+            if any(key != next(keys, None) for key in indexed):
+                return False
     return next(keys, None) is None
 
 
@@ -125,7 +129,8 @@ def _write_from_index(dataset: Dataset, run: str, path: Path) -> None:
         if dataset.info.layout == "files":
             schema = choose_metadata_types(dataset)
         with open_parquet_writer(path, mark(schema)) as writer:
-            for rows in group_rows(pa.Table.from_batches([batch]) for batch in current.batches(names)):
+            pieces = (pa.Table.from_batches([batch]) for batch in current.batches(names))
+            for rows in join_pieces(pieces, GROUP_ROWS, GROUP_BYTES):
                 columns = rows.replace_schema_metadata(None).rename_columns(schema.names)
                 writer.write_table(columns.cast(schema), row_group_size=GROUP_ROWS)
             name_sources(writer, runs)

@@ -19,7 +19,7 @@ from musicgen.dataset.local_rows import LocalRows
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_keys import group_parts
 from musicgen.dataset.tombstones import Tombstones
-from musicgen.dataset.whole_file import open_whole
+from musicgen.dataset.whole_file import open_whole_if_there
 from musicgen.own_checksum import check_parquet
 from musicgen.storage import FileInfo
 from musicgen.storage.parquet_reader import ParquetReader
@@ -105,18 +105,15 @@ def open_earlier_rows(
 
     `name_sources` has named the runs. `folder` is for a copy of an object of a bucket.
     """
-    try:
-        with open_whole(dataset.store, path, folder) as file:
-            if check_parquet(file) != "right":
-                yield None
-                return
-            file.seek(0)
-            reader = ParquetReader(file)
-            sources = _read_document(reader, _SOURCES_KEY).get("runs", {})
-            same = {run.run for run in runs if sources.get(run.run) == run.digest}
-            yield LocalRows(reader, same) if same and "run" in reader.schema_arrow.names else None
-    except FileNotFoundError:
-        yield None
+    with open_whole_if_there(dataset.store, path, folder) as file:
+        if file is None or check_parquet(file) != "right":
+            yield None
+            return
+        file.seek(0)
+        reader = ParquetReader(file)
+        sources = _read_document(reader, _SOURCES_KEY).get("runs", {})
+        same = {run.run for run in runs if sources.get(run.run) == run.digest}
+        yield LocalRows(reader, same) if same and "run" in reader.schema_arrow.names else None
 
 
 @contextmanager
@@ -125,13 +122,12 @@ def open_earlier_table(dataset: Dataset, path: str, schema: pa.Schema, folder: P
 
     `folder` is for a copy of an object of a bucket.
     """
-    try:
-        with open_whole(dataset.store, path, folder) as file:
-            is_whole = check_parquet(file) == "right"
-            file.seek(0)
-            yield EarlierTable(file, schema) if is_whole else EarlierTable()
-    except FileNotFoundError:
-        yield EarlierTable()
+    with open_whole_if_there(dataset.store, path, folder) as file:
+        if file is None or check_parquet(file) != "right":
+            yield EarlierTable()
+            return
+        file.seek(0)
+        yield EarlierTable(file, schema)
 
 
 def name_runs(writer: pq.ParquetWriter, runs: Sequence[tuple[str, str, int]]) -> None:

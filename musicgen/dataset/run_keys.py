@@ -7,7 +7,7 @@ since, no file has the right name, and the parts are read. It is put when a data
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from musicgen.parallel import map_ordered
 from musicgen.storage import FileInfo, Store
 from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.parquet_writer import open_parquet_writer
+from musicgen.value_types import JsonObject
 
 RUN_KEYS_SCHEMA = pa.schema(
     [("k1", pa.int64()), ("k2", pa.int64()), ("shard", pa.int32()), ("error_class", pa.string())]
@@ -56,6 +57,11 @@ class RunCounts:
     audio_bytes: int = 0  # 0 also if it was not counted
     tars: int = 0
     version: int = 1
+
+    @classmethod
+    def from_document(cls, document: JsonObject) -> "RunCounts":
+        """Return the counts of a JSON object; fields that another version has added are passed over."""
+        return cls(**{name: document[name] for name in cls.__dataclass_fields__ if name in document})
 
     @classmethod
     def of(cls, run: str, footers: Sequence[Footer], audio_bytes: int = 0) -> "RunCounts":
@@ -110,7 +116,7 @@ def write_run_keys(store: Store, run: str, parts: Sequence[FileInfo], folder: Pa
     footers: list[Footer] = []
     audio_bytes = 0
     with open_parquet_writer(temporary, RUN_KEYS_SCHEMA, use_dictionary=["error_class"]) as writer:
-        read = map_ordered(lambda info: _read_part(store, info.path), parts, threads=_THREADS)
+        read = map_ordered(lambda info: read_part_keys(store, info.path), parts, threads=_THREADS)
         for table, footer, part_bytes in read:
             writer.write_table(table)
             footers.append(footer)
@@ -126,42 +132,14 @@ def read_run_counts(store: Store, file: FileInfo) -> RunCounts | None:
     try:
         is_small = file.size <= _READ_AT_ONCE_BYTES
         with io.BytesIO(store.read(file.path)) if is_small else store.open(file.path) as source:
-            document = json.loads((pq.read_metadata(source).metadata or {})[_FOOTER_KEY])
-        return RunCounts(**{name: document[name] for name in RunCounts.__dataclass_fields__ if name in document})
+            return parse_run_counts(pq.read_metadata(source))
     except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
 
 
-def read_index_keys(store: Store, infos: Iterable[FileInfo]) -> Iterator[pa.Table]:
-    """Yield the keys of the index's rows (`k1`, `k2`) in its order, each with the number of its part (`part`).
-
-    `infos` are the index's parts, in order. Of runs that have a file of keys the parts are not read. Raises
-    `PartDamaged`.
-    """
-    parts = list(infos)
-    numbers = {info.path: number for number, info in enumerate(parts)}
-    groups = group_parts(parts)
-    run_keys = find_run_keys(groups, {info.path: info for info in store.list(paths.RUNS)})
-    sources: list[tuple[str, FileInfo]] = []
-    for run, own in groups.items():
-        sources += [(run, run_keys[run])] if run in run_keys else [(run, info) for info in own]
-
-    def read(source: tuple[str, FileInfo]) -> pa.Table:
-        run, info = source
-        if info.path in numbers:
-            keys, number = _read_part(store, info.path)[0], numbers[info.path]
-            part_numbers = pa.array(np.full(len(keys), number, np.int32))
-        else:
-            content = store.read(info.path)
-            keys = pq.read_table(io.BytesIO(content), columns=RUN_KEYS_SCHEMA.names, use_threads=False)
-            shards = keys["shard"].to_numpy()
-            unique, places = np.unique(shards, return_inverse=True)
-            of_shards = np.array([numbers[paths.index_part(run, int(shard))] for shard in unique], np.int32)
-            part_numbers = pa.array(of_shards[places] if len(keys) else shards)
-        table = keys.select(["k1", "k2"]).append_column("part", part_numbers)
-        return table.filter(keys["error_class"].is_null())
-
-    yield from map_ordered(read, sources, threads=_THREADS // 4)
+def parse_run_counts(metadata: pq.FileMetaData) -> RunCounts:
+    """Parse the counts in a key file's metadata. Raises `ValueError`, `KeyError` or `TypeError` if they are damaged."""
+    return RunCounts.from_document(json.loads((metadata.metadata or {})[_FOOTER_KEY]))
 
 
 def split_keys(keys: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
@@ -170,8 +148,11 @@ def split_keys(keys: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
     return [pa.array(words) for words in split_digests(prefixes, 16)]
 
 
-def _read_part(store: Store, path: str) -> tuple[pa.Table, Footer, int]:
-    """Return the keys of a part's rows, and of those of its shard that failed; its footer; and its bytes of audio."""
+def read_part_keys(store: Store, path: str) -> tuple[pa.Table, Footer, int]:
+    """Return the keys of a part's rows, and of those of its shard that failed; its footer; and its bytes of audio.
+
+    Raises `PartDamaged`.
+    """
     _, shard = paths.parse_index_part(path) or ("", 0)
     try:
         with store.open(path) as file:

@@ -71,6 +71,8 @@ def check_runs(dataset: Dataset, deep: bool, folder: Path) -> Iterator[Fault]:
         if dataset.only_run in (None, run):
             yield from _check_copies(outline, names, contents)
             yield from _check_run(dataset, outline, names, deep, folder)
+    if deep and paths.FOLDED_RUNS in names.files and (damage := _describe_manifest(dataset, paths.FOLDED_RUNS, folder)):
+        yield Fault("table", paths.FOLDED_RUNS, damage)
     if deep and dataset.info.has_own_checksums:  # of earlier releases, some were empty
         removed = (file_info.path for file_info in dataset.store.list(paths.REMOVED))
         yield from _check_notes(dataset, [*names.files, *removed])

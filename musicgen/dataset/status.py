@@ -1,11 +1,12 @@
 """Computes the progress of each run from its plan and its counts, without reading rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from musicgen.dataset import paths
 from musicgen.dataset.driver_token import DriverToken, read_living_drivers
+from musicgen.dataset.folded_runs import FoldedRuns, fold_runs, read_folded_runs
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_keys import (
     PartDamaged,
@@ -85,12 +86,18 @@ def run_statuses(dataset: Dataset) -> list[RunStatus]:
     files = {info.path: info for info in dataset.store.list(paths.RUNS)}
     parts = group_parts(dataset.part_files())
     run_keys = find_run_keys(parts, files)
+    folded = read_folded_runs(dataset.store, files.get(paths.FOLDED_RUNS))
     hidden = dataset.measure_hidden()
     planned = {run for path in files if (run := paths.parse_plan(path))}
     runs = sorted(run for run in planned | parts.keys() if dataset.only_run in (None, run))
 
     def compute(run: str) -> RunStatus:
-        return _run_status(dataset, run, files, run_keys.get(run), hidden.get(run, HiddenRows()))
+        counts = _read_counts(dataset, run, run_keys.get(run), folded)
+        plan_file = files.get(paths.plan_file(run))
+        content = folded.find_plan(run, plan_file) if plan_file is not None else None
+        outline, plan = _read_plan(dataset, run, content) if plan_file is not None else (None, None)
+        is_superseded = paths.superseded_note(run) in files
+        return _run_status(dataset, counts, outline, plan, is_superseded, hidden.get(run, HiddenRows()))
 
     return list(map_ordered(compute, runs, threads=_THREADS))
 
@@ -108,7 +115,7 @@ def sum_audio_bytes(runs: Iterable[RunStatus]) -> int | None:
 def write_missing_run_keys(dataset: Dataset) -> None:
     """Put the file of keys of each finished run that has none: of this run, and of earlier ones that nobody published.
 
-    A run with a damaged part gets none.
+    A run with a damaged part gets none. Then those of many runs are folded (`musicgen.dataset.folded_runs`).
     """
     files = {info.path: info for info in dataset.store.list(paths.RUNS)}
     parts = group_parts(dataset.part_files())
@@ -119,16 +126,28 @@ def write_missing_run_keys(dataset: Dataset) -> None:
             if outline is not None and len(parts[run]) >= len(outline.shard_rows):
                 with suppress(PartDamaged):
                     write_run_keys(dataset.store, run, parts[run], folder)
+    fold_runs(dataset.store, parts)
 
 
-def _run_status(
-    dataset: Dataset, run: str, files: Mapping[str, FileInfo], run_keys: FileInfo | None, hidden: HiddenRows
-) -> RunStatus:
-    counts = read_run_counts(dataset.store, run_keys) if run_keys is not None else None
+def _read_counts(dataset: Dataset, run: str, key_file: FileInfo | None, folded: FoldedRuns) -> RunCounts:
+    if (folded_run := folded.find(run, key_file)) is not None:
+        return folded_run.counts
+    counts = read_run_counts(dataset.store, key_file) if key_file is not None else None
     if counts is None:
         own = Dataset(dataset.store, dataset.info, run)
         counts = RunCounts.of(run, [footer for _, footer in own.footers()])
-    outline, plan = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
+    return counts
+
+
+def _run_status(
+    dataset: Dataset,
+    counts: RunCounts,
+    outline: PlanOutline | None,
+    plan: Plan | None,
+    is_superseded: bool,
+    hidden: HiddenRows,
+) -> RunStatus:
+    run = counts.run
     model, report = plan and plan.model, None
     if plan is not None and plan.job.get("cluster", {}).get("price_per_hour") is not None:
         report = read_report(dataset.store, run)
@@ -146,7 +165,7 @@ def _run_status(
         audio_s=round(counts.audio_s - hidden.audio_s, 6),
         model=model.name if model else None,
         model_revision=model.revision if model else None,
-        superseded=paths.superseded_note(run) in files,
+        superseded=is_superseded,
         closed=counts.closed,
         closed_by=counts.closed_by,
         created_at=outline.created_at if outline else "",
@@ -159,13 +178,13 @@ def _run_status(
     )
 
 
-def _read_plan(dataset: Dataset, run: str) -> tuple[PlanOutline | None, Plan | None]:
-    """Read the run's plan; None if it is missing, and only its outline if a later release planned it.
+def _read_plan(dataset: Dataset, run: str, content: bytes | None = None) -> tuple[PlanOutline | None, Plan | None]:
+    """Read the run's plan, if its `content` is not known; None if it is missing.
 
-    Raises `StoreError` if it is damaged.
+    Only its outline if a later release planned it. Raises `StoreError` if it is damaged.
     """
     try:
-        content = dataset.store.read(paths.plan_file(run))
+        content = content or dataset.store.read(paths.plan_file(run))
     except FileNotFoundError:
         return None, None
     outline = PlanOutline.from_json(content)

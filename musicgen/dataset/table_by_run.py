@@ -1,12 +1,13 @@
 """Writes a table of the whole index run by run: from the table that was published before, and the parts of new runs."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from musicgen.dataset.earlier_table import IndexedRun, list_indexed_runs, name_runs, open_earlier_table
 from musicgen.dataset.reader import Dataset
+from musicgen.dataset.table_pieces import join_pieces
 from musicgen.dataset.tombstones import Tombstones
 from musicgen.storage.parquet_writer import open_parquet_writer
 
@@ -46,24 +47,6 @@ def write_by_run(
                     yield piece.rename_columns(schema.names).cast(schema)
                 written.append((run.run, "" if run.run in incomplete else run.digest, rows))
 
-        for group in group_rows(read_rows()):
+        for group in join_pieces(read_rows(), GROUP_ROWS, GROUP_BYTES):  # the loader reads a row group at a time
             writer.write_table(group, row_group_size=GROUP_ROWS)
         name_runs(writer, written)
-
-
-def group_rows(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield tables of about ten thousand rows, or 64 MB, because the loader reads a row group at a time."""
-    pending: list[pa.Table] = []
-    row_count = byte_count = 0
-    for piece in pieces:
-        if pending and byte_count + piece.nbytes > GROUP_BYTES:
-            yield pa.concat_tables(pending)
-            pending, row_count, byte_count = [], 0, 0
-        pending.append(piece)
-        row_count += piece.num_rows
-        byte_count += piece.nbytes
-        if row_count >= GROUP_ROWS:
-            yield pa.concat_tables(pending)
-            pending, row_count, byte_count = [], 0, 0
-    if pending:
-        yield pa.concat_tables(pending)

@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from musicgen.errors import StoreDenied, StoreError, StoreFull, StoreUnavailable
 from musicgen.own_checksum import State, check_json, check_parquet
 from musicgen.storage import Store
 from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
@@ -40,6 +41,19 @@ def open_whole(store: Store, path: str, folder: Path) -> Iterator[BinaryIO]:
             yield file
     finally:
         copy.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_whole_if_there(store: Store, path: str, folder: Path) -> Iterator[BinaryIO | None]:
+    """Open an object as `open_whole` does; None if there is no such object, or it is replaced meanwhile."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_whole(store, path, folder))
+        except (StoreUnavailable, StoreDenied, StoreFull):
+            raise
+        except (FileNotFoundError, StoreError):
+            file = None
+        yield file
 
 
 def describe_json_damage(content: bytes, is_required: bool) -> str | None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
+from musicgen.dataset.folded_runs import open_folded_runs
 from musicgen.dataset.index_part import parse_footer
 from musicgen.dataset.run_keys import split_keys
 from musicgen.dataset.tombstones import read_tombstones
@@ -91,15 +92,36 @@ class History:
         """
         read_runs = self._read_runs & listing.run_keys.keys()
         started = {(paths.parse_index_part(path) or ("", 0))[0] for path in self._read_paths} - self._read_runs
-        unread = [(run, file) for run, file in listing.run_keys.items() if run not in read_runs | started]
+        unread = {run: file for run, file in listing.run_keys.items() if run not in read_runs | started}
+        read_runs |= self._read_folded_runs(listing, unread, ranks)
+        left = [(run, file) for run, file in unread.items() if run not in read_runs]
         first = self._fetched
-        self._fetched += len(unread)
-        numbered = [(first + number, run, file) for number, (run, file) in enumerate(unread)]
+        self._fetched += len(left)
+        numbered = [(first + number, run, file) for number, (run, file) in enumerate(left)]
         for number, run, is_read in map_ordered(self._fetch_run_keys, numbered, threads=_THREADS):
             if is_read:
                 self._convert_run_keys(number, ranks.get(run, -len(ranks)))
                 read_runs.add(run)
         self._read_runs |= read_runs
+        return read_runs
+
+    def _read_folded_runs(
+        self, listing: RunListing, unread: Mapping[str, FileInfo], ranks: Mapping[str, int]
+    ) -> set[str]:
+        """Read those of these runs that are folded, from one object; returns them."""
+        read_runs: set[str] = set()
+        if not unread:
+            return read_runs
+        with (
+            open_folded_runs(self.store, listing.folded_file, self.folder) as folded,
+            self._writer("made-folded", KEY_SCHEMA) as made,
+            self._writer("failed-folded", FAILED_SCHEMA) as failed,
+        ):
+            for run, file in unread.items():
+                if (folded_run := folded.find(run, file)) is not None:
+                    for piece in folded.read_keys(folded_run):
+                        _split_rows(piece, ranks.get(run, -len(ranks)), made, failed)
+                    read_runs.add(run)
         return read_runs
 
     def _fetch_run_keys(self, numbered: tuple[int, str, FileInfo]) -> tuple[int, str, bool]:
@@ -125,12 +147,7 @@ class History:
             pq.ParquetWriter(self.folder / f"failed-keys-{number}.parquet", FAILED_SCHEMA) as failed,
         ):
             for batch in pq.ParquetFile(path).iter_batches():
-                is_made = batch["error_class"].is_null()
-                made.write_table(pa.Table.from_batches([batch.filter(is_made)]).select(KEY_SCHEMA.names))
-                rest = batch.filter(pc.invert(is_made))
-                ranks = pa.array([run_rank] * len(rest), pa.int64())
-                columns = [rest["k1"], rest["k2"], rest["error_class"], ranks]
-                failed.write_table(pa.Table.from_arrays(columns, schema=FAILED_SCHEMA))
+                _split_rows(pa.Table.from_batches([batch]), run_rank, made, failed)
         path.unlink()
 
     def write_pending_keys(self, plan: Plan, pending: Sequence[int]) -> None:
@@ -189,3 +206,12 @@ class History:
 def _build_key_table(keys: pa.ChunkedArray) -> pa.Table:
     """Return keys (64 hex digits) as 128 bits in two columns."""
     return pa.Table.from_arrays(split_keys(keys), schema=KEY_SCHEMA)
+
+
+def _split_rows(rows: pa.Table, run_rank: int, made: pq.ParquetWriter, failed: pq.ParquetWriter) -> None:
+    """Write rows of a run (`RUN_KEYS_SCHEMA`) to the file of those that were made, and of those that failed."""
+    is_made = rows["error_class"].is_null()
+    made.write_table(rows.filter(is_made).select(KEY_SCHEMA.names))
+    rest = rows.filter(pc.invert(is_made))
+    columns = [rest["k1"], rest["k2"], rest["error_class"], pa.array([run_rank] * len(rest), pa.int64())]
+    failed.write_table(pa.Table.from_arrays(columns, schema=FAILED_SCHEMA))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from musicgen.dataset import paths
+from musicgen.dataset.folded_runs import read_folded_runs
 from musicgen.dataset.run_keys import find_run_keys, group_parts
 from musicgen.errors import StoreError
 from musicgen.parallel import map_ordered
@@ -64,7 +65,7 @@ class RunListing:
     `index_parts` are the paths of all parts of the index. `last_order` is the number of the latest run. `unwritten` are
     path and content of its `plan.json`, if its planner has put the order entry and not yet that file. `with_rows` are
     the runs that have the keys of their manifest (`musicgen.dataset.manifest_rows`), `run_keys` the files of keys of
-    finished runs, by run (`musicgen.dataset.run_keys`).
+    finished runs, by run (`musicgen.dataset.run_keys`), `folded_file` the copies of many of these.
     """
 
     index_parts: list[str]
@@ -73,6 +74,7 @@ class RunListing:
     unwritten: tuple[str, bytes] | None = None
     with_rows: set[str] = field(default_factory=set)
     run_keys: dict[str, FileInfo] = field(default_factory=dict)
+    folded_file: FileInfo | None = None
 
     @property
     def latest(self) -> PlannedRun | None:
@@ -133,35 +135,41 @@ def list_runs(store: Store, known: Mapping[str, PlannedRun] | None = None) -> Ru
     that one was planned is in `index_parts`. Raises `StoreError` for a damaged plan.
     """
     orders: set[int] = set()
-    planned: list[str] = []
+    planned: dict[str, FileInfo] = {}
     closing: set[str] = set()
     manifest_files: set[str] = set()
     with_rows: set[str] = set()
     keys_files: dict[str, FileInfo] = {}
+    folded_file: FileInfo | None = None
     for info in store.list(paths.RUNS):
         if (number := paths.parse_order_entry(info.path)) is not None:
             orders.add(number)
         elif run := paths.parse_plan(info.path):
-            planned.append(run)
+            planned[run] = info
         elif run := paths.parse_superseded_note(info.path):
             closing.add(run)
         elif run := paths.parse_manifest_rows(info.path):
             with_rows.add(run)
         elif paths.parse_run_keys(info.path):
             keys_files[info.path] = info
+        elif info.path == paths.FOLDED_RUNS:
+            folded_file = info
         elif info.path.endswith(".parquet"):
             manifest_files.add(info.path)
     part_infos = [info for info in store.list(paths.INDEX) if info.path.endswith(".parquet")]
     run_keys = find_run_keys(group_parts(part_infos), keys_files)
     listing = RunListing([info.path for info in part_infos], with_rows=with_rows, run_keys=run_keys)
+    listing.folded_file = folded_file
+    folded = read_folded_runs(store, folded_file if planned.keys() - (known or {}).keys() else None)
     settled = _group_settled(listing.index_parts)
 
     def read_run(run: str) -> PlannedRun:
         if known and run in known:
             outline, plan = known[run].outline, known[run].plan
         else:
-            path = paths.plan_file(run)
-            outline, plan = _parse_plan(store, path, store.read(path))
+            file = planned[run]
+            content = folded.find_plan(run, file) or store.read(file.path)
+            outline, plan = _parse_plan(store, file.path, content)
         has_manifest = manifest_files.issuperset(outline.manifest_files)
         return PlannedRun(outline, plan, frozenset(settled.get(run, ())), run in closing, has_manifest)
 

@@ -109,7 +109,8 @@ class _Repair:
                 shards[fault.part].append(fault)
             elif fault.kind in ("table", "card"):
                 is_derived = True
-                if paths.parse_run_keys(fault.location) and not self.dry_run:
+                is_copy = paths.parse_run_keys(fault.location) or fault.location == paths.FOLDED_RUNS
+                if is_copy and not self.dry_run:
                     self.dataset.store.delete(fault.location)  # publishing puts it again, and not over another
             elif fault.kind == "duplicate":
                 self._note(fault.location, "", "the key is in several parts; take all but one of the runs down")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from musicgen.dataset import Dataset, huggingface_table, open_dataset, paths, remove_clips
+from musicgen.dataset import Dataset, folded_runs, huggingface_table, open_dataset, paths, remove_clips
 from musicgen.dataset.card import publish_card
 from musicgen.dataset.manifest_rows import write_manifest_rows
 from musicgen.dataset.run_keys import RUN_KEYS_SCHEMA, RunCounts
@@ -16,7 +16,8 @@ from musicgen.dataset.status import run_statuses, write_missing_run_keys
 from musicgen.errors import RowError
 from musicgen.plan.history import History
 from musicgen.storage import Store, open_store, s3_store
-from tests.fixtures.forged_nights import forge_keys, forge_night
+from musicgen.storage.parquet_writer import encode_parquet
+from tests.fixtures.forged_nights import forge_info, forge_keys, forge_night
 from tests.fixtures.planning import make_shard
 
 NIGHTS, PARTS = 12, 8
@@ -79,6 +80,53 @@ def test_plan_status_and_publishing_cost_two_objects_a_night(
     assert "index/**/*.parquet" in card.text, "too many rows for a table: the index is read"
     assert max(of_nights(requests, runs)) <= 3, "a part of the first run tells the columns"
     assert requests.total() - sum(count for path, count in requests.items() if new in path) <= 2 * NIGHTS + 40, requests
+
+
+def test_what_plan_and_status_read_of_old_runs_is_folded_into_one_object(
+    s3, requests: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_table, "MAX_TABLE_ROWS", 1)
+    monkeypatch.setattr(folded_runs, "FOLDED_AT_ONCE", 4)
+    store, parts = open_store(s3.uri), 3
+    dataset = Dataset(store, forge_info(store))
+
+    def read_keys(name: str) -> list[int]:
+        """The keys that a plan reads, of all runs."""
+        (tmp_path / name).mkdir()
+        requests.clear()
+        History(store, tmp_path / name).refresh()
+        return sorted(
+            key for path in (tmp_path / name).glob("made-*.parquet") for key in pq.read_table(path)["k1"].to_pylist()
+        )
+
+    runs = [forge_night(store, night, parts) for night in range(6)]
+    before, keys = [run.to_json() for run in run_statuses(dataset)], read_keys("before")
+    publish_card(dataset)
+    requests.clear()
+    assert [run.to_json() for run in run_statuses(dataset)] == before
+    assert (of_nights(requests, runs), requests.total() < 10) == ([0] * 6, True), requests
+    assert (read_keys("folded"), of_nights(requests, runs)) == (keys, [0] * 6)
+    assert requests.total() < 10, requests
+
+    new = forge_night(store, 6, parts)
+    requests.clear()
+    publish_card(dataset)
+    assert sum(of_nights(requests, runs)) <= 1, "a part of the first run tells the columns"
+    more = read_keys("more")
+    assert (len(more), of_nights(requests, [*runs, new])) == (7 * 2 * parts, [0] * 6 + [2])
+
+    replaced = paths.index_part(runs[2], 1)
+    table = pq.read_table(pa.BufferReader(content := store.read(replaced)))
+    store.write(replaced, encode_parquet(table.replace_schema_metadata(None)))
+    assert (read_keys("replaced"), of_nights(requests, runs)[2]) == (more, parts), "its parts are read"
+    store.write(replaced, content)
+    folded = store.read(paths.FOLDED_RUNS)
+    for number, damaged in enumerate((folded[:-100], folded[:40] + bytes([folded[40] ^ 1]) + folded[41:])):
+        store.write(paths.FOLDED_RUNS, damaged)
+        assert read_keys(f"damaged-{number}") == more
+    monkeypatch.setattr(folded_runs, "FOLDED_AT_ONCE", 1)
+    publish_card(dataset)
+    assert (read_keys("again"), of_nights(requests, [*runs, new])) == (more, [0] * 7)
 
 
 @pytest.mark.parametrize(
