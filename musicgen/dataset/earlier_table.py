@@ -81,6 +81,17 @@ class EarlierTable:
 
     def read_rows(self, run: str) -> Iterator[pa.Table]:
         """Yield the rows of a run that is covered, in pieces of at most a row group."""
+        for number, start, rows in self._locate_rows(run):
+            yield self._read_group(number).slice(start, rows)
+
+    def read_column(self, run: str, name: str) -> Iterator[pa.ChunkedArray]:
+        """Yield the values of a column for the rows of a run that is covered."""
+        for number, start, rows in self._locate_rows(run):
+            if self._reader is not None:
+                yield self._reader.read_row_group(number, [name])[name].slice(start, rows)
+
+    def _locate_rows(self, run: str) -> Iterator[tuple[int, int, int]]:
+        """Yield the row groups that have rows of a run, each with the first of them and their number."""
         assert self._reader is not None
         own = self._runs[run]
         start = 0
@@ -88,7 +99,7 @@ class EarlierTable:
             end = start + self._reader.metadata.row_group(number).num_rows
             first, last = max(start, own.start), min(end, own.start + own.rows)
             if first < last:
-                yield self._read_group(number).slice(first - start, last - first)
+                yield number, first - start, last - first
             start = end
 
     def _read_group(self, number: int) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.dataset.earlier_release import is_earlier_table
-from musicgen.dataset.earlier_table import IndexedRun
+from musicgen.dataset.earlier_table import EarlierTable, IndexedRun
 from musicgen.dataset.huggingface import COLUMNS_NOT_IN_TARS
 from musicgen.dataset.index_part import with_audio
 from musicgen.dataset.metadata_columns import choose_metadata_types, metadata_schema
@@ -166,7 +166,15 @@ def _write_embedded(dataset: Dataset, path: Path) -> list[str]:
                     incomplete.add(run.run)
                 yield _embed(dataset, rows, cells)
 
-    write_by_run(dataset, paths.HUGGINGFACE_COPY, mark(embedded_schema(dataset)), path, read_run, incomplete)
+    stored = {paths.parse_audio_file(info.path) or info.path for info in dataset.store.list(paths.AUDIO)}
+    place_column = "key" if dataset.info.layout == "files" else "__url__"
+
+    def has_audio(earlier: EarlierTable, run: str) -> bool:
+        places = earlier.read_column(run, place_column)
+        return all(place in stored for piece in places for place in piece.to_pylist())
+
+    schema = mark(embedded_schema(dataset))
+    write_by_run(dataset, paths.HUGGINGFACE_COPY, schema, path, read_run, incomplete, has_audio)
     return unreadable
 
 

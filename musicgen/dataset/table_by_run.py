@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from musicgen.dataset.earlier_table import IndexedRun, list_indexed_runs, name_runs, open_earlier_table
+from musicgen.dataset.earlier_table import EarlierTable, IndexedRun, list_indexed_runs, name_runs, open_earlier_table
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.table_pieces import join_pieces
 from musicgen.dataset.tombstones import Tombstones
@@ -25,12 +25,13 @@ def write_by_run(
     path: Path,
     read_run: RunReader,
     incomplete: Collection[str] = (),
+    is_usable: Callable[[EarlierTable, str], bool] = lambda earlier, run: True,
 ) -> None:
     """Write the index's rows, in its order, to a local file that becomes the dataset's object `table`.
 
-    Runs that the earlier object has as they are now are copied from it. `incomplete` are runs of which `read_run` had
-    to leave out rows: they are read anew the next time. Memory is bounded, whatever the number of rows. A copy of the
-    earlier table is kept beside the file meanwhile.
+    Runs that the earlier object has as they are now, and that `is_usable` allows, are copied from it. `incomplete` are
+    runs of which `read_run` had to leave out rows: they are read anew the next time. Memory is bounded, whatever the
+    number of rows. A copy of the earlier table is kept beside the file meanwhile.
     """
     tombstones = dataset.tombstones()
     written: list[tuple[str, str, int]] = []
@@ -42,7 +43,8 @@ def write_by_run(
         def read_rows() -> Iterator[pa.Table]:
             for run in list_indexed_runs(dataset, tombstones):
                 rows = 0
-                for piece in earlier.read_rows(run.run) if earlier.covers(run) else read_run(run, tombstones):
+                is_covered = earlier.covers(run) and is_usable(earlier, run.run)
+                for piece in earlier.read_rows(run.run) if is_covered else read_run(run, tombstones):
                     rows += piece.num_rows
                     yield piece.rename_columns(schema.names).cast(schema)
                 written.append((run.run, "" if run.run in incomplete else run.digest, rows))

@@ -12,6 +12,7 @@ from musicgen.manifest.columns import ColumnMap
 from musicgen.manifest.files import ManifestFile, open_file
 from musicgen.manifest.source_batch import BATCH_BYTES, BATCH_ROWS, SourceBatch, UnparsableRow
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.storage.row_sizes import measure_rows
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # the index of a pandas frame, which `to_parquet` writes too
 NOT_UTF8 = "is not valid UTF-8"
@@ -22,11 +23,16 @@ def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch
     with open_file(file) as raw:
         try:
             parquet = ParquetReader(raw)
-            columns.check(parquet.schema_arrow.names, file.uri, file.partitions)
+            schema = parquet.schema_arrow
+            columns.check(schema.names, file.uri, file.partitions)
+            repeated = _find_repeated(parquet.metadata, schema)
+            if repeated:  # as they are stored: 10 KB may hold one text for a million rows
+                parquet = ParquetReader(raw, repeated)
             first_number = 1
             for batch in parquet.iter_batches(batch_size=_choose_batch_rows(parquet.metadata)):
-                yield _build_batch(file, columns, batch, first_number)
-                first_number += len(batch)
+                for piece in _split_batch(batch):
+                    yield _build_batch(file, columns, _decode(piece, schema), first_number)
+                    first_number += len(piece)
         except pa.ArrowException as error:
             raise ManifestError(f"{file.uri}: not a readable Parquet file: {first_line(error)}") from None
 
@@ -36,6 +42,38 @@ def _choose_batch_rows(metadata: pq.FileMetaData) -> int:
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     row_bytes = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1)
     return int(min(BATCH_ROWS, max(1, BATCH_BYTES / max(row_bytes, 1))))
+
+
+def _find_repeated(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
+    """Return the columns of texts whose values are stored once in a dictionary, wherever they occur."""
+    texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+    names = {field.name for field in schema if field.type in texts}
+    found: set[str] = set()
+    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+        for column in (group.column(i) for i in range(group.num_columns)):
+            if column.path_in_schema in names and column.has_dictionary_page:
+                found.add(column.path_in_schema)
+    return sorted(found)
+
+
+def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield the batch in pieces of at most `BATCH_BYTES`, if a row is not larger."""
+    ends = np.cumsum(measure_rows(batch))
+    start = 0
+    while start < len(batch):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+        yield batch.slice(start, end - start)
+        start = end
+
+
+def _decode(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with the column types that its file has."""
+    columns = [
+        column if column.type == field.type else column.dictionary_decode().cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _build_batch(file: ManifestFile, columns: ColumnMap, batch: pa.RecordBatch, first_number: int) -> SourceBatch:

@@ -18,7 +18,7 @@ from musicgen.plan.expected_actors import ExpectedActors
 from musicgen.plan.missing import RowCounts
 from musicgen.plan.run_order import put_plan
 from musicgen.plan.shard_files import write_manifest_parts
-from musicgen.plan.shards import ShardLimits, choose_limits, cut_shards
+from musicgen.plan.shards import ShardLimits, choose_limits, cut_shards, list_rows
 from musicgen.plan.spilled_manifest import SpilledManifest
 from musicgen.run_plan import Plan, PlanPart, format_time
 from musicgen.shard import PlannedModel
@@ -49,10 +49,14 @@ class PlanWriter:
         return choose_limits(self.job, self.checkpoint.spec, self.actors, counts.missing, counts.missing_s)
 
     def count_shards(self, row_indices: Iterator[NDArray[np.int64]], counts: RowCounts) -> int:
-        """Count the shards that these rows would be cut into."""
+        """Count the shards that these rows would be cut into.
+
+        It may differ a little from what they are, if rows are so large that their bytes decide: carried columns may
+        have other types in the run's manifest.
+        """
         tables = self.manifest.spill.select_rows(row_indices)
-        durations_s = (duration_s for table in tables for duration_s in table["duration_s"].to_pylist())
-        return sum(1 for _ in cut_shards(durations_s, self._choose_limits(counts)))
+        rows = (row for table in tables for row in list_rows(table))
+        return sum(1 for _ in cut_shards(rows, self._choose_limits(counts)))
 
     def write(
         self, run: str, order: int, fingerprint: str, row_indices: Iterator[NDArray[np.int64]], counts: RowCounts

@@ -9,9 +9,11 @@ import pyarrow as pa
 from musicgen.generator_spec import GeneratorSpec
 from musicgen.job import Job
 from musicgen.plan.expected_actors import ExpectedActors
+from musicgen.storage.row_sizes import measure_rows
 
 SHARDS_PER_FILE = 128
 MAX_ROWS = 10_000
+MAX_ROW_BYTES = 64 << 20  # of the rows themselves, which the driver and an actor hold in memory
 MAX_BYTES = 1 << 30  # of encoded audio: what `layout: parquet` and `webdataset` gather before they commit
 _WORK_PER_SHARD_S = 180.0
 _MIN_ROWS = 8  # with fewer, the time of the commit shows
@@ -26,6 +28,7 @@ class ShardLimits:
 
     rows: int
     audio_s: float
+    row_bytes: int = MAX_ROW_BYTES
 
 
 def choose_limits(job: Job, spec: GeneratorSpec, actors: ExpectedActors, rows: int, audio_s: float) -> ShardLimits:
@@ -51,24 +54,30 @@ class _ShardCutter:
         self.limits = limits
         self.rows = 0  # of the current shard
         self.audio_s = 0.0
+        self.row_bytes = 0
 
-    def begins_shard(self, duration_s: float) -> bool:
+    def begins_shard(self, duration_s: float, row_bytes: int) -> bool:
         """Take the next row; return whether the current shard ends before it."""
-        full = self.rows >= self.limits.rows or self.audio_s + duration_s > self.limits.audio_s
+        full = (
+            self.rows >= self.limits.rows
+            or self.audio_s + duration_s > self.limits.audio_s
+            or self.row_bytes + row_bytes > self.limits.row_bytes
+        )
         begins = full and self.rows > 0
         if begins:
-            self.rows, self.audio_s = 0, 0.0
+            self.rows, self.audio_s, self.row_bytes = 0, 0.0, 0
         self.rows += 1
         self.audio_s += duration_s
+        self.row_bytes += row_bytes
         return begins
 
 
-def cut_shards(durations_s: Iterable[float], limits: ShardLimits) -> Iterator[tuple[int, float]]:
-    """Yield the rows and the seconds of audio of each shard, for the durations of rows in order."""
+def cut_shards(rows_of: Iterable[tuple[float, int]], limits: ShardLimits) -> Iterator[tuple[int, float]]:
+    """Yield the rows and the seconds of audio of each shard, for the durations and bytes of rows in order."""
     cutter = _ShardCutter(limits)
     rows, audio_s = 0, 0.0
-    for duration_s in durations_s:
-        if cutter.begins_shard(duration_s):
+    for duration_s, row_bytes in rows_of:
+        if cutter.begins_shard(duration_s, row_bytes):
             yield rows, audio_s
         rows, audio_s = cutter.rows, cutter.audio_s
     if rows:
@@ -81,11 +90,16 @@ def cut_tables(tables: Iterable[pa.Table], limits: ShardLimits) -> Iterator[pa.T
     pieces: list[pa.Table] = []
     for table in tables:
         start = 0
-        for position, duration_s in enumerate(table["duration_s"].to_pylist()):
-            if cutter.begins_shard(duration_s):
+        for position, (duration_s, row_bytes) in enumerate(list_rows(table)):
+            if cutter.begins_shard(duration_s, row_bytes):
                 pieces.append(table.slice(start, position - start))
                 yield pa.concat_tables(pieces)
                 pieces, start = [], position
         pieces.append(table.slice(start))
     if cutter.rows:
         yield pa.concat_tables(pieces)
+
+
+def list_rows(table: pa.Table) -> Iterator[tuple[float, int]]:
+    """Yield the seconds of audio and the bytes of each row."""
+    return zip(table["duration_s"].to_pylist(), measure_rows(table).tolist(), strict=True)

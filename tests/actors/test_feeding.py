@@ -42,7 +42,7 @@ def spec_of(preset: Preset):
 def cut(spec, actors: ExpectedActors, durations_s: Sequence[float]) -> list[int]:
     """The rows of each shard, by the planner's own rule."""
     limits = choose_limits(JOB, spec, actors, len(durations_s), sum(durations_s))
-    return [rows for rows, _ in cut_shards(durations_s, limits)]
+    return [rows for rows, _ in cut_shards([(duration_s, 100) for duration_s in durations_s], limits)]
 
 
 def plan_of(shards: list[int]) -> Plan:

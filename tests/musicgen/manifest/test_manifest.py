@@ -224,6 +224,26 @@ def test_batches_of_large_rows_hold_fewer(tmp_path: Path, monkeypatch: pytest.Mo
         assert max(len(batch) for batch in batches) <= 4
 
 
+def test_a_text_that_a_file_holds_once_is_counted_for_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_file, "BATCH_BYTES", 1 << 20)
+    path, rows = tmp_path / "m.parquet", 2000
+    prompts = [f"p{number}" if number % 7 else "q" * 1000 for number in range(rows)]
+    words = pa.array(["x" * 200_000, None] * (rows // 2), pa.large_string())
+    table = pa.table({"prompt": prompts, "words": words, "tags": [["a"], []] * (rows // 2), "raw": [b"\x00"] * rows})
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 40_000
+    batches = list(read_manifest(str(path), ColumnMap({})))
+    assert max(batch.carried.nbytes for batch in batches) <= 1.1 * (1 << 20)
+    assert [number for batch in batches for number in batch.numbers] == list(range(1, rows + 1))
+    assert [prompt for batch in batches for prompt in batch.fields["prompt"]] == prompts
+    carried = pa.concat_tables([batch.carried for batch in batches])
+    assert carried["words"].type == pa.string()
+    assert carried["words"].equals(table["words"].cast(pa.string()))
+    assert carried["raw"].to_pylist() == table["raw"].to_pylist()
+
+
 def test_a_manifest_never_takes_in_its_own_output(tmp_path: Path) -> None:
     (tmp_path / "out" / "index" / "r1").mkdir(parents=True)
     pq.write_table(pa.table({"prompt": ["made"]}), tmp_path / "out" / "index" / "r1" / "part-00000.parquet")

@@ -25,7 +25,9 @@ def test_rows_are_cut_once_each_in_order_and_within_the_limits(
     shards = [table["duration_s"].to_pylist() for table in cut_tables(tables, limits)]
     assert [duration for shard in shards for duration in shard] == durations
     assert all(shard and len(shard) <= rows and (sum(shard) <= seconds + 1e-6 or len(shard) == 1) for shard in shards)
-    assert [len(shard) for shard in shards] == [count for count, _ in cut_shards(durations, limits)]
+    assert [len(shard) for shard in shards] == [
+        count for count, _ in cut_shards([(duration, 8) for duration in durations], limits)
+    ]
 
 
 def make_job(*overrides: str) -> Job:
@@ -35,7 +37,7 @@ def make_job(*overrides: str) -> Job:
 @pytest.mark.parametrize(("rows", "actors"), [(96, 2), (1000, 1), (10_000, 8), (5, 4)])
 def test_auto_shards_give_every_actor_work(rows: int, actors: int) -> None:
     limits = choose_limits(make_job(), SMALL, ExpectedActors(actors, actors), rows, rows * 2.0)
-    shards = len(list(cut_shards([2.0] * rows, limits)))
+    shards = len(list(cut_shards([(2.0, 100)] * rows, limits)))
     assert shards >= min(4 * actors, -(-rows // 8))
     assert limits.audio_s <= SMALL.estimate_speed(on_gpu=False) * 180 + 16
 
@@ -44,3 +46,10 @@ def test_a_shard_is_bounded_in_bytes_however_many_rows_are_asked_for() -> None:
     job = make_job("cluster.shard_rows=100000", "audio.format=wav")
     limits = choose_limits(job, SMALL, ExpectedActors(gpus_each=1.0), 10**6, 10**7)
     assert limits.audio_s * 32000 * 2 <= MAX_BYTES
+
+
+def test_a_shard_is_bounded_in_the_bytes_of_its_rows() -> None:
+    table = pa.table({"duration_s": [1.0] * 100, "text": ["x" * 1000] * 99 + ["y" * 30_000]})
+    shards = list(cut_tables([table.slice(0, 30), table.slice(30)], ShardLimits(50, 1000.0, row_bytes=20_000)))
+    assert [shard.num_rows for shard in shards] == [19] * 5 + [4, 1]
+    assert pa.concat_tables(shards).equals(table)
