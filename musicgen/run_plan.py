@@ -63,6 +63,7 @@ class Plan:
     version: int = PLAN_VERSION
     csv: JsonObject | None = None  # the dialect of the manifest's CSV files; None: it has none
     order: int = 0  # its number among all runs of the dataset (runs/order/); 0: planned before version 2
+    carried_names: dict[str, str] = field(default_factory=dict)  # the manifest's name of a carried column: the index's
 
     @property
     def shards(self) -> range:

@@ -12,20 +12,13 @@ import pyarrow.compute as pc
 
 from musicgen.errors import StoreError, first_line
 from musicgen.own_checksum import PARQUET_KEY
-from musicgen.plan.row_schema import ROW_SCHEMA
+from musicgen.plan.row_schema import blank_rows
 from musicgen.storage import Store
 from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.parquet_writer import open_parquet_writer
 from musicgen.temporary_folder import temporary_folder
 
 _TRIES = 5
-_TEXT_COLUMNS = ("prompt", "negative_prompt")  # empty, because requests have no null there
-_KEPT_COLUMNS = frozenset(
-    {
-        *(field.name for field in ROW_SCHEMA if not pa.types.is_string(field.type)),
-        *("key", "error_class", "attempts", "run", "shard", "created_at"),
-    }
-)
 
 
 def purge_rows(store: Store, path: str, gone: Set[str]) -> int:
@@ -36,8 +29,11 @@ def purge_rows(store: Store, path: str, gone: Set[str]) -> int:
     for _ in range(_TRIES):
         try:
             purged = _replace_file(store, path, gone)
-        except (pa.ArrowException, ValueError, KeyError) as error:
-            raise StoreError(f"{store.join(path)} cannot be read: {first_line(error)}") from None
+        except (pa.ArrowException, ValueError, KeyError, FileNotFoundError) as error:
+            raise StoreError(
+                f"{store.join(path)} cannot be read ({first_line(error)}); repair the dataset first: "
+                f"musicgen repair {store.uri}"
+            ) from None
         if purged is not None:
             return purged
     raise StoreError(f"{store.join(path)} is replaced by others again and again; run again")
@@ -59,7 +55,7 @@ def _replace_file(store: Store, path: str, gone: Set[str]) -> int | None:
         with open_parquet_writer(temporary_path, schema, use_dictionary=False, write_statistics=False) as writer:
             for row_group in range(part.num_row_groups):  # a manifest's row groups are the shards
                 table = part.read_row_group(row_group).replace_schema_metadata(schema.metadata)
-                blank = _blank_rows(table, pc.is_in(table["key"], value_set=wanted))
+                blank = blank_rows(table, pc.is_in(table["key"], value_set=wanted))
                 writer.write_table(blank, row_group_size=max(1, table.num_rows))
         return to_purge if store.replace_if_match(path, temporary_path, etag) else None
 
@@ -68,16 +64,3 @@ def _without_checksum(schema: pa.Schema) -> pa.Schema:
     """Return a schema without the checksum of the file that it was read from."""
     metadata = {name: value for name, value in (schema.metadata or {}).items() if name != PARQUET_KEY.encode()}
     return schema.with_metadata(metadata or None)
-
-
-def _blank_rows(table: pa.Table, is_gone: pa.ChunkedArray) -> pa.Table:
-    kept = pa.array([None if gone else index for index, gone in enumerate(is_gone.to_pylist())], pa.int64())
-    for position, column in enumerate(table.schema):
-        if column.name in _TEXT_COLUMNS:
-            values = pc.if_else(is_gone, pa.scalar("", column.type), table.column(position))
-        elif column.name not in _KEPT_COLUMNS:
-            values = table.column(position).combine_chunks().take(kept)  # null where the place is null
-        else:
-            continue
-        table = table.set_column(position, column, values)
-    return table

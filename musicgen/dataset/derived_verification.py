@@ -1,5 +1,6 @@
 """Checks what is made from the index: the card, and the tables that `load_dataset` reads."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from musicgen.dataset.card import make_card
 from musicgen.dataset.card_verification import CardState, compare_card
 from musicgen.dataset.current_table import needs_current_table
 from musicgen.dataset.gc_gate import find_gate
-from musicgen.dataset.huggingface_table import TABLES, choose_table, is_marked, is_own_table
+from musicgen.dataset.huggingface_table import TABLES, choose_table, is_marked, is_own_table, is_parquet
 from musicgen.dataset.reader import Dataset
+from musicgen.dataset.readme import load_yaml, read_front_matter
 from musicgen.dataset.run_report import read_report
 from musicgen.dataset.verification_report import Fault, VerificationReport
-from musicgen.dataset.whole_file import describe_parquet_damage, open_whole
+from musicgen.dataset.whole_file import describe_parquet_damage, open_whole, read_patiently
 from musicgen.errors import StoreDenied, StoreError, StoreUnavailable
 from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
@@ -27,6 +29,9 @@ def check_derived(dataset: Dataset, report: VerificationReport, folder: Path) ->
             report.add(Fault("table", path, text))
     for text in _check_current_table(dataset, folder):
         report.add(Fault("table", paths.CURRENT_COPY, text))
+    for path in (*TABLES, paths.CURRENT_COPY):
+        if is_ruined_table(dataset, path):
+            report.add(Fault("table", path, "the card names it, and it is no Parquet file any more"))
     if not dataset.info.has_own_checksums or not report.sound:  # an earlier release may have written the card
         return
     try:
@@ -39,6 +44,21 @@ def check_derived(dataset: Dataset, report: VerificationReport, folder: Path) ->
     for path, text in state.faults:
         report.add(Fault("table" if path.endswith(".parquet") else "card", path, text))
     report.notes += state.notes
+
+
+def is_ruined_table(dataset: Dataset, path: str) -> bool:
+    """Whether a file without our mark was a table of ours: the card names it, and nobody can read it."""
+    if is_marked(dataset.store, path) is not False or is_parquet(dataset.store, path):
+        return False
+    for card_path in (paths.README, paths.README_BESIDE, paths.HUGGINGFACE_CONFIG):
+        try:
+            content = read_patiently(dataset.store, card_path).decode("utf-8-sig", "replace")
+        except FileNotFoundError:
+            continue
+        keys = load_yaml(content) if card_path == paths.HUGGINGFACE_CONFIG else read_front_matter(content)
+        if path in json.dumps((keys or {}).get("configs"), default=str):
+            return True
+    return False
 
 
 def _compare_card(dataset: Dataset) -> CardState:

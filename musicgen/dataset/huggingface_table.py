@@ -109,6 +109,16 @@ def is_marked(store: Store, path: str) -> bool | None:
         return None
 
 
+def is_parquet(store: Store, path: str) -> bool:
+    """Return whether a file can be read as Parquet, as far as its footer tells."""
+    try:
+        with store.open(path) as file:
+            pq.read_schema(file)
+    except (pa.ArrowException, ValueError, OSError):
+        return False
+    return True
+
+
 def _is_foreign(dataset: Dataset, path: str) -> bool:
     """Return whether there is a file of this name that no release of ours has written."""
     try:

@@ -132,18 +132,29 @@ class DatasetInfo:
 def read_dataset_info(store: Store) -> DatasetInfo | None:
     """Read `dataset.json` of any schema version; None if there is no dataset yet.
 
-    Raises `JobError` for a file that is not a dataset's.
+    Raises `JobError` for a file that is not a dataset's, and `InfoDamaged` where runs were planned and it is lost.
     """
     try:
         content = store.read(paths.INFO)
     except FileNotFoundError:
-        return None
+        if not _has_runs(store):
+            return None
+        try:
+            content = store.read(paths.INFO)  # another planner may have begun the dataset meanwhile
+        except FileNotFoundError:
+            content = b""
     try:
         return DatasetInfo.from_json(content)
     except (ValueError, KeyError, TypeError):
-        raise InfoDamaged(
-            f"{store.join(paths.INFO)} is not a dataset's; choose an empty folder as output.uri"
-        ) from None
+        advice = "is not a dataset's; choose an empty folder as output.uri"
+        if _has_runs(store):
+            advice = f"is {'damaged' if content else 'lost'}; `musicgen repair` makes it again from the runs' plans"
+        raise InfoDamaged(f"{store.join(paths.INFO)} {advice}") from None
+
+
+def _has_runs(store: Store) -> bool:
+    """Whether a run was planned in the store: what it has is a dataset."""
+    return next(iter(store.list(paths.RUN_ORDER)), None) is not None
 
 
 def require_dataset_info(store: Store) -> DatasetInfo:

@@ -62,6 +62,13 @@ def write_manifest_rows(store: Store, run: str, keys: Iterable[pa.ChunkedArray],
     path = paths.manifest_rows(run)
     if store.exists(path):
         return
+    temporary = build_manifest_rows(run, keys, folder)
+    store.put_if_absent(path, temporary)
+    temporary.unlink()
+
+
+def build_manifest_rows(run: str, keys: Iterable[pa.ChunkedArray], folder: Path) -> Path:
+    """Return a file of `folder` that is a run's `rows.parquet`, for the keys of its manifest (hex, in its order)."""
     temporary = folder / "manifest-rows.parquet"
     digest, rows = KeyDigest(), 0
     with open_parquet_writer(temporary, ROWS_SCHEMA, use_dictionary=False) as writer:
@@ -71,20 +78,19 @@ def write_manifest_rows(store: Store, run: str, keys: Iterable[pa.ChunkedArray],
             rows += len(piece)
         footer = RowsFooter(run, rows, digest.hexdigest())
         writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(asdict(footer))})
-    store.put_if_absent(path, temporary)
-    temporary.unlink()
+    return temporary
 
 
 def _join_pieces(pieces: Iterable[pa.ChunkedArray]) -> Iterator[pa.ChunkedArray]:
-    """Yield the same keys in pieces of about `_GROUP_ROWS`, since each is a row group."""
-    chunks: list[pa.Array] = []
+    """Yield the same keys in pieces of `_GROUP_ROWS`, each a row group, so that equal keys make equal files."""
+    joined = pa.chunked_array([], pa.string())
     for piece in pieces:
-        chunks += piece.chunks
-        if sum(map(len, chunks)) >= _GROUP_ROWS:
-            yield pa.chunked_array(chunks, pa.string())
-            chunks = []
-    if chunks:
-        yield pa.chunked_array(chunks, pa.string())
+        joined = pa.chunked_array([*joined.chunks, *piece.chunks], pa.string())
+        while len(joined) >= _GROUP_ROWS:
+            yield pa.chunked_array([joined.slice(0, _GROUP_ROWS).combine_chunks()])
+            joined = joined.slice(_GROUP_ROWS)
+    if len(joined):
+        yield pa.chunked_array([joined.combine_chunks()])
 
 
 def read_rows_footer(store: Store, run: str) -> RowsFooter:

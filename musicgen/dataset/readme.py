@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from musicgen.own_checksum import BLANK, fill_text
+from musicgen.own_checksum import BLANK, blank_text, fill_text
 
 _BEGIN = re.compile(r"<!-- musicgen:begin(?: license=(?P<license>\S+))?[^>]*-->")
 _END = re.compile(r"<!-- musicgen:end -->")
@@ -59,6 +59,16 @@ class Card:
         start, end = front_matter.span("yaml")
         updated = updated.replace("\r\n", "\n").replace("\n", newline)
         return fill_text(f"{head[:start]}{updated}{head[end:]}{marked}{tail}")
+
+    def complete(self, text: str) -> str | None:
+        """Return a README that was cut short within our part, or before it, with that part whole; None for others."""
+        known = blank_text(text)
+        if blank_text(self.to_text()).startswith(known):
+            return self.to_text()
+        begin = _BEGIN.search(known)
+        if begin is None or not blank_text(self._marked_body()).startswith(known[begin.start() :]):
+            return None
+        return text[: begin.start()] + self._marked_body()
 
     def _marked_body(self) -> str:
         note = "this part is written anew after every run, the rest of the file is yours"

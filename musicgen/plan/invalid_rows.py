@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.digests import split_digests
 from musicgen.dataset.schema import FAILURES
+from musicgen.run_plan import Plan, parse_time
 from musicgen.storage import Store
 from musicgen.storage.parquet_writer import open_parquet_writer
 
@@ -63,17 +64,22 @@ def build_known_table(failures: pa.Table, part: int) -> pa.Table:
     return pa.Table.from_arrays([parts, *_hash_columns(digests)], schema=KNOWN_INVALID_SCHEMA)
 
 
-def write_invalid_rows(store: Store, run: str, spilled: Path, folder: Path) -> None:
+def write_invalid_rows(store: Store, plan: Plan, spilled: Path, folder: Path) -> None:
     """Write the run's `failures/<run>/plan.parquet`, unless it exists, from a file of `INVALID_ROW_SCHEMA`.
 
     A driver that adopts the run calls it again, since the one that planned it may have died before it could. `folder`
     is for a temporary file.
     """
-    path = paths.plan_failures(run)
-    if store.exists(path):
-        return
+    path = paths.plan_failures(plan.run)
+    if not store.exists(path):
+        store.put_if_absent(path, build_invalid_rows(plan, spilled, folder))
+
+
+def build_invalid_rows(plan: Plan, spilled: Path, folder: Path) -> Path:
+    """Return a file of `folder` that is a run's `plan.parquet`. Its time is the plan's, so it is the same each time."""
     temporary = folder / "plan-failures.parquet"
-    same_for_all = {"attempts": 0, "run": run, "created_at": datetime.now(UTC)}
+    created_at = parse_time(plan.created_at) or datetime.now(UTC)
+    same_for_all = {"attempts": 0, "run": plan.run, "created_at": created_at}
     with open_parquet_writer(temporary, FAILURES) as writer:
         for batch in pq.ParquetFile(spilled).iter_batches():
             own = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -85,7 +91,7 @@ def write_invalid_rows(store: Store, run: str, spilled: Path, folder: Path) -> N
                 for field in FAILURES
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=FAILURES))
-    store.put_if_absent(path, temporary)
+    return temporary
 
 
 def _hash_columns(digests: Sequence[bytes]) -> list[pa.Array]:

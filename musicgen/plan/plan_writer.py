@@ -1,6 +1,5 @@
 """Writes a run's plan: its rows as shards first, then the plan, which counts once it is in the order of runs."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from musicgen.dataset.info import write_dataset_info
 from musicgen.errors import StoreError
 from musicgen.job import Job
 from musicgen.plan.expected_actors import ExpectedActors
+from musicgen.plan.manifest_fingerprint import hash_fingerprint
 from musicgen.plan.missing import RowCounts
 from musicgen.plan.run_order import put_plan
 from musicgen.plan.shard_files import write_manifest_parts
@@ -104,13 +104,14 @@ class PlanWriter:
                 family=checkpoint.spec.family,
             ),
             slots=self.job.cluster.slots,
-            manifest_fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest(),
+            manifest_fingerprint=hash_fingerprint(fingerprint),
             parts=parts,
             rows=counts.missing,
             audio_s=round(counts.missing_s, 3),
             longest_s=counts.longest_s,
             invalid=self.manifest.spill.invalid,
             carried={field.name: str(field.type) for field in self.manifest.carried.schema},
+            carried_names=dict(self.manifest.carried.names),
             csv=self.manifest.csv.to_document() if self.manifest.csv else None,
             created_at=format_time(datetime.now(UTC)),
         )

@@ -225,7 +225,7 @@ class _Planner:
 
     def _write_invalid_rows(self, plan: Plan) -> None:
         if self.manifest.spill.invalid:
-            write_invalid_rows(self.store, plan.run, self.manifest.spill.invalid_path, self.folder)
+            write_invalid_rows(self.store, plan, self.manifest.spill.invalid_path, self.folder)
 
     def _estimate(self, outcome: PlanOutcome, listing: RunListing) -> PlanOutcome:
         ranks = listing.ranks()

@@ -1,6 +1,7 @@
 """The columns of a normalized manifest, which a plan's shards are cut from."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from musicgen.request import Request
 
@@ -30,6 +31,13 @@ ROW_SCHEMA = pa.schema(
         pa.field("source", pa.string()),
     ]
 )
+_TEXT_COLUMNS = ("prompt", "negative_prompt")  # empty, because requests have no null there
+_KEPT_COLUMNS = frozenset(
+    {
+        *(field.name for field in ROW_SCHEMA if not pa.types.is_string(field.type)),
+        *("key", "error_class", "attempts", "run", "shard", "created_at"),
+    }
+)
 _NOT_OF_REQUESTS = ("key", "frames", "source")
 # A carried column may have the name of one of ours; in files that only this program reads, the prefix tells them apart.
 _CARRIED = "carried:"
@@ -53,3 +61,17 @@ def select_carried(rows: pa.Table) -> pa.Table:
     """Return the carried columns of a table that `append_carried` made, under their own names."""
     names = [name for name in rows.column_names if name.startswith(_CARRIED)]
     return rows.select(names).rename_columns([name.removeprefix(_CARRIED) for name in names])
+
+
+def blank_rows(table: pa.Table, is_gone: pa.ChunkedArray) -> pa.Table:
+    """Return rows of a manifest or of `failures/` with nothing in those of `is_gone` that a person has written."""
+    kept = pa.array([None if gone else index for index, gone in enumerate(is_gone.to_pylist())], pa.int64())
+    for position, column in enumerate(table.schema):
+        if column.name in _TEXT_COLUMNS:
+            values = pc.if_else(is_gone, pa.scalar("", column.type), table.column(position))
+        elif column.name not in _KEPT_COLUMNS:
+            values = table.column(position).combine_chunks().take(kept)  # null where the place is null
+        else:
+            continue
+        table = table.set_column(position, column, values)
+    return table

@@ -1,9 +1,11 @@
 """The normalized manifest of a run: Parquet files whose row groups are the shards, written once and read by actors."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.errors import StoreError, first_line
@@ -31,8 +33,7 @@ def write_manifest_parts(
         temporary = folder / f"part-{number:05d}.parquet"
         shard_rows: list[int] = []
         shard_audio_s: list[float] = []
-        # Row groups are small and always read whole, so statistics and dictionaries would be of no use.
-        with open_parquet_writer(temporary, shard.schema, use_dictionary=False, write_statistics=False) as writer:
+        with open_shards_writer(temporary, shard.schema) as writer:
             while shard is not None and len(shard_rows) < SHARDS_PER_FILE:
                 writer.write_table(shard, row_group_size=shard.num_rows)
                 shard_rows.append(shard.num_rows)
@@ -42,6 +43,11 @@ def write_manifest_parts(
         temporary.unlink()
         yield PlanPart(path, tuple(shard_rows), tuple(shard_audio_s))
         number += 1
+
+
+def open_shards_writer(path: Path, schema: pa.Schema) -> AbstractContextManager[pq.ParquetWriter]:
+    """Open a file of a normalized manifest; row groups are read whole, so statistics and dictionaries are of no use."""
+    return open_parquet_writer(path, schema, use_dictionary=False, write_statistics=False)
 
 
 def read_shard(store: Store, plan: Plan, shard: int) -> ShardRows:

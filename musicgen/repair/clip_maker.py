@@ -8,7 +8,7 @@ from musicgen.clip import Clip, Failed
 from musicgen.dataset import paths
 from musicgen.dataset.reader import Dataset
 from musicgen.errors import ModelError, RowError
-from musicgen.families.family import EngineSettings, GenerationEngine
+from musicgen.families.family import EngineSettings, FamilyCheckpoint, GenerationEngine
 from musicgen.families.registry import resolve_checkpoint
 from musicgen.job_sections import ModelSettings
 from musicgen.request import Request
@@ -18,11 +18,8 @@ from musicgen.storage.patience import SHORT_PATIENCE_S
 EngineFactory = Callable[[Dataset, Plan], GenerationEngine]
 
 
-def load_run_engine(dataset: Dataset, plan: Plan) -> GenerationEngine:
-    """Load the engine that a run was planned for, with the slots that its actors had on CPUs.
-
-    Raises `ModelError` if the model's name means another checkpoint on this machine.
-    """
+def find_run_checkpoint(plan: Plan) -> FamilyCheckpoint:
+    """Find the checkpoint that a run was planned for. Raises `ModelError` if its name means another one here."""
     model = ModelSettings.model_validate(plan.job["model"])
     checkpoint = resolve_checkpoint(plan.model.name, plan.model.revision, model.allow_pr)
     if checkpoint.identity != plan.model.identity:
@@ -30,6 +27,15 @@ def load_run_engine(dataset: Dataset, plan: Plan) -> GenerationEngine:
             f"{plan.model.name} is another checkpoint here ({checkpoint.identity[:12]}) than run {plan.run} was made "
             f"with ({plan.model.identity[:12]}); bring that one to its place"
         )
+    return checkpoint
+
+
+def load_run_engine(dataset: Dataset, plan: Plan) -> GenerationEngine:
+    """Load the engine that a run was planned for, with the slots that its actors had on CPUs.
+
+    Raises `ModelError` if the model's name means another checkpoint on this machine.
+    """
+    checkpoint, model = find_run_checkpoint(plan), ModelSettings.model_validate(plan.job["model"])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = EngineSettings(
         device=model.device,

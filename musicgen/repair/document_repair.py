@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from musicgen.dataset import paths
 from musicgen.dataset.reader import Dataset
@@ -89,15 +90,13 @@ def _find_plan_copies(dataset: Dataset, path: str) -> list[str]:
     return copies
 
 
-def mend_run_document(dataset: Dataset, path: str) -> str:
-    """Restore a report, a session, or another JSON document of a run. Returns what was done."""
+def mend_report(dataset: Dataset, path: str) -> str:
+    """Restore a run's report or one of its sessions. Returns what was done."""
     if turn_bit_back(dataset.store, path):
         return "one bit turned back"
     run = path.split("/")[1]
     if path == paths.report_file(run):
-        plan = Plan.from_json(dataset.store.read(paths.plan_file(run)))
-        parts = len(list(Dataset(dataset.store, dataset.info, run).parts()))
-        write_report(dataset.store, replace(RunReport(run, plan.job, asdict(plan.model)), parts=parts))
+        _sum_up(dataset, run)
         return "summed up again from the run's sessions"
     if path.startswith(paths.sessions_folder(run)):
         report = RunReport.from_json(dataset.store.read(paths.report_file(run)))
@@ -106,11 +105,21 @@ def mend_run_document(dataset: Dataset, path: str) -> str:
         if len(lost) == 1:
             put_document(dataset.store, path, lost[0])
             return "copied from the run's report"
-    raise NotMended("it cannot be made again; nothing but `status` and reports reads it")
+    raise NotMended("the run's report does not have it; nothing but `status` and reports reads it")
 
 
-def put_document(store: Store, path: str, content: bytes) -> None:
-    """Write a small object in the place of a damaged or lost one. Raises `StoreError` if another did so meanwhile."""
+def _sum_up(dataset: Dataset, run: str) -> None:
+    """Write a run's report from its sessions; it was published if its keys were put."""
+    plan = Plan.from_json(dataset.store.read(paths.plan_file(run)))
+    parts = len(list(Dataset(dataset.store, dataset.info, run).parts()))
+    total = write_report(dataset.store, replace(RunReport(run, plan.job, asdict(plan.model)), parts=parts))
+    is_published = any(paths.parse_run_keys(info.path) for info in dataset.store.list(f"{paths.RUNS}/{run}"))
+    if is_published and total.sessions:
+        write_report(dataset.store, replace(total, sessions=(), published_at=total.sessions[-1].finished_at))
+
+
+def put_document(store: Store, path: str, content: bytes | Path) -> None:
+    """Write an object in the place of a damaged or lost one. Raises `StoreError` if another did so meanwhile."""
     try:
         is_ours = store.replace_if_match(path, content, store.info(path).etag)
     except FileNotFoundError:

@@ -13,24 +13,27 @@ from functools import partial
 import pyarrow as pa
 
 from musicgen.dataset import paths
-from musicgen.dataset.card import publish_card
+from musicgen.dataset.card import make_card, publish_card
+from musicgen.dataset.derived_verification import is_ruined_table
 from musicgen.dataset.gc_gate import put_gate, refuse_gate, release_gate
 from musicgen.dataset.huggingface_table import TABLES
 from musicgen.dataset.info import InfoDamaged
 from musicgen.dataset.reader import Dataset, open_dataset
 from musicgen.dataset.verification import verify_dataset
 from musicgen.dataset.verification_report import Fault
-from musicgen.errors import MusicGenError, StoreDenied, StoreUnavailable
+from musicgen.errors import JobError, MusicGenError, StoreDenied, StoreUnavailable
 from musicgen.families.family import GenerationEngine
 from musicgen.plan.planned_runs import load_plan
-from musicgen.repair.clip_maker import EngineFactory, load_run_engine
-from musicgen.repair.document_repair import NotMended, mend_plan, mend_run_document, turn_bit_back
+from musicgen.repair.clip_maker import EngineFactory, find_run_checkpoint, load_run_engine
+from musicgen.repair.document_repair import NotMended, mend_plan, mend_report, turn_bit_back
+from musicgen.repair.info_repair import mend_info
+from musicgen.repair.manifest_repair import CheckpointFinder, ManifestRepair
+from musicgen.repair.note_repair import mend_note
 from musicgen.repair.repair_report import Mending, RepairReport
 from musicgen.repair.shard_repair import ShardRepair
 from musicgen.storage import open_store
 
 _ORDER = ("info", "plan", "manifest", "failures", "report")  # of what is mended before shards: they need the plans
-_LOST_DOCUMENT = "it cannot be made again from what the dataset holds; run its job again, or restore it from a copy"
 Progress = Callable[[int, int | None], None]
 
 
@@ -41,6 +44,7 @@ def repair_dataset(
     on_verified: Progress | None = None,
     on_clip: Progress | None = None,
     make_engine: EngineFactory = load_run_engine,
+    find_checkpoint: CheckpointFinder = find_run_checkpoint,
 ) -> RepairReport:
     """Verify a dataset deeply, and make good what is named.
 
@@ -59,7 +63,7 @@ def repair_dataset(
         dataset.store.probe_replacing()
     # Other bits are audio under names that nothing names until the part is replaced, and that gc would delete.
     gate = put_gate(dataset.store, "repair") if other_bits and not dry_run else None
-    repair = _Repair(dataset, report, other_bits, dry_run, on_clip, make_engine)
+    repair = _Repair(dataset, report, other_bits, dry_run, on_clip, make_engine, find_checkpoint)
     try:
         repair.mend_all(verification.faults)
     finally:
@@ -70,9 +74,9 @@ def repair_dataset(
 
 
 def open_repairable(uri: str, dry_run: bool = False) -> tuple[Dataset, Mending | None]:
-    """Open a dataset; if its `dataset.json` cannot be read, turn its changed bit back, and say so.
+    """Open a dataset; if its `dataset.json` is lost or cannot be read, mend that first, and say so.
 
-    Raises `JobError` if that is not its damage, or with `dry_run`.
+    Raises `JobError` if it cannot be made again, or with `dry_run`.
     """
     try:
         return open_dataset(uri), None
@@ -81,9 +85,11 @@ def open_repairable(uri: str, dry_run: bool = False) -> tuple[Dataset, Mending |
         if dry_run:
             raise
         store.probe_replacing()
-        if not turn_bit_back(store, paths.INFO):
-            raise
-        return open_dataset(uri), Mending(paths.INFO, "one bit turned back")
+        try:
+            action = "one bit turned back" if turn_bit_back(store, paths.INFO) else mend_info(store)
+        except NotMended as error:
+            raise JobError(f"{store.join(paths.INFO)} is lost or damaged, and {error}") from None
+        return open_dataset(uri), Mending(paths.INFO, action)
 
 
 @dataclass
@@ -96,7 +102,9 @@ class _Repair:
     dry_run: bool
     on_clip: Progress | None
     make_engine: EngineFactory
+    find_checkpoint: CheckpointFinder
     _engine: tuple[str, GenerationEngine] | None = None
+    _manifest: ManifestRepair | None = None
     _clips: int = field(default=0, init=False)
 
     def mend_all(self, faults: list[Fault]) -> None:
@@ -110,7 +118,7 @@ class _Repair:
             elif fault.kind in ("table", "card"):
                 is_derived = True
                 is_copy = paths.parse_run_keys(fault.location) or fault.location == paths.FOLDED_RUNS
-                if is_copy and not self.dry_run:
+                if not self.dry_run and (is_copy or is_ruined_table(self.dataset, fault.location)):
                     self.dataset.store.delete(fault.location)  # publishing puts it again, and not over another
             elif fault.kind == "duplicate":
                 self._note(fault.location, "", "the key is in several parts; take all but one of the runs down")
@@ -124,7 +132,10 @@ class _Repair:
             self._attempt(paths.README, self._publish, "publish card and tables again")
 
     def close(self) -> None:
-        """Stop the engine."""
+        """Stop the engine, and delete temporary files."""
+        if self._manifest is not None:
+            self._manifest.close()
+            self._manifest = None
         if self._engine is not None:
             self._engine[1].close()
             self._engine = None
@@ -149,10 +160,16 @@ class _Repair:
         if fault.kind == "plan":
             return mend_plan(self.dataset, path)
         if fault.kind == "report":
-            return mend_run_document(self.dataset, path)
-        if turn_bit_back(self.dataset.store, path):
-            return "one bit turned back"
-        raise NotMended(_LOST_DOCUMENT)
+            is_report = path.endswith("/report.json") or "/sessions/" in path
+            return mend_report(self.dataset, path) if is_report else mend_note(self.dataset, path)
+        if fault.kind == "info":
+            return "one bit turned back" if turn_bit_back(self.dataset.store, path) else mend_info(self.dataset.store)
+        run = path.split("/")[1]
+        if self._manifest is None or self._manifest.plan.run != run:
+            if self._manifest is not None:
+                self._manifest.close()
+            self._manifest = ManifestRepair(self.dataset, load_plan(self.dataset.store, run), self.find_checkpoint)
+        return self._manifest.mend(path)
 
     def _mend_shard(self, path: str, faults: list[Fault]) -> str:
         run, _ = paths.parse_index_part(path) or ("", 0)
@@ -177,11 +194,17 @@ class _Repair:
             self.on_clip(self._clips, None)
 
     def _publish(self) -> str:
-        """Write card and tables again; a mark of the card that lost one bit gets it back first."""
+        """Write card and tables again; a mark of the card that lost one bit, or its end, gets it back first."""
+        store = self.dataset.store
         for path in (paths.README, paths.README_BESIDE):
             with suppress(FileNotFoundError):
-                if b"<!-- musicgen:begin" not in self.dataset.store.read(path):
-                    turn_bit_back(self.dataset.store, path)
+                content = store.read(path)
+                if b"<!-- musicgen:begin" not in content and turn_bit_back(store, path):
+                    continue
+                if b"<!-- musicgen:end" not in content:
+                    whole = make_card(self.dataset).complete(content.decode("utf-8", "replace"))
+                    if whole is not None:
+                        store.write(path, whole.encode())
         card = publish_card(self.dataset)
         if card.path is None:
             raise NotMended("; ".join(card.notes))

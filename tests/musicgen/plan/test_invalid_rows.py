@@ -13,6 +13,8 @@ from musicgen.plan.invalid_rows import (
     hash_invalid_row,
     write_invalid_rows,
 )
+from musicgen.run_plan import Plan
+from musicgen.shard import PlannedModel
 from musicgen.storage import open_store
 
 ROWS = [
@@ -20,6 +22,8 @@ ROWS = [
     InvalidRow(3, "m.csv:3", None, None, "invalid", "the row is not valid UTF-8"),
     InvalidRow(4, "m.csv:4", "c", "", "melody", ""),
 ]
+
+PLAN = Plan("r1-1", 1, {}, PlannedModel("m", None, "0" * 64, 50.0), "auto", "", (), 0, 0.0, 0.0, 3)
 
 
 def test_the_hash_is_of_what_was_refused_and_why() -> None:
@@ -38,7 +42,7 @@ def test_rows_written_to_failures_are_recognized(tmp_path: Path) -> None:
     spilled = build_invalid_table(ROWS)
     pq.write_table(spilled, tmp_path / "invalid.parquet")
     store = open_store(str(tmp_path / "out"))
-    write_invalid_rows(store, "r1-1", tmp_path / "invalid.parquet", tmp_path)
+    write_invalid_rows(store, PLAN, tmp_path / "invalid.parquet", tmp_path)
     with store.open(paths.plan_failures("r1-1")) as file:
         failures: pa.Table = pq.read_table(file)
     known = build_known_table(failures, 7)
@@ -51,5 +55,5 @@ def test_rows_written_to_failures_are_recognized(tmp_path: Path) -> None:
 def test_failures_that_exist_are_not_written_again(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     store.write(paths.plan_failures("r1-1"), b"of the driver that planned the run")
-    write_invalid_rows(store, "r1-1", tmp_path / "absent.parquet", tmp_path)
+    write_invalid_rows(store, PLAN, tmp_path / "absent.parquet", tmp_path)
     assert store.read(paths.plan_failures("r1-1")) == b"of the driver that planned the run"
