@@ -20,11 +20,13 @@ from musicgen.cleanup.row_deletion import delete_rows
 from musicgen.dataset import paths
 from musicgen.dataset.card import publish_card
 from musicgen.dataset.gc_gate import Gate, put_gate, release_gate
+from musicgen.dataset.index_part import parse_footer
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.tombstones import ClipPlace, LastEntry, mark_deleted, put_entry
 from musicgen.errors import JobError, StoreError, first_line
 from musicgen.parallel import map_ordered
 from musicgen.plan.planned_runs import RunListing, list_runs
+from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.store import UnfinishedWrite
 
 _THREADS = 16
@@ -81,14 +83,30 @@ def collect_garbage(
 
 @contextmanager
 def _damage_named(dataset: Dataset) -> Iterator[None]:
-    """Raise `StoreError` for a part of the index that cannot be read: then nobody knows what it needs."""
+    """Raise `StoreError` for an object that cannot be read: then nobody knows what it needs, and nothing is deleted."""
     try:
         yield
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, FileNotFoundError) as error:
+        damaged = list(_find_damaged_parts(dataset))
+        place = dataset.store.join(damaged[0]) if damaged else dataset.uri
+        more = f", and {len(damaged) - 1} more parts of the index" if len(damaged) > 1 else ""
         raise StoreError(
-            f"{dataset.uri}: the index cannot be read ({first_line(error)}), so nothing more is deleted; "
-            "`musicgen verify` names what is damaged"
+            f"{place}{more} cannot be read ({first_line(error)}), so nothing more is deleted; repair the dataset "
+            f"first: musicgen repair {dataset.uri}"
         ) from error
+
+
+def _find_damaged_parts(dataset: Dataset) -> Iterator[str]:
+    """Yield the index parts of which not every column can be read."""
+    for path in dataset.parts():
+        try:
+            with dataset.store.open(path) as file:
+                reader = ParquetReader(file)
+                parse_footer(reader.schema_arrow.metadata, path)
+                for _ in reader.iter_batches():
+                    pass
+        except (pa.ArrowException, ValueError, FileNotFoundError):
+            yield path
 
 
 class _Collection:
@@ -179,5 +197,6 @@ def _refuse_unfinished(dataset: Dataset, listing: RunListing) -> None:
         runs = ", ".join(run.run for run in listing.unfinished)
         raise JobError(
             f"{dataset.uri}: a run is unfinished ({runs}), and may need what gc would delete; finish it, or close it "
-            "with --supersede of a later one, and run gc again"
+            "with --supersede of a later one, and run gc again (if it was finished, it has lost parts of the index: "
+            f"musicgen repair {dataset.uri})"
         )

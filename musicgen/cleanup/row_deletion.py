@@ -42,7 +42,10 @@ def delete_rows(dataset: Dataset, part_path: str, gone: Set[str]) -> int:
         except FileNotFoundError:
             return 0
         except (pa.ArrowException, ValueError, tarfile.TarError) as error:
-            raise StoreError(f"{dataset.store.join(part_path)} cannot be read: {first_line(error)}") from None
+            raise StoreError(
+                f"{dataset.store.join(part_path)} cannot be read ({first_line(error)}); repair the dataset first: "
+                f"musicgen repair {dataset.uri}"
+            ) from None
         if deleted is not None:
             return deleted
     raise StoreError(f"{dataset.store.join(part_path)} is replaced by others again and again; run again")

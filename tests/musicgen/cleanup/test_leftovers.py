@@ -8,8 +8,9 @@ import pytest
 from musicgen.cleanup.collection import collect_garbage, find_garbage
 from musicgen.dataset import paths
 from musicgen.dataset.gc_gate import find_gate, put_gate, release_gate
+from musicgen.dataset.removal import remove_clips
 from musicgen.dataset.verification import verify_dataset
-from musicgen.errors import JobError
+from musicgen.errors import JobError, StoreError
 from musicgen.storage import Store
 from tests.fixtures.watched_store import WatchedStore
 
@@ -110,6 +111,29 @@ def test_an_unfinished_run_stops_gc_and_gc_stops_a_run(file_jobs: Jobs):
     assert jobs.plan().adopted
     jobs.drive(plan)
     collect_garbage(jobs.dataset)
+
+
+@pytest.mark.parametrize("kind", ["index", "failures"])
+def test_a_damaged_or_lost_file_stops_gc_which_says_what_to_do(file_jobs: Jobs, kind: str):
+    jobs = file_jobs
+    jobs.drive(jobs.plan().plan, failing=("secret harp",))
+    remove_clips(jobs.dataset, ["bert"])
+    path = next(info.path for info in jobs.store.list(kind))
+    content = jobs.store.read(path)
+    before = {info.path for info in jobs.store.list(paths.AUDIO)}
+    for damaged in (content[:-3], b"") if kind == "index" else (content[:-3],):
+        jobs.store.write(path, damaged)
+        with pytest.raises(StoreError, match=f"{path}.*cannot be read .*musicgen repair {jobs.output}"):
+            collect_garbage(jobs.dataset)
+        assert find_gate(jobs.store) is None
+        assert {info.path for info in jobs.store.list(paths.AUDIO)} == before
+    jobs.store.write(path, content)
+    if kind == "index":
+        jobs.store.delete(path)
+        with pytest.raises(JobError, match=f"is unfinished .*musicgen repair {jobs.output}"):
+            collect_garbage(jobs.dataset)
+        jobs.store.write(path, content)
+    assert collect_garbage(jobs.dataset).clips == 1
 
 
 def test_a_repair_with_other_bits_and_gc_keep_each_other_out_and_runs_go_on(file_jobs: Jobs):
