@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from actors.environment import find_package_folders
-from musicgen.errors import ClusterUnavailable, first_line
+from musicgen.errors import ClusterUnavailable, first_line, redact_urls
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
@@ -91,7 +91,7 @@ def connect_to_ray(address: str, forwarded_env: Sequence[str], verbose: bool, br
     environment: dict[str, object] | None = None
     if brings_code:
         submitted = _read_submitted_environment()
-        variables = {name: os.environ[name] for name in forwarded_env if name in os.environ}
+        variables = _select_variables(forwarded_env)
         environment = {
             "py_modules": [str(folder) for folder in find_package_folders()],
             "env_vars": {name: value for name, value in variables.items() if name not in submitted.get("env_vars", {})},
@@ -116,6 +116,12 @@ def connect_to_ray(address: str, forwarded_env: Sequence[str], verbose: bool, br
             f"the Ray cluster at {address} cannot be joined: {first_line(error)}; check cluster.address and "
             "RAY_ADDRESS, and if it demands a token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
+
+
+def _select_variables(names: Sequence[str]) -> dict[str, str]:
+    """Return those of the variables that are set, but for a URL with a password: Ray shows and keeps what it gets."""
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    return {name: value for name, value in variables.items() if redact_urls(value) == value}
 
 
 def _read_submitted_environment() -> Mapping[str, Collection[str]]:

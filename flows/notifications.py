@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from flows.redaction import redact_urls
 from flows.summary import Summary
+from musicgen.errors import redact_urls
 
 PUBLISHED_EVENT = "dataset.published"
 WEBHOOK_VARIABLE = "MUSICGEN_FAILURE_WEBHOOK"

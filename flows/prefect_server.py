@@ -13,8 +13,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
-from flows.redaction import redact_urls
-from musicgen.errors import JobError
+from musicgen.errors import JobError, redact_urls
 
 _CHECK_TIMEOUT_S = 5.0
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")  # the line that ends a traceback

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from flows.prefect_server import ask_health
 from flows.record_messages import CancelRequested, Connected, FromRecorder, Notice, Unreachable
-from flows.redaction import redact_urls
-from musicgen.errors import first_line
+from musicgen.errors import first_line, redact_urls
 
 _INTERVAL_S = 5.0
 _TIMEOUT_S = 5.0

@@ -4,9 +4,12 @@ A `UserError` stops a job before work starts (exit code 2). A `RowError` becomes
 rows go on. Every message says what was wrong, where (file, row, key) and what to do.
 """
 
+import re
 from typing import Literal
 
 ErrorClass = Literal["invalid", "melody", "generation", "crash", "storage"]
+
+_USER_INFO = re.compile(r"(?<=://)[^/?#\s'\"]*@")
 
 
 class MusicGenError(Exception):
@@ -79,7 +82,12 @@ class RowError(MusicGenError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, at most 300 characters, or its type's name if it has none.
 
-    For messages that quote an error of another library.
+    For messages that quote an error of another library, which may name a proxy or an endpoint with its password.
     """
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return redact_urls(text.splitlines()[0])[:300]
+
+
+def redact_urls(text: str) -> str:
+    """Return `text` with `***@` where a URL has `user:password@`."""
+    return _USER_INFO.sub("***@", text)

@@ -8,12 +8,11 @@ from typing import cast
 
 import yaml
 
-from musicgen.errors import JobError, first_line
+from musicgen.errors import JobError, first_line, redact_urls
 from musicgen.job_keys import KeyPath, KeyTree, suggest_key
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_USERINFO = re.compile(r"(://)[^/\s]*@")
 _SECRET_QUERY = re.compile(
     r"[?&][^=&]*(secret|token|signature|password|credential|access_?key)[^=&]*=[^&\s]*", re.IGNORECASE
 )
@@ -21,7 +20,7 @@ _SECRET_QUERY = re.compile(
 
 def reveals_secret(uri: str) -> str | None:
     """Return why this URI may not be in a job (it holds credentials), or None."""
-    if _USERINFO.search(uri) or _SECRET_QUERY.search(uri):
+    if redact_urls(uri) != uri or _SECRET_QUERY.search(uri):
         return (
             "holds credentials; take them out: they come from the environment (AWS_ACCESS_KEY_ID ...) or the "
             "usual AWS places"
@@ -31,7 +30,7 @@ def reveals_secret(uri: str) -> str | None:
 
 def redact_credentials(text: str) -> str:
     """Mask the credentials of URIs in a text."""
-    return _SECRET_QUERY.sub("?...", _USERINFO.sub(r"\1***@", text))
+    return _SECRET_QUERY.sub("?...", redact_urls(text))
 
 
 class JobDocument:

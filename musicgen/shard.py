@@ -33,3 +33,14 @@ class PlannedModel:
     identity: str
     frame_rate: float
     family: str = "musicgen"
+
+    @property
+    def public_name(self) -> str:
+        """The name without the folder or bucket that holds it."""
+        return strip_folder(self.name)
+
+
+def strip_folder(name: str) -> str:
+    """Return a checkpoint's name without the folder or bucket that holds it, which may be private."""
+    is_hub_name = name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    return name if is_hub_name or "/" not in name else name.rstrip("/").rsplit("/", 1)[-1]

@@ -10,9 +10,8 @@ import typer
 
 from flows.cli.quiet import quiet_libraries
 from flows.cli.safe_output import escape_output
-from flows.redaction import redact_urls
 from flows.signals import raise_on_sigterm
-from musicgen.errors import JobError, LimitReached, MusicGenError, StoreError, UserError
+from musicgen.errors import JobError, LimitReached, MusicGenError, StoreError, UserError, redact_urls
 
 if TYPE_CHECKING:
     from musicgen.job import Job

@@ -13,7 +13,7 @@ import psutil
 from actors.messages import Progress
 from flows.cli.safe_output import escape_controls
 from flows.progress import describe_progress, format_duration
-from flows.redaction import redact_urls
+from musicgen.errors import redact_urls
 from musicgen.store_waits import find_longest_wait
 
 if TYPE_CHECKING:

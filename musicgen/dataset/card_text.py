@@ -7,6 +7,7 @@ from musicgen.dataset.reader import Dataset
 from musicgen.dataset.readme import Card, quote_code
 from musicgen.dataset.status import RunStatus
 from musicgen.presets import find_preset
+from musicgen.shard import strip_folder
 
 _SIZE_CATEGORIES = [
     (10**3, "n<1K"),
@@ -189,9 +190,8 @@ def _list_checkpoints(runs: list[RunStatus]) -> list[CardCheckpoint]:
 
 
 def _public_name(name: str) -> str:
-    """Return a checkpoint's name without the folder or bucket that holds it, which may be private."""
-    is_hub_name = name.count("/") == 1 and not name.startswith(("/", ".", "~"))
-    return name if is_hub_name or "/" not in name else f"a local checkpoint, {name.rstrip('/').rsplit('/', 1)[-1]}"
+    stripped = strip_folder(name)
+    return name if stripped == name else f"a local checkpoint, {stripped}"
 
 
 def _choose_license(checkpoints: list[CardCheckpoint]) -> str:

@@ -223,7 +223,7 @@ class ShardWriter:
             "family": self._model.family,
             "negative_prompt": request.negative_prompt or None,
             "steps": request.steps,
-            "model": self._model.name,
+            "model": self._model.public_name,
             "model_revision": self._model.revision,
             "audio_format": str(self._audio.format),
             "audio_bytes": len(encoded.data),

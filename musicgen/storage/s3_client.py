@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from musicgen.errors import StoreDenied, StoreError
+from musicgen.errors import StoreDenied, StoreError, first_line, redact_urls
 from musicgen.storage import s3_faults
 from musicgen.storage.deadlines import Deadlines
 from musicgen.storage.location import Location
@@ -132,6 +132,12 @@ def _forget(file_system: "S3FileSystem") -> None:
 def _make_file_system() -> "S3FileSystem":
     import fsspec
 
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    if endpoint is not None and redact_urls(endpoint) != endpoint:
+        raise StoreError(
+            "s3:// cannot be set up: AWS_ENDPOINT_URL holds a user name or password, which S3 has no use for; leave it "
+            "out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")  # botocore knows only the second
     # botocore knows AWS_CA_BUNDLE alone; the other is what most programs take private authorities from.
     authorities = None if "AWS_CA_BUNDLE" in os.environ else os.environ.get("SSL_CERT_FILE")
@@ -141,7 +147,7 @@ def _make_file_system() -> "S3FileSystem":
             "s3",
             use_listings_cache=False,
             skip_instance_cache=True,
-            endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
+            endpoint_url=endpoint,
             client_kwargs={name: value for name, value in client_settings.items() if value},
             config_kwargs={
                 "connect_timeout": _CONNECT_TIMEOUT_S,
@@ -151,4 +157,4 @@ def _make_file_system() -> "S3FileSystem":
             },
         )
     except ValueError as error:  # an endpoint that is no URL
-        raise StoreError(f"s3:// cannot be set up: {error}; look at AWS_ENDPOINT_URL") from None
+        raise StoreError(f"s3:// cannot be set up: {first_line(error)}; look at AWS_ENDPOINT_URL") from None

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from actors.ray_start import _select_variables
+
 DRIVER = """
 import signal, sys, time
 
@@ -41,3 +45,11 @@ def test_ray_starts_where_tmpdir_is_long_and_leaves_home_and_sigterm_alone(tmp_p
     finally:
         driver.kill()
         driver.wait()
+
+
+def test_no_variable_with_a_password_goes_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:secret@store:9000")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://store:9000")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    sent = _select_variables(["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"])
+    assert sent == {"AWS_ENDPOINT_URL_S3": "http://store:9000"}

@@ -13,8 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.prefect_server import TemporaryServer, ask_health, check_prefect_url, last_error_line
 from flows.prefect_watch import PrefectWatch
 from flows.record_messages import Unreachable
-from flows.redaction import redact_urls
-from musicgen.errors import JobError
+from musicgen.errors import JobError, redact_urls
 from tests.fixtures.private_authority import write_certificate
 
 

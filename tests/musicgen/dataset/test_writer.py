@@ -354,3 +354,17 @@ def test_a_shard_is_not_written_without_a_dataset(make: Maker):
     make.store.delete("dataset.json")
     with pytest.raises(StoreError, match="is not a dataset"):
         ShardWriter(make.store, "r1-1", 0, "a0", shard_of("r1-1", 0), make.audio, MODEL, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("/home/ada/models/tiny/", "tiny"), ("s3://bucket/a/tiny", "tiny"), ("owner/tiny", "owner/tiny")],
+)
+def test_the_index_names_a_model_without_its_folder(make: Maker, name: str, shown: str):
+    rows = shard_of("r1-1", 0, 1)
+    make.writer(rows=rows)
+    model = replace(MODEL, name=name)
+    with ShardWriter(make.store, "r1-1", 0, "a0", rows, make.audio, model, "torch 2") as writer:
+        writer.add(0, clip_of(rows.requests[0]))
+        writer.commit()
+    assert musicgen.dataset.open_dataset(make.store.uri).to_arrow(["model"])["model"].to_pylist() == [shown]
