@@ -1,7 +1,9 @@
 """What an actor measures of itself, for the metrics of its run."""
 
 import sys
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from musicgen.store_requests import count_requests
 
@@ -20,12 +22,20 @@ class ActorMeasures:
     store_request_s: float = 0.0  # that they took, with their repetitions
 
     def __add__(self, other: "ActorMeasures") -> "ActorMeasures":
-        return ActorMeasures(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return ActorMeasures.sum_all([self, other])
+
+    @classmethod
+    def sum_all(cls, measures: Iterable["ActorMeasures"]) -> "ActorMeasures":
+        """Add up those of many actors; quicker than one by one."""
+        return cls(*map(sum, zip(*map(_take_values, measures), strict=True)))
 
     @property
     def counts(self) -> "ActorMeasures":
         """The counts alone, which stay when the actor has ended."""
         return ActorMeasures(0, 0, 0, 0, self.steps, self.step_s, self.store_requests, self.store_request_s)
+
+
+_take_values = attrgetter(*(field.name for field in fields(ActorMeasures)))
 
 
 def measure_store() -> ActorMeasures:

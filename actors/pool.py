@@ -71,8 +71,7 @@ class Pool:
                 while not loop.finished:
                     if self.stop.is_set():
                         raise Stopped("stopped")
-                    loop.turn()
-                    progress = loop.progress
+                    progress = loop.turn()
                     progress_thread.put(progress)
                     self._timeline.add(time.monotonic() - self._started_at, progress.done_audio_s)
             interrupted = False

@@ -1,5 +1,6 @@
 """One turn after the other of a pool: hears its actors, and carries out what the dispatcher decides."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ from musicgen.plan import Plan
 from musicgen.storage import Store
 
 _POLL_INTERVAL_S = 0.25
+_PAUSE_PER_ACTOR_S = 0.0005  # a turn costs time for each actor, so with more of them there are fewer
 _COMMIT_WAIT_S = 1.5  # for commits that are being written when the run is stopped
 
 
@@ -83,8 +85,12 @@ class PoolLoop:
         self._cluster_watch.close()
         self._driver_watch.close()
 
-    def turn(self) -> None:
-        """Hear the actors, decide, and act; takes a fraction of a second. Raises like `Pool.run`."""
+    def turn(self) -> Progress:
+        """Hear the actors, decide, and act; takes a fraction of a second. Returns the progress. Raises like `Pool.run`.
+
+        Actors have work at hand, and many of them send replies all the time: these are waited for together.
+        """
+        time.sleep(min(_POLL_INTERVAL_S, _PAUSE_PER_ACTOR_S * len(self._dispatcher.actors)))
         self._cluster_watch.check()
         self._clock.tick()
         # What is there is heard before anything is decided: after a pause of the driver, that is every answer.
@@ -95,8 +101,9 @@ class PoolLoop:
         self._look_at_cluster()
         self._share_with_other_drivers()
         self._carry_out_actions()
-        self._driver_watch.progress = self.progress
+        self._driver_watch.progress = progress = self.progress
         self.run_limits.check(self._dispatcher, self._driver_watch.pause)
+        return progress
 
     # ------------------------------------------------------------ state
 

@@ -99,7 +99,10 @@ class ProgressCounter:
             shards_done=shards_done,
             uncommitted_rows=sum(heartbeat.uncommitted_rows for heartbeat in heartbeats),
             uncommitted_audio_s=sum(heartbeat.uncommitted_audio_s for heartbeat in heartbeats),
-            unfinished=sum((heartbeat.unfinished for heartbeat in heartbeats), UnfinishedClips()),
+            unfinished=UnfinishedClips(
+                sum(heartbeat.unfinished.clips for heartbeat in heartbeats),
+                sum(heartbeat.unfinished.audio_s for heartbeat in heartbeats),
+            ),
             actors=actors,
             crashes=deaths.crashes,
             preemptions=deaths.preemptions,
@@ -109,7 +112,9 @@ class ProgressCounter:
             waiting_for=waiting_for,
             failures=tuple(sorted(self._failures.items())),
             retries=self._retries,
-            measures=sum((heartbeat.measures for heartbeat in heartbeats), self._ended_measures + measure_store()),
+            measures=ActorMeasures.sum_all(
+                [self._ended_measures, measure_store(), *(heartbeat.measures for heartbeat in heartbeats)]
+            ),
         )
 
     def _measure_generating_s(self) -> float:

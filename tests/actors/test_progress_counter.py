@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from actors.actor_measures import ActorMeasures
 from actors.death_counts import DeathCounts
 from actors.messages import Heartbeat, LoadedActor, Progress, ShardAttempt, ShardReport
 from actors.progress_counter import ProgressCounter
@@ -61,3 +62,15 @@ def test_a_lost_actor_takes_its_unfinished_clips_with_it() -> None:
     counter.forget_actor(0)
     assert current(counter).share == 0
     assert current(counter).eta_s is None
+
+
+def test_measures_and_unfinished_clips_of_all_actors_add_up() -> None:
+    counter = ProgressCounter(rows=8, shards=1, driver="d")
+    for actor in range(3):
+        measures = ActorMeasures(slots=4, slots_used=actor, steps=10, step_s=0.5, gpu_memory_bytes=1)
+        counter.on_heartbeat(actor, Heartbeat(unfinished=UnfinishedClips(1.5, 12.0), measures=measures))
+    counter.forget_actor(2)
+    progress = current(counter)
+    assert progress.unfinished == UnfinishedClips(3.0, 24.0)
+    found = progress.measures
+    assert (found.slots, found.slots_used, found.steps, found.step_s, found.gpu_memory_bytes) == (8, 1, 30, 1.5, 2)
