@@ -4,6 +4,7 @@ The page is written to the dataset's own folder or, for a dataset in a bucket, t
 dataset itself is not changed: `verify` and `load_dataset` ignore the added files.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -83,6 +84,8 @@ def _make_card(dataset: Dataset, target: Store, clip: SelectedClip) -> ClipCard:
     try:
         content = read_audio_bytes(dataset.store, row)
         audio, sample_rate = decode_clip(row, content)
+        if hashlib.sha256(content).hexdigest() != row["audio_sha256"]:  # a link may lead out of a foreign dataset
+            raise ValueError("it is not the file that the index says")
     except (FileNotFoundError, ValueError) as error:
         reason = (
             "its audio is not there" if isinstance(error, FileNotFoundError) else f"its audio cannot be read: {error}"

@@ -11,6 +11,7 @@ from musicgen.dataset.index_part import Footer, parse_footer
 from musicgen.dataset.info import DatasetInfo
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.schema import CODES, FAILURES, SCHEMA_VERSION, index_schema
+from musicgen.dataset.tombstones import Tombstones
 from musicgen.dataset.verification_report import Fault
 from musicgen.dataset.whole_file import describe_parquet_damage, open_whole
 from musicgen.storage.parquet_reader import ParquetReader
@@ -105,3 +106,10 @@ def check_tar(dataset: Dataset, footer: Footer, part: str) -> Iterator[Fault]:
         return
     if digest != footer.tar_sha256:
         yield Fault("tar", path, "the tar's sha256 is not that of the index part's footer", part)
+
+
+def check_removed(footer: Footer, part: str, tombstones: Tombstones) -> Iterator[Fault]:
+    """Yield a fault if clips of a part were deleted, and no entry of `removed/` keeps them from being made again."""
+    lost = footer.removed - tombstones.count_deleted(footer.run, footer.shard)
+    if lost > 0:
+        yield Fault("removed", part, f"{lost} of its clips were deleted, and no entry of {paths.REMOVED}/ says so")

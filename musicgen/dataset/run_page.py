@@ -28,6 +28,7 @@ from musicgen.dataset.status import RunStatus
 from musicgen.dataset.visible_rows import read_visible
 from musicgen.errors import RowError
 from musicgen.parallel import map_ordered
+from musicgen.shard import strip_folder
 
 _CLIPS = 10
 _EXCERPT_S = 10.0
@@ -93,7 +94,7 @@ def _render_section(title: str, note: str, content: str) -> str:
 def _render_facts(status: RunStatus, report: RunReport) -> str:
     totals = report.totals()
     facts = {
-        "model": status.model or "",
+        "model": strip_folder(status.model or ""),
         "planned at": status.created_at,
         "clips": f"{status.made:,} of {status.planned:,} made",
         "failed": f"{status.failed:,}",

@@ -62,6 +62,10 @@ class Tombstones:
         """Return the last entry of a clip; `NO_ENTRY` if it has none."""
         return self.of_parts.get((place.run, place.shard), {}).get(place.key, NO_ENTRY)
 
+    def count_deleted(self, run: str, shard: int) -> int:
+        """Count the clips of an index part that were deleted, or are being deleted."""
+        return sum(entry.state in ("deleting", "deleted") for entry in self.of_parts.get((run, shard), {}).values())
+
     def hidden_in(self, part_path: str) -> frozenset[str]:
         """Return the keys whose rows a reader of this index part leaves out."""
         entries = self.of_parts.get(paths.parse_index_part(part_path) or ("", 0), {})

@@ -11,6 +11,7 @@ counted, but are not faults; a store that cannot be used for a while is waited f
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,9 +21,10 @@ from musicgen.dataset.clip_verification import CLIP_COLUMNS, check_clip, find_ob
 from musicgen.dataset.derived_verification import check_derived
 from musicgen.dataset.index_part import parse_footer
 from musicgen.dataset.key_index import KeyIndex
-from musicgen.dataset.part_verification import check_failures, check_part, check_tar
+from musicgen.dataset.part_verification import check_failures, check_part, check_removed, check_tar
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_verification import check_info, check_runs
+from musicgen.dataset.tombstones import Tombstones
 from musicgen.dataset.verification_report import Fault, VerificationReport
 from musicgen.dataset.whole_file import open_whole
 from musicgen.parallel import map_ordered
@@ -98,6 +100,10 @@ class _Verification:
     chosen: frozenset[int] | None
     _first: int = field(default=0, init=False)  # the number of the next row
 
+    @cached_property
+    def _tombstones(self) -> Tombstones:
+        return self.dataset.tombstones()
+
     def check_rows(self) -> Iterator[tuple[list[Fault], TableRow]]:
         """Yield every row with its faults. Only a few rows are in memory at a time, whatever the dataset's size."""
 
@@ -123,6 +129,8 @@ class _Verification:
                 for fault in check_failures(self.dataset, footer, path, self.deep, self.folder):
                     self.report.add(fault)
                 for fault in check_tar(self.dataset, footer, path) if self.deep else ():
+                    self.report.add(fault)
+                for fault in check_removed(footer, path, self._tombstones) if self.deep else ():
                     self.report.add(fault)
             except (pa.ArrowException, ValueError, KeyError, OSError) as error:
                 self.report.add(Fault("index", path, f"the index part cannot be read: {error}", path))

@@ -14,7 +14,7 @@ class Fault:
     """
 
     # index | missing | size | sha256 | decode | duration | rate | channels | samples | duplicate | failures | storage
-    # | tar | plan | manifest | report | info | table | card
+    # | tar | plan | manifest | report | info | table | card | removed
     kind: str
     location: str
     description: str

@@ -7,12 +7,17 @@ import pyarrow as pa
 
 from musicgen.dataset import paths
 from musicgen.dataset.gc_gate import Gate
+from musicgen.dataset.index_part import read_footer
+from musicgen.dataset.open_failures import read_failures
 from musicgen.dataset.pause import Pause
 from musicgen.dataset.reader import Dataset
+from musicgen.dataset.tombstones import ClipPlace, mark_deleted
 from musicgen.own_checksum import dump_json
+from musicgen.plan import read_shard
 from musicgen.plan.planned_runs import load_plan, pending_shards
 from musicgen.repair.document_repair import NotMended, put_document, turn_bit_back
 from musicgen.storage import Store
+from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.value_types import JsonObject
 
 
@@ -85,3 +90,20 @@ def _read_slots(dataset: Dataset, path: str) -> JsonObject:
     if not slots:
         raise NotMended("the index does not say how many slots the run's actors had; delete the file to choose anew")
     return {"slots": min(slots)}
+
+
+def mend_removed(dataset: Dataset, part_path: str) -> str:
+    """Mark the clips of an index part as deleted that its run planned and that are nowhere. Raises `NotMended`."""
+    run, shard = paths.parse_index_part(part_path) or ("", 0)
+    footer = read_footer(dataset.store, part_path)
+    with dataset.store.open(part_path) as file:
+        known = {*ParquetReader(file).read(["key"])["key"].to_pylist()}
+    known |= {*read_failures(dataset.store, [footer.failures] if footer.failures else [])["key"].to_pylist()}
+    tombstones = dataset.tombstones()
+    known |= tombstones.of_parts.get((run, shard), {}).keys()
+    keys = read_shard(dataset.store, load_plan(dataset.store, run), shard).keys
+    lost = [key for key in keys if key not in known]
+    if len(lost) != footer.removed - tombstones.count_deleted(run, shard):
+        raise NotMended("which of its clips were deleted cannot be told; repair what else is damaged first")
+    mark_deleted(dataset.store, [ClipPlace(key, run, shard) for key in lost])
+    return f"{len(lost)} clips marked as deleted again"

@@ -28,12 +28,13 @@ from musicgen.repair.clip_maker import EngineFactory, find_run_checkpoint, load_
 from musicgen.repair.document_repair import NotMended, mend_plan, mend_report, turn_bit_back
 from musicgen.repair.info_repair import mend_info
 from musicgen.repair.manifest_repair import CheckpointFinder, ManifestRepair
-from musicgen.repair.note_repair import mend_note
+from musicgen.repair.note_repair import mend_note, mend_removed
 from musicgen.repair.repair_report import Mending, RepairReport
 from musicgen.repair.shard_repair import ShardRepair
 from musicgen.storage import open_store
 
-_ORDER = ("info", "plan", "manifest", "failures", "report")  # of what is mended before shards: they need the plans
+# Of what is mended before shards, which need the plans.
+_ORDER = ("info", "plan", "manifest", "failures", "report", "removed")
 Progress = Callable[[int, int | None], None]
 
 
@@ -124,6 +125,7 @@ class _Repair:
                 self._note(fault.location, "", "the key is in several parts; take all but one of the runs down")
             else:
                 documents.setdefault(fault.location, fault)
+                is_derived = is_derived or fault.kind == "removed"  # the card counts removed clips
         for fault in sorted(documents.values(), key=lambda fault: _ORDER.index(fault.kind)):
             self._attempt(fault.location, partial(self._mend_document, fault), _describe_document(fault))
         for path in sorted(shards):
@@ -164,6 +166,8 @@ class _Repair:
             return mend_report(self.dataset, path) if is_report else mend_note(self.dataset, path)
         if fault.kind == "info":
             return "one bit turned back" if turn_bit_back(self.dataset.store, path) else mend_info(self.dataset.store)
+        if fault.kind == "removed":
+            return mend_removed(self.dataset, path)
         run = path.split("/")[1]
         if self._manifest is None or self._manifest.plan.run != run:
             if self._manifest is not None:

@@ -16,6 +16,7 @@ from musicgen.dataset.status import run_statuses
 from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import JobError
 from musicgen.own_checksum import check_parquet
+from musicgen.repair import repair_dataset
 from tests.fixtures.watched_store import WatchedStore
 
 from .conftest import GROWN, Jobs, find_remains
@@ -142,3 +143,20 @@ def test_a_gc_that_is_killed_at_any_step_harms_nothing_and_can_be_done_again(lay
             break
         steps += stride
     assert steps > 15
+
+
+def test_a_deleted_clip_whose_entries_are_lost_is_not_made_again(file_jobs: Jobs):
+    jobs = file_jobs
+    jobs.drive(jobs.plan().plan)
+    remove_clips(jobs.dataset, ["anna"])
+    collect_garbage(jobs.dataset, purge_prompts=True)
+    entries = {info.path for info in jobs.store.list(paths.REMOVED)}
+    for path in entries:
+        jobs.store.delete(path)
+    publish_card(jobs.dataset)
+    assert [fault.kind for fault in verify_dataset(jobs.dataset, deep=True).faults] == ["removed"]
+    report = repair_dataset(jobs.dataset)
+    assert str(report.mendings[0]) == f"{next(jobs.dataset.parts())}: 1 clips marked as deleted again"
+    assert {info.path for info in jobs.store.list(paths.REMOVED)} < entries
+    assert verify_dataset(jobs.dataset, deep=True).faults == []
+    assert jobs.plan(dry_run=True).removed == 1

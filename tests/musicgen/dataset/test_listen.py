@@ -166,6 +166,19 @@ def test_a_missing_or_damaged_clip_does_not_hide_the_others(make: Maker):
     assert "not decodable audio" in tags.text
 
 
+def test_a_file_that_a_link_leads_to_is_not_copied_into_the_page(make: Maker, tmp_path: Path):
+    make.shard(rows=2)
+    dataset = musicgen.dataset.open_dataset(make.store.uri)
+    audio = [Path(make.store.uri, path) for path in dataset.to_arrow(["audio"])["audio"].to_pylist()]
+    secret = tmp_path / "mine.flac"
+    audio[1].rename(secret)
+    audio[0].unlink()
+    audio[0].symlink_to(secret)
+    page = write_page(dataset, folder=str(tmp_path / "page"))
+    assert page.faults == 2
+    assert [file.name for file in (tmp_path / "page").rglob("*.flac")] == []
+
+
 def test_a_dataset_in_a_bucket_needs_a_folder_for_the_page(s3, tmp_path: Path):
     from musicgen.storage import open_store
 
