@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from musicgen.engine.prefill import PREFILL_TOKENS
@@ -109,6 +108,8 @@ def free_bytes(device: torch.device) -> int:
         free, total = torch.cuda.mem_get_info(device)
         allowed = round(torch.cuda.get_per_process_memory_fraction(device.index) * total)
         return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
+    import psutil  # which CUDA does without
+
     return min([psutil.virtual_memory().available, *_control_group_free_bytes()])
 
 
