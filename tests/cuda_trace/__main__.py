@@ -57,7 +57,10 @@ def main(subject: str, *sizes: str) -> None:
                 for longest, slots in ((HALF_FILLED, None), (FILLED, None), (FILLED, 1))
                 if longest == FILLED or subject != "filled-steps"
             ]
-            costs = [{**asdict(step), "expected_s": step.expected_s, "bound_share": step.bound_share} for step in steps]
+            costs = [
+                {**asdict(step), "expected_s": step.expected_s, "bound_share": step.bound_share, "rate": step.rate}
+                for step in steps
+            ]
     json.dump(costs, sys.stdout, indent=1)
 
 

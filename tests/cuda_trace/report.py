@@ -22,13 +22,14 @@ def run_trace(subject: str, *sizes: str) -> list[dict[str, Any]]:
 def format_steps(costs: Iterable[Cost]) -> str:
     """The costs as a table in Markdown."""
     lines = [
-        "| model | slots | longest row | kernels | a layer | GB a step | least GB | ratio | share of the bound |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | slots | longest row | kernels | a layer | GB a step | least GB | ratio | share of the bound "
+        "| audio-s/s, estimated (bound) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {cost['size']} | {cost['slots']} | {cost['longest']} | {cost['kernels']:,} | {cost['kernels_per_layer']} "
         f"| {cost['bytes'] / 1e9:.1f} | {cost['least_bytes'] / 1e9:.1f} | {cost['bytes'] / cost['least_bytes']:.2f} "
-        f"| {100 * cost['bound_share']:.0f} % |"
+        f"| {100 * cost['bound_share']:.0f} % | {cost['rate']:.0f} ({cost['rate'] / cost['bound_share']:.0f}) |"
         for cost in costs
     ]
     return "\n".join(lines)

@@ -33,6 +33,7 @@ CONTEXT_FRAMES = 600  # 12 s of known codes: a later window of a long clip
 CAPACITY = WINDOW_FRAMES + 4
 HALF_FILLED, FILLED = 768, 1536  # positions of the longest row, in whole blocks of the cache
 BRANCHES: dict[Kind, int] = {"text": 2, "melody": 2, "style": 3}
+FRAME_RATE = 50
 KERNEL_START_S, BANDWIDTH_SHARE, H100_BANDWIDTH = 1.5e-6, 0.85, 3.35e12
 _EVENT_LAYERS = 1
 _FREE_BYTES = 79.6e9 - 2.2e9  # of a card of 80 GB, less text encoder, codec and CUDA's own
@@ -81,6 +82,11 @@ class StepCost:
     def bound_share(self) -> float:
         """The share of the bandwidth's bound that is to be expected."""
         return self.least_bytes / H100_BANDWIDTH / self.expected_s
+
+    @property
+    def rate(self) -> float:
+        """The audio-seconds per second that are to be expected."""
+        return self.slots / FRAME_RATE / self.expected_s
 
 
 def trace_events(kind: Kind, triton: bool, size: str = "small") -> list[EventCost]:
