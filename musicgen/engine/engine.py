@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from musicgen.clip import Clip, Failed
 from musicgen.conditioning.conditions import Conditioner, Prepared
 from musicgen.conditioning.workers import BackgroundWorkers
 from musicgen.engine import memory
 from musicgen.engine.decode_queue import DecodeQueue
+from musicgen.engine.device_copies import HostCopy
 from musicgen.engine.fingerprint import format_fingerprint
 from musicgen.engine.running_request import RunningRequest
 from musicgen.engine.scheduler import Scheduler
@@ -83,6 +83,8 @@ class Engine:
         workers = 2 if model.device.type == "cuda" else max(1, min(4, self.threads))
         self._background = BackgroundWorkers(model.device, workers)
         self._decode_queue: DecodeQueue[RunningRequest] = DecodeQueue(model.codec.decode_all, self._background, workers)
+        # Finished windows whose codes are on their way to the host, and their slots; None: it has been left.
+        self._taken: deque[tuple[RunningRequest, HostCopy, int | None]] = deque()
         self._finished: deque[Clip | Failed] = deque()
         self.has_made_clips = False
         self.steps = 0  # decode steps so far
@@ -102,7 +104,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step` has anything left to do or to return."""
-        return not self._scheduler.idle or bool(self._decode_queue) or bool(self._finished)
+        return not self._scheduler.idle or bool(self._taken or self._decode_queue or self._finished)
 
     @property
     def fingerprint(self) -> str:
@@ -144,6 +146,7 @@ class Engine:
         """
         out_of_memory = False
         try:
+            self._read_codes(wait_for_first=self._scheduler.idle)
             self._admit()
             if self._scheduler.running:
                 self._run()
@@ -168,7 +171,8 @@ class Engine:
             if (sequence := running.sequence) is not None:
                 share = sequence.measure_share(running.window, self._scheduler.steps_left(slot))
                 measured += UnfinishedClips(_STEPS_SHARE * share, _STEPS_SHARE * share * running.request.duration_s)
-        for running in self._decode_queue.tickets:
+        left = [running for running, _, slot in list(self._taken) if slot is None]
+        for running in (*left, *self._decode_queue.tickets):
             measured += UnfinishedClips(_STEPS_SHARE, _STEPS_SHARE * running.request.duration_s)
         return measured
 
@@ -211,45 +215,71 @@ class Engine:
                 self._scheduler.release(slot)
                 self._finished.append(Failed(running.request, error))
 
-    def _next_window(self, slot: int, running: RunningRequest) -> None:
-        """Place the clip's next window, or queue its codes for decoding and free the slot."""
+    def _next_window(self, slot: int | None, running: RunningRequest) -> None:
+        """Place the clip's next window, or queue its codes for decoding and free the slot, if it has one still."""
         assert running.sequence is not None
         window = running.sequence.next_window()
         if window is None:
             running.window = None
-            self._scheduler.release(slot)
+            if slot is not None:
+                self._scheduler.release(slot)
             running.codes = running.sequence.final_codes()
-            running.engine = self.fingerprint
             self.has_made_clips = True
             self._decode_queue.add(running, running.codes)
             return
+        assert slot is not None, "only a clip's last window leaves its slot before its codes are read"
         conditions = running.sequence.prepared.window(window.start, window.frames)
-        self._stepper.place(slot, window, conditions, running.request)
-        self._scheduler.start(slot, window.steps)
-        running.window = window  # not before: without steps to go it would count as done
+        self._stepper.begin_placing(slot, window, conditions, running.request)
+        running.window, running.placing = None, window
 
     def _run(self) -> None:
         """Run all slots to the next event, and take finished windows out of their slots."""
+        for slot in self._stepper.fill_slots():
+            running = self._scheduler.running[slot]
+            assert running.placing is not None
+            running.window, running.placing = running.placing, None
+            self._scheduler.start(slot, running.window.steps)
         admission_is_near = self._scheduler.waiting and len(self._scheduler.running) < self.slots
-        steps = min(self._scheduler.horizon, 2 if admission_is_near else _MAX_STEPS_PER_RUN)
+        most = 1 if self._stepper.is_filling else 2 if admission_is_near else _MAX_STEPS_PER_RUN
+        steps = min(self._scheduler.horizon, most)
+        if not steps:  # all that are in slots wait for codes of theirs
+            self._read_codes(wait_for_first=True)
+            return
         self._stepper.step(steps)
         self.steps += steps
-        done = self._scheduler.advance(steps)
-        for slot in done:
-            running = self._scheduler.running[slot]
+        for slot in self._scheduler.advance(steps):
+            self._take_codes(slot)
+        self._read_codes()
+
+    def _take_codes(self, slot: int) -> None:
+        """Send a finished window's codes to the host; a clip's last window leaves its slot at once where it may."""
+        running = self._scheduler.running[slot]
+        assert running.sequence is not None
+        assert running.window is not None
+        codes = self._stepper.take(slot, running.window.sequence.shape[1])
+        running.engine = self.fingerprint
+        leaves = running.sequence.ends_with(running.window) and self._stepper.reads_live_positions_alone
+        self._stepper.clear(slot)
+        self._taken.append((running, codes, None if leaves else slot))
+        if leaves:
+            self._scheduler.release(slot)
+
+    def _read_codes(self, wait_for_first: bool = False) -> None:
+        """Read the codes that have come to the host, and go on with their clips."""
+        while self._taken and (wait_for_first or self._taken[0][1].is_done):
+            wait_for_first = False
+            running, codes, slot = self._taken.popleft()
             assert running.sequence is not None
             assert running.window is not None
-            codes = self._stepper.take(slot, running.window.sequence.shape[1])
             try:
-                running.sequence.fill_window(running.window, codes)
-                self._stepper.clear(slot)
+                running.sequence.fill_window(running.window, codes.read())
             except RowError as error:
-                self._stepper.clear(slot, wipe=True)
-                self._scheduler.release(slot)
+                if slot is not None:
+                    self._stepper.wipe(slot)
+                    self._scheduler.release(slot)
                 self._finished.append(Failed(running.request, error))
-        for slot in done:
-            if slot in self._scheduler.running:
-                self._next_window(slot, self._scheduler.running[slot])
+            else:
+                self._next_window(slot, running)
 
     def _collect(self) -> None:
         """Take decoded sound from the queue, and check it."""
@@ -265,21 +295,7 @@ class Engine:
             elif not np.isfinite(audio).all():
                 self._fail(running, "the codec made sound that is not finite")
             else:
-                self._finished.append(self._make_clip(running, audio))
-
-    def _make_clip(self, running: RunningRequest, audio: NDArray[np.float32]) -> Clip:
-        assert running.codes is not None
-        assert running.sequence is not None
-        tokens = running.sequence.prepared.prompt_tokens
-        return Clip(
-            running.request,
-            running.codes,
-            audio,
-            self.model.spec.sample_rate,
-            running.engine,
-            prompt_tokens=tokens.total,
-            prompt_unknown=tokens.unknown,
-        )
+                self._finished.append(running.make_clip(audio, self.model.spec.sample_rate))
 
     def _fail(self, running: RunningRequest, message: str) -> None:
         self._finished.append(Failed(running.request, RowError("generation", message)))
@@ -318,9 +334,9 @@ class Engine:
         self._scheduler.shrink(slots)
         if self._self_check is not None:
             self._self_check = self._check_bits()
-        if not self.has_made_clips:  # no clip differs yet, so it is an engine that began with these slots
+        self._taken = deque(taken for taken in self._taken if taken[2] is None)  # the others begin again
+        # While no clip differs, it is an engine that began with these slots.
+        if not (self.has_made_clips or self._taken):
             self._planned_slots = slots
         for running in self._scheduler.waiting:
-            running.sequence = running.window = None
-            if running.preparing is not None and running.preparing.done() and running.preparing.exception() is not None:
-                running.preparing = None  # it may have failed for the same lack of memory
+            running.begin_again()

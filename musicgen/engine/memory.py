@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from musicgen.engine.prefill import PREFILL_TOKENS
+from musicgen.engine.prefill import PREFILL_TOKENS, SPAN_POSITIONS
 from musicgen.engine.stepper import TEXT_CAPACITY, Stepper
 from musicgen.model.decoder.decoder import Decoder
 from musicgen.model.decoder.triton_ops import TritonOps
@@ -45,11 +45,10 @@ def step_bytes(decoder: Decoder, slots: int, width: int, capacity: int) -> int:
     coexist.
     """
     spec, ops, rows = decoder.spec, decoder.ops, slots * width
-    embedding = (
-        capacity * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)
-    )  # a whole context, by codebook
-    together = width * capacity if isinstance(ops, TritonOps) else PREFILL_TOKENS  # tokens of a prefill at a time
-    placing = capacity * spec.hidden * 2 * 4 + ops.work_bytes(together, spec.heads, spec.hidden, spec.ffn)
+    # Tokens of a prefill at a time.
+    together = width * min(capacity, SPAN_POSITIONS) if isinstance(ops, TritonOps) else PREFILL_TOKENS
+    embedding = together * spec.hidden * (spec.codebooks * decoder.dtype.itemsize + 2 * 4)  # by codebook
+    placing = together * spec.hidden * 2 * 4 + ops.work_bytes(together, spec.heads, spec.hidden, spec.ffn)
     stepping = ops.work_bytes(rows, spec.heads, spec.hidden, spec.ffn)
     sampling = _SAMPLING_BYTES_PER_LOGIT if ops.sampling_kernel is None else 0
     bytes_per_logit = 4 * rows / slots + sampling

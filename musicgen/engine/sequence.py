@@ -78,6 +78,10 @@ class Sequence:
                 return Window(index, start, frames, sequence.astype(np.int32), known)
         return None
 
+    def ends_with(self, window: Window) -> bool:
+        """Whether no window comes after this one."""
+        return window.start + window.frames >= self.frames
+
     def fill_window(self, window: Window, sequence: Codes) -> None:
         """Store the codes of a finished window's sequence [codebooks, steps].
 

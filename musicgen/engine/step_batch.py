@@ -83,6 +83,8 @@ class PlacedWindow:
     step: int  # the step whose codes are read next
     text_lengths: list[int]  # text states by branch
     params: np.void  # of SAMPLING_PARAMS_DTYPE; its rows are filled in with the batch
+    is_filling: bool = True  # its first positions are still being computed
+    has_stepped: bool = False
 
     def position_after(self) -> int:
         """The next token's position + 1."""
@@ -104,10 +106,12 @@ def build_batch(placed: dict[int, PlacedWindow], slots: int, width: int, static:
     """Build the batch of the placed windows, by slot; with `static` shapes, of every row of every slot, idle ones
     included. It lies on the host.
 
-    `width` is the most branches of a window, `has_text` whether the model attends to text.
+    `width` is the most branches of a window, `has_text` whether the model attends to text. A window that is still being
+    filled is idle; its rows in a static shape write where its own first step will.
     """
+    running = {slot: window for slot, window in sorted(placed.items()) if not window.is_filling}
     windows: dict[int, PlacedWindow | None] = (
-        {slot: placed.get(slot) for slot in range(slots)} if static else dict(sorted(placed.items()))
+        {slot: running.get(slot) for slot in range(slots)} if static else dict(running)
     )
     clips: list[int] = []
     rows: list[int] = []
@@ -118,7 +122,7 @@ def build_batch(placed: dict[int, PlacedWindow], slots: int, width: int, static:
             if window is not None and branch < len(window.text_lengths):
                 length, text_length = window.position_after(), window.text_lengths[branch]
             elif static:
-                length, text_length = 1, 0
+                length, text_length = 1 if window or slot not in placed else placed[slot].position_after(), 0
             else:
                 continue
             clips.append(clip_index)

@@ -6,19 +6,21 @@ clip's sampling parameters. A step itself is a fixed run of device operations, w
 reading anything back. On CUDA it is captured whole, sampling included (`musicgen/model/decoder/cuda_graphs.py`).
 """
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from musicgen.conditioning.conditions import Branch, Conditions
+from musicgen.conditioning.conditions import Conditions
+from musicgen.engine.device_copies import HostCopy, record_event, upload_array
 from musicgen.engine.fused_step import run_fused_step
-from musicgen.engine.prefill import PREFILL_TOKENS, SharedPrefix, fill_row, fill_rows
+from musicgen.engine.prefill import PREFILL_TOKENS, FilledChunk
 from musicgen.engine.sampling import sample_codes
 from musicgen.engine.sequence import Window
+from musicgen.engine.slot_filler import SlotFiller
 from musicgen.engine.step_batch import BatchBuffer, PlacedWindow, StepBatch, build_batch, sampling_params
 from musicgen.model.decoder.cuda_graphs import StepGraphs
 from musicgen.model.decoder.decoder import Decoder, KVCache
@@ -27,6 +29,10 @@ from musicgen.model.decoder.triton_ops import TritonOps
 from musicgen.request import Request
 
 TEXT_CAPACITY = 64  # text states that are allocated to begin with
+# While slots run, others are filled for about as long as so many steps take: a step's products are those of its tokens.
+_WAIT_STEPS = 4
+_RUNS_AHEAD = 2  # calls of `step` that the host may be ahead of the device: it has work, and events stay near
+_LEAST_CHUNK = 32  # tokens; fewer take as long, because all weights are read for them
 
 
 class Stepper:
@@ -46,8 +52,10 @@ class Stepper:
         decoder.reserve_positions(self.cache.capacity)
         self.sequence = torch.zeros(slots, spec.codebooks, capacity + 1, dtype=torch.int64, device=self.device)
         self.at = torch.zeros(slots, dtype=torch.int64, device=self.device)  # the step whose codes each slot reads next
-        self._shared: SharedPrefix | None = None
+        self._filler = SlotFiller(decoder, self.cache, slots)
         self._placed: dict[int, PlacedWindow] = {}
+        self._ahead: deque[torch.cuda.Event] = deque()  # of the latest calls of `step`, when the device has done them
+        self._filling: dict[int, Iterator[FilledChunk]] = {}  # by slot, first come, first served
         self._batch: StepBatch | None = None
         capture = decoder.ops.new_graph_capture() if capture_steps else None
         self._graphs = None if capture is None else StepGraphs(capture)
@@ -61,70 +69,87 @@ class Stepper:
 
     # ------------------------------------------------------------ events
 
-    @torch.inference_mode()
     def place(self, slot: int, window: Window, conditions: Conditions, request: Request) -> None:
-        """Put a window into a slot: its text, prefix and known steps are written to the cache."""
-        spec, offset, length = self.decoder.spec, conditions.prefix_length, window.sequence.shape[1]
+        """Put a window into a slot, ready to run."""
+        self.begin_placing(slot, window, conditions, request)
+        while self._placed[slot].is_filling:
+            self.fill_slots()
+
+    @torch.inference_mode()
+    def begin_placing(self, slot: int, window: Window, conditions: Conditions, request: Request) -> None:
+        """Put a window into a slot. `fill_slots` writes its text, prefix and known steps to the cache."""
+        offset, length = conditions.prefix_length, window.sequence.shape[1]
         text_lengths = [0 if branch.cross is None else branch.cross.shape[0] for branch in conditions.branches]
         if any(text_lengths[1:]):
             raise ValueError("only a window's first branch attends to text")
         self._ensure_capacity(offset + length, length, max(text_lengths))
-        self.sequence[slot].zero_()
-        self.sequence[slot, :, :length] = torch.from_numpy(window.sequence).to(self.device)
-        known = self.sequence[slot, :, : window.known - 1].T  # `step` begins with the last known step
-        embedded = self.decoder.embed(known) if window.known > 1 else torch.empty(0, spec.hidden, device=self.device)
-        self.decoder.write_text_cache(self.cache, slot, conditions.branches[0].cross)
-        self._fill_known(slot, conditions, embedded, text_lengths[0])
-        self.at[slot] = window.known - 1
         params = sampling_params(request, conditions, window.index)
         self._placed[slot] = PlacedWindow(offset, window.known - 1, text_lengths, params)
+        self._filling[slot] = self._fill(slot, window, conditions)
         self._batch = None
 
-    def take(self, slot: int, steps: int) -> NDArray[np.int32]:
-        """The finished sequence int32 [codebooks, steps] of a slot."""
-        sequence: NDArray[np.int32] = self.sequence[slot, :, :steps].to(torch.int32).cpu().numpy()
-        return sequence
+    @property
+    def is_filling(self) -> bool:
+        """Whether a slot's window is not ready yet."""
+        return bool(self._filling)
 
     @torch.inference_mode()
-    def clear(self, slot: int, wipe: bool = False) -> None:
-        """Empty a slot.
+    def fill_slots(self) -> list[int]:
+        """Go on with the windows that are being placed, first come, first served; return the slots that are ready.
 
-        `wipe` zeros its cache, for numbers that are not finite: attention's weight of zero lets them through.
+        Slots that have begun to make codes wait no longer than a few of their steps take; without any, all windows are
+        made ready.
         """
+        running = [placed for placed in self._placed.values() if not placed.is_filling]
+        budget = None
+        if any(placed.has_stepped for placed in running):
+            budget = _WAIT_STEPS * sum(len(placed.text_lengths) for placed in running)
+        self._filler.chunk_tokens = PREFILL_TOKENS if budget is None else max(_LEAST_CHUNK, min(budget, PREFILL_TOKENS))
+        ready, spent = [], 0.0
+        while self._filling and (budget is None or spent < budget):
+            slot = next(iter(self._filling))
+            chunk = next(self._filling[slot], None)
+            if chunk is None:
+                del self._filling[slot]
+                self._placed[slot].is_filling = False
+                self._batch = None
+                ready.append(slot)
+            elif not self.static:
+                spent += chunk.tokens
+            elif budget is not None:  # there launching takes the time: of a chunk two steps', of text less than one's
+                spent += budget if chunk.all_layers else budget / 2
+        return ready
+
+    def _fill(self, slot: int, window: Window, conditions: Conditions) -> Iterator[FilledChunk]:
+        """Write what a window begins with, and yield each chunk."""
+        sequence = upload_array(window.sequence, self.device).long()
+        # `step` begins with the last known step
+        yield from self._filler.fill(slot, conditions, sequence[:, : window.known - 1].T)
+        self.sequence[slot].zero_()  # not before: a static shape's idle slots are written to, too
+        self.sequence[slot, :, : sequence.shape[1]] = sequence
+        self.at[slot].fill_(window.known - 1)  # an assignment would copy from the host, and wait
+
+    def take(self, slot: int, steps: int) -> HostCopy:
+        """Copy the finished sequence int32 [codebooks, steps] of a slot, which may be cleared at once."""
+        return HostCopy(self.sequence[slot, :, :steps])
+
+    @property
+    def reads_live_positions_alone(self) -> bool:
+        """Whether numbers that a window has left in its slot's cache cannot reach the next one's."""
+        return self._fused
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
         del self._placed[slot]
         self._batch = None
-        if wipe:
-            for keys, values in self.cache.layers:
-                keys[slot :: self.slots], values[slot :: self.slots] = 0, 0
-            for keys, values in self.cache.text:
-                keys[slot], values[slot] = 0, 0
 
-    def _fill_known(self, slot: int, conditions: Conditions, known: Tensor, text_length: int) -> None:
-        """Write what a slot's rows begin with: prefixes, and the embeddings of known codes [positions, hidden]."""
-        branches, prefix_length = conditions.branches, conditions.prefix_length
-        shared = None if branches[-1].shared is None else self._share_prefix(branches[-1].shared)
-        last = (len(branches) - 1) * self.slots + slot
-        if shared is not None and (not self._fused or not len(known)):
-            shared.copy_to(self.cache, last, prefix_length)
-            if not len(known):
-                branches = branches[:-1]
-        embedded = (torch.cat([*self._embed_prefix(branch), known]) for branch in branches)
-        if self._fused:
-            if branches:
-                fill_rows(self.decoder, self.cache, torch.stack(list(embedded)), slot, self.slots, text_length)
-            return
-        for index, x in enumerate(embedded):  # one at a time, so that only one of them takes memory
-            row = index * self.slots + slot
-            start = prefix_length // PREFILL_TOKENS * PREFILL_TOKENS if shared is not None and row == last else 0
-            fill_row(self.decoder, self.cache, x, row, 0 if index else text_length, start)
-
-    def _embed_prefix(self, branch: Branch) -> list[Tensor]:
-        return [] if branch.prefix is None else [branch.prefix.to(self.device, torch.float32)]
-
-    def _share_prefix(self, whole: Tensor) -> SharedPrefix:
-        if self._shared is None or self._shared.whole is not whole:
-            self._shared = SharedPrefix(self.decoder, whole)
-        return self._shared
+    @torch.inference_mode()
+    def wipe(self, slot: int) -> None:
+        """Zero an empty slot's cache, for numbers that are not finite: attention's weight of zero lets them through."""
+        for keys, values in self.cache.layers:
+            keys[slot :: self.slots], values[slot :: self.slots] = 0, 0
+        for keys, values in self.cache.text:
+            keys[slot], values[slot] = 0, 0
 
     def _ensure_capacity(self, positions: int, steps: int, text_states: int) -> None:
         """Extend cache and sequences for a longer window or prompt than any before, keeping their content."""
@@ -159,6 +184,8 @@ class Stepper:
     @torch.inference_mode()
     def step(self, count: int = 1) -> None:
         """Move every placed slot by `count` steps. No slot may be moved beyond its last step."""
+        if len(self._ahead) == _RUNS_AHEAD:
+            self._ahead.popleft().synchronize()
         batch = self._batch = self._batch or self._next_batch()
         tokens, params = batch.tokens, batch.params
         for _ in range(count):
@@ -173,7 +200,11 @@ class Stepper:
                 self._graphs.run(key, partial(self._run_step, batch, longest))
             tokens.longest += 1
             for placed in self._placed.values():
-                placed.step += 1
+                if not placed.is_filling:
+                    placed.step += 1
+                    placed.has_stepped = True
+        if (event := record_event(self.device)) is not None:
+            self._ahead.append(event)
 
     def _run_step(self, batch: StepBatch, longest: int) -> None:
         """The part of a step that is captured: it changes nothing on the host, and reads only what is in the graph's

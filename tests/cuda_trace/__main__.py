@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from musicgen.model.spec import Kind
 from tests.cuda_trace.codec import trace_codec
 from tests.cuda_trace.guard import register_device_guard
 from tests.cuda_trace.models import SIZES
@@ -23,9 +24,19 @@ from tests.cuda_trace.trace import (
     CONTEXT_FRAMES,
     FILLED,
     HALF_FILLED,
+    PassedEvent,
     trace_events,
     trace_mistakes,
     trace_step,
+)
+
+# Kind, clips at once, known steps: a later window, a long continuation, and many new clips.
+PLACED: tuple[tuple[Kind, int, int], ...] = (
+    ("text", 1, CONTEXT_FRAMES + 1),
+    ("text", 1, 1401),
+    ("text", 20, 1),
+    ("melody", 1, CONTEXT_FRAMES + 1),
+    ("melody", 8, 1),
 )
 
 
@@ -39,14 +50,14 @@ def main(subject: str, *sizes: str) -> None:
     """Print the costs of all events, or of steps of models of these sizes (default: all), as JSON."""
     torch.set_num_threads(1)
     register_device_guard()
-    with FakeTensorMode(), patch.object(FakeTensor, "numpy", _make_empty_array):
+    with (
+        FakeTensorMode(),
+        patch.object(FakeTensor, "numpy", _make_empty_array),
+        patch.object(torch.cuda, "Event", PassedEvent),
+    ):
         triton = not subject.startswith("fallback-")
         if subject == "placing":
-            costs = [
-                asdict(trace_placing(size, kind, known))
-                for size in sizes or SIZES
-                for kind, known in (("text", CONTEXT_FRAMES + 1), ("melody", 1), ("melody", CONTEXT_FRAMES + 1))
-            ]
+            costs = [asdict(trace_placing(size, *case)) for size in sizes or SIZES for case in PLACED]
         elif subject.endswith("events"):
             costs = [asdict(cost) for kind in BRANCHES for cost in trace_events(kind, triton)]
             costs += [asdict(cost) for cost in (*trace_mistakes(), *trace_codec())]

@@ -26,7 +26,8 @@ class OperationCounter(TorchDispatchMode):
 
     `kernels` are those that would launch one, `bytes` what they read and write at least, each operand once, a
     broadcast one as it is stored. `host_operands` names operations with an operand on the CPU other than copies to the
-    device, `host_copies` counts copies between host and device, and `host_reads` those of them from the device.
+    device, `host_copies` counts copies between host and device, `host_reads` those of them from the device, and
+    `blocking_copies` those for which the host waits.
     `lengths` is what the attention kernels find on the device.
     """
 
@@ -38,6 +39,7 @@ class OperationCounter(TorchDispatchMode):
         self.host_operands: Counter[str] = Counter()
         self.host_copies = 0
         self.host_reads = 0
+        self.blocking_copies = 0
 
     def __torch_dispatch__(
         self,
@@ -52,7 +54,7 @@ class OperationCounter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self._count_devices(name, inputs, outputs)
+        self._count_devices(name, inputs, outputs, _is_blocking(args, kwargs or {}))
         if name not in _FREE and not schema.startswith("prim") and _on_device(inputs + outputs):
             self.kernels[name] += 1
             if schema.startswith("musicgen::"):
@@ -61,16 +63,22 @@ class OperationCounter(TorchDispatchMode):
                 self.bytes[name] += _moved_bytes(name, args, inputs, outputs)
         return result
 
-    def _count_devices(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    def _count_devices(self, name: str, inputs: list[Tensor], outputs: list[Tensor], blocking: bool) -> None:
         devices = {tensor.device.type for tensor in inputs + outputs}
         if "cpu" not in devices or name in _FREE:
             return
         if name in _COPIES and len(devices) == 2:
             self.host_copies += 1
+            self.blocking_copies += blocking
             target = inputs[0] if name == "copy_" else outputs[0]
             self.host_reads += target.device.type == "cpu"
         elif any(tensor.device.type == "cpu" and tensor.dim() for tensor in inputs) and len(devices) == 2:
             self.host_operands[name] += 1  # one without dimensions is a number that the launch brings with it
+
+
+def _is_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the host waits for a copy with these arguments: of `copy_` the third is `non_blocking`."""
+    return not (kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
 
 
 def _on_device(tensors: list[Tensor]) -> bool:

@@ -11,6 +11,7 @@ from musicgen.model.decoder.decoder import Decoder
 from musicgen.model.decoder.torch_ops import TorchOps
 from musicgen.model.decoder.triton_ops import TritonOps
 from musicgen.model.spec import Kind, ModelSpec
+from musicgen.model.text.encoder import MAX_TOKENS
 
 CODEBOOKS, CODEBOOK_SIZE = 4, 2048
 TEXT_STATES = 20
@@ -56,13 +57,23 @@ def make_decoder(spec: ModelSpec, device: torch.device, triton: bool = True) -> 
         return Decoder.from_state_dict(spec, _fake_state_dict(spec), device, torch.bfloat16)
 
 
-def make_conditions(spec: ModelSpec, device: torch.device) -> Conditions:
-    """The branches of one window as the kind of model has them: text by cross-attention, melody and style as prefix."""
+def make_null_prefix(spec: ModelSpec, device: torch.device) -> Tensor:
+    """The null condition that all requests' last branches begin with, as long as a conditioner makes it."""
+    positions = (MELODY_PREFIX if spec.kind == "melody" else STYLE_PREFIX) - TEXT_STATES
+    return torch.empty(positions + MAX_TOKENS, spec.hidden, device=device)
+
+
+def make_conditions(spec: ModelSpec, device: torch.device, shared: Tensor | None = None) -> Conditions:
+    """The branches of one window as the kind of model has them: text by cross-attention, melody and style as prefix.
+
+    The last branch of a prefix is the beginning of `shared`.
+    """
     if spec.kind == "text":
         return Conditions((Branch(cross=torch.empty(TEXT_STATES, spec.hidden, device=device)), Branch()), 3.0)
     length, branches = (MELODY_PREFIX, 2) if spec.kind == "melody" else (STYLE_PREFIX, 3)
     prefix = torch.empty(length, spec.hidden, device=device)
-    return Conditions((Branch(prefix=prefix),) * branches, 3.0)
+    null = Branch(prefix=prefix) if shared is None else Branch(prefix=shared[:length], shared=shared)
+    return Conditions((*(Branch(prefix=prefix),) * (branches - 1), null), 3.0)
 
 
 def least_step_bytes(spec: ModelSpec, clips: int, positions: float, branches: int = 2) -> float:

@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from musicgen.conditioning.conditions import Conditions
+from musicgen.engine.device_copies import HostCopy
 from musicgen.engine.memory import plan_slots
 from musicgen.engine.sequence import GENERATE, Window
 from musicgen.engine.stepper import Stepper
@@ -26,6 +28,7 @@ from tests.cuda_trace.models import (
     least_step_bytes,
     make_conditions,
     make_decoder,
+    make_null_prefix,
     make_spec,
 )
 
@@ -49,8 +52,27 @@ class EventCost:
     bytes: int = 0
     host_copies: int = 0
     host_reads: int = 0
+    blocking_copies: int = 0
+    host_waits: int = 0  # for events
     host_operands: dict[str, int] = field(default_factory=dict)
     error: str = ""
+
+
+class PassedEvent:
+    """Stands in for `torch.cuda.Event`, and counts how often the host waits for one."""
+
+    waits = 0
+
+    def record(self) -> None:
+        """Mark nothing: there is no stream."""
+
+    def query(self) -> bool:
+        """Say that the device has come here."""
+        return True
+
+    def synchronize(self) -> None:
+        """Count a wait."""
+        PassedEvent.waits += 1
 
 
 @dataclass
@@ -95,25 +117,29 @@ def trace_events(kind: Kind, triton: bool, size: str = "small") -> list[EventCos
     spec = make_spec(size, kind, layers=_EVENT_LAYERS)
     with torch.no_grad():
         stepper = Stepper(make_decoder(spec, device, triton), slots=4, width=BRANCHES[kind], capacity=CAPACITY)
+    shared = None if kind == "text" else make_null_prefix(spec, device)
     request = Request(prompt="x", seed=1, top_k=0 if kind == "style" else 250, top_p=0.9 if kind == "style" else 0.0)
 
     def place(slot: int, known: int = 1, steps: int = 60) -> None:
         sequence = np.full((spec.codebooks, steps), GENERATE, np.int32)
         sequence[:, :known] = 0
         window = Window(0, 0, steps - 4, sequence, known)
-        without_inference_mode(Stepper.place, stepper, slot, window, make_conditions(spec, device), request)
+        place_window(stepper, slot, window, make_conditions(spec, device, shared), request)
 
     def step() -> None:
         without_inference_mode(Stepper.step, stepper)
 
+    taken: list[HostCopy] = []
     return [
         run_event("place", kind, partial(place, 0)),
+        run_event("place another", kind, partial(place, 3)),
         run_event("place after 12 s", kind, partial(place, 1, known=CONTEXT_FRAMES + 1, steps=CAPACITY)),
         run_event("first step", kind, step),
         run_event("step", kind, step),
-        run_event("take", kind, lambda: stepper.take(0, 60)),
-        run_event("clear", kind, lambda: without_inference_mode(Stepper.clear, stepper, 0)),
-        run_event("clear and wipe", kind, lambda: without_inference_mode(Stepper.clear, stepper, 1, wipe=True)),
+        run_event("take", kind, lambda: taken.append(stepper.take(0, 60))),
+        run_event("read", kind, lambda: taken[0].read()),
+        run_event("clear", kind, lambda: stepper.clear(0)),
+        run_event("wipe", kind, lambda: without_inference_mode(Stepper.wipe, stepper, 0)),
         run_event("lengthen", kind, partial(place, 2, steps=2 * CAPACITY)),
         run_event("step of the longer cache", kind, step),
     ]
@@ -134,7 +160,7 @@ def trace_mistakes() -> list[EventCost]:
 def trace_step(size: str, longest: int, triton: bool = True, slots: int | None = None) -> StepCost:
     """A decode step, from counts with one layer and with two; by default at as many slots as fit a card of 80 GB."""
     spec = make_spec(size)
-    slots = slots or _choose_slots(spec, triton)
+    slots = slots or choose_slots(spec, triton)
     one, two = (_count_step(make_spec(size, layers=layers), slots, longest, triton) for layers in (1, 2))
     kernels_per_layer = two.kernels.total() - one.kernels.total()
     bytes_per_layer = two.bytes.total() - one.bytes.total()
@@ -152,7 +178,8 @@ def trace_step(size: str, longest: int, triton: bool = True, slots: int | None =
     )
 
 
-def _choose_slots(spec: ModelSpec, triton: bool) -> int:
+def choose_slots(spec: ModelSpec, triton: bool) -> int:
+    """The slots that `auto` plans on a card of 80 GB."""
     decoder = make_decoder(spec, torch.device("cuda", 0), triton)
     return plan_slots(decoder, 2, CAPACITY, round(_FREE_BYTES - 2 * count_weights(spec))).slots
 
@@ -165,7 +192,7 @@ def _count_step(spec: ModelSpec, slots: int, longest: int, triton: bool) -> Oper
         sequence[:, :1] = 0
         request = Request(prompt="x", seed=1, top_k=250)
         window = Window(0, 0, WINDOW_FRAMES, sequence, 1)
-        without_inference_mode(Stepper.place, stepper, 0, window, make_conditions(spec, device), request)
+        place_window(stepper, 0, window, make_conditions(spec, device), request)
         for slot in range(1, slots):  # the same window in all slots; placing each would take minutes of tracing
             stepper._placed[slot] = replace(stepper._placed[0], params=stepper._placed[0].params.copy())
         batch = stepper._next_batch()
@@ -176,7 +203,7 @@ def _count_step(spec: ModelSpec, slots: int, longest: int, triton: bool) -> Oper
 
 def run_event(name: str, kind: Kind, event: Callable[[], object]) -> EventCost:
     """Run an event, and count what it costs."""
-    cost = EventCost(name, kind)
+    cost, waits_before = EventCost(name, kind), PassedEvent.waits
     with torch.no_grad(), OperationCounter() as counter:
         try:
             event()
@@ -185,8 +212,16 @@ def run_event(name: str, kind: Kind, event: Callable[[], object]) -> EventCost:
             cost.error = f"{type(error).__name__}: {str(error)[:300]} at {place[-6:]}"
     cost.kernels, cost.bytes = counter.kernels.total(), counter.bytes.total()
     cost.host_copies, cost.host_reads = counter.host_copies, counter.host_reads
+    cost.blocking_copies, cost.host_waits = counter.blocking_copies, PassedEvent.waits - waits_before
     cost.host_operands = dict(counter.host_operands)
     return cost
+
+
+def place_window(stepper: Stepper, slot: int, window: Window, conditions: Conditions, request: Request) -> None:
+    """Place a window, chunk by chunk."""
+    without_inference_mode(Stepper.begin_placing, stepper, slot, window, conditions, request)
+    while stepper.is_filling:
+        without_inference_mode(Stepper.fill_slots, stepper)
 
 
 def without_inference_mode(function: Callable[..., object], *args: object, **kwargs: object) -> object:

@@ -46,7 +46,7 @@ class TokenBatch:
     num_with_text: int
     text_lengths: Tensor  # int32 [num_with_text]: text states to attend to
     longest: int  # an upper bound of `lengths`, known on the host
-    span: RowSpan | None = None  # the same as rows and lengths, where they are the first positions of whole rows
+    span: RowSpan | None = None  # the same as rows and lengths, where they are positions of several rows together
 
 
 class Decoder:
@@ -117,7 +117,7 @@ class Decoder:
         no text.
         """
         length = 0 if text is None else text.shape[0]
-        cache.text_lengths[row] = length
+        cache.text_lengths[row].fill_(length)  # an assignment would copy from the host, and wait
         if text is None or not length or not cache.text:
             return
         rows = torch.full((length,), row, dtype=torch.int32, device=self.device)

@@ -27,11 +27,14 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class RowSpan:
-    """Says that tokens are the first positions of the cache's rows `first`, `first + stride`, ..., row after row."""
+    """Says that tokens are the positions from `start` on of the cache's rows `first`, `first + stride`, ..., row after
+    row; those before `start` are in the cache.
+    """
 
     first: int
     stride: int
     rows: int
+    start: int = 0
 
 
 class DecoderOps(Protocol):

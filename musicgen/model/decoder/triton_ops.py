@@ -23,7 +23,7 @@ from musicgen.model.decoder.torch_ops import TorchOps
 log = logging.getLogger(__name__)
 
 # Names the arithmetic in the index column `engine`. Raise it with every change of the kernels that may change bits.
-KERNEL_REVISION = 1
+KERNEL_REVISION = 2  # 1 filled a row's first positions all at once
 CAPACITY_MULTIPLE = 16
 # Where tokens x heads are fewer, a row's positions are shared between several programs: a GPU has up to 148
 # multiprocessors, which hold several programs each.
@@ -83,13 +83,18 @@ class TritonOps(TorchOps):
         return triton_launch.combine_parts(parts, lengths, self.dtype)
 
     def _attend_causally(self, qkv: Tensor, cache: LayerCache, span: RowSpan) -> Tensor:
-        """Write the first positions of some rows, and attend among them by torch's attention."""
+        """Write the next positions of some rows, and attend from them by torch's attention."""
         heads, dim = cache[0].shape[1], cache[0].shape[3]
         split = qkv.view(span.rows, -1, 3, heads, dim).to(self.dtype).permute(2, 0, 3, 1, 4)
         q, k, v = split.unbind()  # [rows, heads, positions, dim]
-        for values, store in ((k, cache[0]), (v, cache[1])):
-            store[span.first :: span.stride][: span.rows, :, : values.shape[2]] = values
-        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        count, end = q.shape[2], span.start + q.shape[2]
+        k_cached, v_cached = (store[span.first :: span.stride][: span.rows, :, :end] for store in cache)
+        k_cached[:, :, span.start :], v_cached[:, :, span.start :] = k, v
+        if span.start:
+            visible = torch.ones(count, end, dtype=torch.bool, device=q.device).tril(span.start)
+            out = functional.scaled_dot_product_attention(q, k_cached, v_cached, attn_mask=visible)
+        else:
+            out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return out.transpose(1, 2).reshape(-1, heads * dim)
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:

@@ -40,11 +40,23 @@ def test_the_trace_counts_operands_on_the_host(costs):
 def test_no_event_or_step_mixes_devices_or_reads_the_device(costs, kind):
     apart = (*MISTAKES, "decode")
     events = [cost for (of_kind, name), cost in costs.items() if of_kind == kind and name not in apart]
-    assert len(events) == 9
+    assert len(events) == 11
     for cost in events:
         assert not cost["error"], cost
         assert not cost["host_operands"], cost
         assert cost["host_reads"] == (1 if cost["name"] == "take" else 0), cost
+        assert cost["blocking_copies"] == (1 if cost["name"] == "lengthen" else 0), (
+            "but for a longer table of positions"
+        )
+        # The third call of `step` waits until the first is done, so that the host is at most two ahead.
+        assert cost["host_waits"] == (1 if cost["name"] in ("read", "step of the longer cache") else 0), cost
+
+
+@pytest.mark.parametrize("kind", ["melody", "style"])
+def test_the_null_prefix_is_computed_once(costs, kind):
+    first, other = costs[kind, "place"], costs[kind, "place another"]
+    assert other["kernels"] < first["kernels"] - 10
+    assert other["bytes"] < 0.8 * first["bytes"]
 
 
 def test_a_clip_is_decoded_without_a_host_read_but_for_its_sound(costs):
@@ -81,15 +93,15 @@ def test_a_step_keeps_its_budget_of_kernels_and_bytes(steps, size):
 
 
 @pytest.mark.slow
-def test_placing_a_window_takes_no_longer_than_four_steps(steps):
+def test_running_slots_wait_no_longer_than_four_steps(steps):
     """By the model of the steps' duration, half the peak rate of products, and 15 us a launch outside graphs.
 
     A build without CUDA traces torch's causal attention in its parts, thirty kernels where a card has one.
     """
-    for cost in run_trace("placing", "large"):
+    for cost in run_trace("placing"):
         filled, _ = steps[cost["size"]]
-        assert cost["expected_s"] < 4 * filled["expected_s"], cost
-        assert cost["kernels"] < 50 * filled["layers"] + 60
+        assert cost["longest_s"] < 4 * filled["expected_s"], cost
+        assert len(cost["kernels"]) >= (cost["known"] // 256 or cost["clips"] // 4), cost
 
 
 @pytest.mark.slow

@@ -103,15 +103,15 @@ def test_how_far_clips_are_grows_with_the_decode_steps(model: Any) -> None:
 def test_a_clip_that_is_being_placed_counts_nothing_yet(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(model, slots=2)
     stepper, measured = engine._stepper, []
-    place = stepper.place
+    fill_slots = stepper.fill_slots
 
-    def place_and_measure(*args: Any) -> None:
+    def fill_and_measure() -> list[int]:
         measured.append(engine.measure_unfinished())
-        place(*args)
+        return fill_slots()
 
-    monkeypatch.setattr(stepper, "place", place_and_measure)
+    monkeypatch.setattr(stepper, "fill_slots", fill_and_measure)
     run(engine, [ask("piano", 1.0)])
-    assert measured == [UnfinishedClips()]
+    assert measured[0] == UnfinishedClips()
     engine.close()
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from musicgen.conditioning.conditions import Branch, Conditions
+from musicgen.engine import prefill
 from musicgen.engine.sequence import GENERATE, Window
 from musicgen.engine.stepper import Stepper
-from musicgen.model.decoder.triton_ops import TritonOps
+from musicgen.model.decoder.triton_ops import KERNEL_REVISION, TritonOps
 from musicgen.request import Request
 from tests.fixtures.engines import make_engine
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
@@ -52,13 +53,14 @@ def test_draws_equal_the_torch_paths_in_another_order_and_by_one_graph(load: Any
     for request in requests:
         assert np.array_equal(codes(outcomes[request]), codes(expected[request])), request
     assert recorder.captured == 1, "lengths and parameters are data"
-    assert json.loads(engine.fingerprint)["path"] == "triton-r1-graphs"
+    assert json.loads(engine.fingerprint)["path"] == f"triton-r{KERNEL_REVISION}-graphs"
 
 
 @pytest.mark.parametrize("kind", ["text", "melody"])
 def test_prefill_of_all_branches_together_fills_the_cache_as_the_torch_path_does(
-    load: Any, kind: str, request: pytest.FixtureRequest
+    load: Any, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prefill, "SPAN_POSITIONS", 5)  # two chunks, five with a prefix
     model = load(request.getfixturevalue(f"{kind}_checkpoint"), "eager-float32")
     hidden, generator = model.spec.hidden, torch.Generator().manual_seed(1)
     sequence = np.full((4, 30), GENERATE, np.int32)
