@@ -52,10 +52,11 @@ def test_a_damaged_index_stops_both_before_they_delete_anything(dataset: Maker) 
     tell(0, "remove", uri, "id1")
     dataset.store.write("index/r1-1/part-00001.parquet", b"PAR1 is not all that it takes")
     before = {info.path for info in dataset.store.list("audio")}
-    for args in (["gc", uri], ["gc", uri, "--delete"], ["remove", uri, "id3"]):
-        done = run(app, args)
+    remedy = f"musicgen repair {uri}"
+    for args, named in ((["gc"], remedy), (["gc", "--delete"], remedy), (["remove", "id3"], "`musicgen verify`")):
+        done = run(app, [args[0], uri, *args[1:]])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
-        assert "`musicgen verify`" in done.stderr
+        assert named in done.stderr
     assert {info.path for info in dataset.store.list("audio")} == before
 
 
