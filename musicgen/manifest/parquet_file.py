@@ -48,12 +48,12 @@ def _find_repeated(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
     """Return the columns of texts whose values are stored once in a dictionary, wherever they occur."""
     texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
     names = {field.name for field in schema if field.type in texts}
-    found: set[str] = set()
+    columns: set[str] = set()
     for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
         for column in (group.column(i) for i in range(group.num_columns)):
             if column.path_in_schema in names and column.has_dictionary_page:
-                found.add(column.path_in_schema)
-    return sorted(found)
+                columns.add(column.path_in_schema)
+    return sorted(columns)
 
 
 def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
