@@ -50,6 +50,7 @@ def test_a_lost_lease_of_a_concurrency_limit_does_not_end_the_work() -> None:
     """Prefect cancels a flow's thread, in such a scope, when it cannot renew the lease: while its server is away."""
 
     def work() -> str:
+        time.sleep(0.5)  # the flow's thread waits by now
         lease.cancel()
         time.sleep(0.5)
         return "made"
