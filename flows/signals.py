@@ -22,14 +22,15 @@ def raise_on_sigterm() -> Iterator[None]:
         yield
         return
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous_handler = signal.signal(signal.SIGTERM, interrupt)
+    previous_handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
@@ -71,7 +72,9 @@ def run_interruptibly(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
 def _pass_on_one_signal() -> Iterator[None]:
     """Pass the first Ctrl-C or SIGTERM to its handler, and ignore others. Elsewhere than in the main thread: nothing.
 
-    A handler that is taken out when the first signal comes would leave a moment for the second.
+    A handler that is taken out when the first signal comes would leave a moment for the second. Only Python's own and
+    that of `raise_on_sigterm` are wrapped: Prefect takes a SIGTERM for a crash, and not for a cancellation that it has
+    announced itself, if its handler is not in place.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -85,7 +88,8 @@ def _pass_on_one_signal() -> Iterator[None]:
             handlers[signum](signum, frame)
 
     current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {int(number): handler for number, handler in current.items() if callable(handler)}
+    wrapped = (signal.default_int_handler, _interrupt)
+    handlers = {int(number): handler for number, handler in current.items() if callable(handler) and handler in wrapped}
     try:
         for number in handlers:
             signal.signal(number, pass_on)

@@ -1,17 +1,19 @@
 """Signals that come while a run is being ended."""
 
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from prefect._internal.concurrency.cancellation import WatcherThreadCancelScope
+from prefect.utilities.engine import capture_sigterm
 
-from flows.signals import run_interruptibly
+from flows.signals import raise_on_sigterm, run_interruptibly
 
 IMPATIENT = """
 import os, signal, threading, time
-from flows.signals import run_interruptibly
+from flows.signals import raise_on_sigterm, run_interruptibly
 
 started, stop, all_sent = (threading.Event() for _ in range(3))
 
@@ -61,3 +63,18 @@ def test_a_lost_lease_of_a_concurrency_limit_does_not_end_the_work() -> None:
     with WatcherThreadCancelScope() as lease:
         assert run_interruptibly(work, stop) == "made"
         assert lease.cancelled()
+
+
+def test_prefects_handler_of_sigterm_stays_in_place() -> None:
+    """Without it Prefect takes a cancellation in its UI for a crash, and `deploy`'s failure hook is called."""
+
+    def read_handler() -> object:
+        time.sleep(0.3)  # the waiting thread has done what it does by now
+        return signal.getsignal(signal.SIGTERM)
+
+    with capture_sigterm():
+        handler = signal.getsignal(signal.SIGTERM)
+        assert run_interruptibly(read_handler, lambda: None) is handler
+    with raise_on_sigterm():
+        handler = signal.getsignal(signal.SIGTERM)
+        assert run_interruptibly(read_handler, lambda: None) is not handler
