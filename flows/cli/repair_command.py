@@ -1,6 +1,7 @@
 """`musicgen repair`: makes again what a deep verification of a dataset names."""
 
 import json
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import musicgen.repair
 from flows.cli.options import OK, UNSOUND, AsJson, Dataset, Verbose, handle_errors
 from flows.cli.progress_bar import ProgressBar
 from flows.progress import format_count
+from musicgen.repair.clip_maker import find_run_checkpoint, load_run_engine
 
 
 def repair(
@@ -18,6 +20,10 @@ def repair(
         typer.Option("--other-bits", help="Also clips whose audio gets another sha256; the old one is recorded."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where the checkpoint is, if it was a folder or bucket: plans name neither."),
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -29,7 +35,13 @@ def repair(
         with ProgressBar() as bar, bar.stage("verifying"):
             opened, first = musicgen.repair.open_repairable(dataset, dry_run)
             report = musicgen.repair.repair_dataset(
-                opened, other_bits, dry_run, bar.count("rows checked"), bar.count("clips made again")
+                opened,
+                other_bits,
+                dry_run,
+                bar.count("rows checked"),
+                bar.count("clips made again"),
+                partial(load_run_engine, name=model),
+                partial(find_run_checkpoint, name=model),
             )
         if first is not None:
             report.mendings.insert(0, first)

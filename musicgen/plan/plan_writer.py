@@ -21,8 +21,9 @@ from musicgen.plan.shard_files import write_manifest_parts
 from musicgen.plan.shards import ShardLimits, choose_limits, cut_shards, list_rows
 from musicgen.plan.spilled_manifest import SpilledManifest
 from musicgen.run_plan import Plan, PlanPart, format_time
-from musicgen.shard import PlannedModel
+from musicgen.shard import PlannedModel, strip_folder
 from musicgen.storage import Store
+from musicgen.value_types import JsonObject
 
 if TYPE_CHECKING:
     from musicgen.families.family import FamilyCheckpoint
@@ -95,9 +96,9 @@ class PlanWriter:
             run=run,
             number=int(run.rpartition("-")[2]),
             order=order,
-            job=self.job.model_dump(mode="json"),
+            job=_describe_job(self.job),
             model=PlannedModel(
-                name=self.job.model.name,
+                name=strip_folder(self.job.model.name),
                 revision=checkpoint.revision,
                 identity=checkpoint.identity,
                 frame_rate=checkpoint.spec.frame_rate,
@@ -119,3 +120,10 @@ class PlanWriter:
     def _delete_parts(self, parts: Iterable[PlanPart]) -> None:
         for part in parts:
             self.store.delete(part.path)
+
+
+def _describe_job(job: Job) -> JsonObject:
+    """Return the job as JSON, in which the model has no folder or bucket: a plan is published with its dataset."""
+    document: JsonObject = job.model_dump(mode="json")
+    document["model"]["name"] = strip_folder(job.model.name)
+    return document

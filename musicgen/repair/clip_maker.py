@@ -18,24 +18,30 @@ from musicgen.storage.patience import SHORT_PATIENCE_S
 EngineFactory = Callable[[Dataset, Plan], GenerationEngine]
 
 
-def find_run_checkpoint(plan: Plan) -> FamilyCheckpoint:
-    """Find the checkpoint that a run was planned for. Raises `ModelError` if its name means another one here."""
+def find_run_checkpoint(plan: Plan, name: str | None = None) -> FamilyCheckpoint:
+    """Find the checkpoint that a run was planned for, by `name`, else by the plan's name, which has no folder.
+
+    Raises `ModelError` if that name means another one here, or none.
+    """
     model = ModelSettings.model_validate(plan.job["model"])
-    checkpoint = resolve_checkpoint(plan.model.name, plan.model.revision, model.allow_pr)
+    try:
+        checkpoint = resolve_checkpoint(name or plan.model.name, plan.model.revision, model.allow_pr)
+    except ModelError as error:
+        raise ModelError(f"{error}; say with --model where the checkpoint is") from None
     if checkpoint.identity != plan.model.identity:
         raise ModelError(
-            f"{plan.model.name} is another checkpoint here ({checkpoint.identity[:12]}) than run {plan.run} was made "
-            f"with ({plan.model.identity[:12]}); bring that one to its place"
+            f"{name or plan.model.name} is another checkpoint here ({checkpoint.identity[:12]}) than run {plan.run} "
+            f"was made with ({plan.model.identity[:12]}); say with --model where that one is"
         )
     return checkpoint
 
 
-def load_run_engine(dataset: Dataset, plan: Plan) -> GenerationEngine:
+def load_run_engine(dataset: Dataset, plan: Plan, name: str | None = None) -> GenerationEngine:
     """Load the engine that a run was planned for, with the slots that its actors had on CPUs.
 
-    Raises `ModelError` if the model's name means another checkpoint on this machine.
+    `name` is as for `find_run_checkpoint`, which raises `ModelError`.
     """
-    checkpoint, model = find_run_checkpoint(plan), ModelSettings.model_validate(plan.job["model"])
+    checkpoint, model = find_run_checkpoint(plan, name), ModelSettings.model_validate(plan.job["model"])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = EngineSettings(
         device=model.device,

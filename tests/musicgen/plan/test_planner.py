@@ -45,6 +45,12 @@ def test_a_plan_holds_the_values_of_the_rows(submit, tmp_path: Path) -> None:
         read_shard(store, plan, 2)
 
 
+def test_a_plan_names_a_checkpoint_without_its_folder(submit) -> None:
+    plan = submit(ROWS, "model.name=/home/ann/models/night").plan
+    assert "/home/ann" not in plan.to_json()
+    assert (plan.model.name, plan.job["model"]["name"]) == ("night", "night")
+
+
 def test_a_run_whose_driver_died_before_it_published_is_taken_up_again(submit, tmp_path: Path) -> None:
     outcome = submit(ROWS)
     make_missing_shards(outcome, tmp_path / "out")

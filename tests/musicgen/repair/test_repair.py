@@ -3,6 +3,7 @@
 import hashlib
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from musicgen.dataset.index_part import read_footer
 from musicgen.dataset.info import InfoDamaged
 from musicgen.dataset.reader import Dataset, open_dataset
 from musicgen.dataset.verification import verify_dataset
-from musicgen.errors import JobError, StoreError
+from musicgen.errors import JobError, ModelError, StoreError
+from musicgen.families.registry import resolve_checkpoint
 from musicgen.repair import document_repair, open_repairable, repair_dataset
+from musicgen.repair.clip_maker import find_run_checkpoint
 from musicgen.repair.repair_report import RepairReport
 from musicgen.run_plan import Plan
 from musicgen.storage import open_store
@@ -203,6 +206,14 @@ def test_no_gc_begins_while_audio_with_new_bits_has_no_part_yet(tmp_path: Path) 
 
     check_good(toy, repair(toy, Watching(detune_hz=1.0), other_bits=True))
     assert find_gate(toy.store) is None
+
+
+def test_a_checkpoint_whose_folder_no_plan_names_is_found_where_the_user_says(tmp_path: Path) -> None:
+    plan = ToyDataset(tmp_path, open_store(str(tmp_path / "dataset")), ("model.name=/home/ann/night",)).plan()
+    plan = replace(plan, model=replace(plan.model, identity=resolve_checkpoint("embedded").identity))
+    with pytest.raises(ModelError, match="night.*; say with --model where the checkpoint is"):
+        find_run_checkpoint(plan)
+    assert find_run_checkpoint(plan, "embedded").identity == plan.model.identity
 
 
 def test_only_what_is_damaged_is_made_again(tmp_path: Path) -> None:
