@@ -43,7 +43,8 @@ def make_actor_config(job: Job, plan: Plan, cluster: Cluster) -> ActorConfig:
     driver = uuid4().hex[:8]
     versions = collect_versions()
     model = job.model
-    if strip_folder(model.name) == plan.model.public_name:  # a branch may have moved since the run was planned, so the commit is named
+    # A branch may have moved since the run was planned, so the commit is named.
+    if strip_folder(model.name) == plan.model.public_name:
         model = model.model_copy(update={"revision": plan.model.revision})
     if cluster.started_here:  # its actors import the driver's own files, which may be edited while they start
         versions = {name: version for name, version in versions.items() if name != "code"}

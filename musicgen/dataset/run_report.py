@@ -4,6 +4,7 @@ A run that is interrupted and resumed, or that several drivers share, has severa
 own, `runs/<run>/sessions/<session>.json`, and the report is their sum.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -11,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from uuid import uuid4
 
 from musicgen.dataset import paths
 from musicgen.model.processor import processor_name
@@ -149,15 +149,14 @@ def write_report(store: Store, report: RunReport) -> RunReport:
     writes the sum last has seen all of them.
     """
     for session in report.sessions:
-        content = dump_session(session)
-        store.write(paths.session_file(report.run, uuid4().hex[:12]), content)
+        store.write(name_session(report.run, session), dump_session(session))
     while True:
-        total = report + replace(report, sessions=_read_sessions(store, report.run), published_at="", parts=0)
+        total = report + replace(report, sessions=read_sessions(store, report.run), published_at="", parts=0)
         if (previous := read_report(store, report.run)) is not None:
             total = previous + total
         content = dump_json(total.to_json(), indent=1, end="\n")
         store.write(paths.report_file(report.run), content)
-        if all(session in total.sessions for session in _read_sessions(store, report.run)):
+        if all(session in total.sessions for session in read_sessions(store, report.run)):
             return total
 
 
@@ -166,7 +165,12 @@ def dump_session(session: Session) -> bytes:
     return dump_json(asdict(session), indent=1, end="\n")
 
 
-def _read_sessions(store: Store, run: str) -> tuple[Session, ...]:
+def name_session(run: str, session: Session) -> str:
+    """Return the path of a session, which has a hash of it. Earlier releases gave another name."""
+    return paths.session_file(run, hashlib.sha256(dump_session(session)).hexdigest()[:12])
+
+
+def read_sessions(store: Store, run: str) -> tuple[Session, ...]:
     """Read the sessions of a run; a damaged one is left out."""
     sessions = []
     for file_info in store.list(paths.sessions_folder(run)):

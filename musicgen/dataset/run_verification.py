@@ -10,11 +10,11 @@ import pyarrow as pa
 from musicgen.dataset import paths
 from musicgen.dataset.part_verification import describe_failures
 from musicgen.dataset.reader import Dataset
-from musicgen.dataset.run_report import RunReport
+from musicgen.dataset.run_report import RunReport, name_session, read_report, read_sessions
 from musicgen.dataset.verification_report import Fault
 from musicgen.dataset.whole_file import describe_json_damage, describe_parquet_damage, open_whole, read_patiently
 from musicgen.errors import StoreError
-from musicgen.run_plan import PlanOutline
+from musicgen.run_plan import PLAN_VERSION, PlanOutline
 from musicgen.storage.parquet_reader import ParquetReader
 
 
@@ -112,6 +112,7 @@ def _check_run(dataset: Dataset, outline: PlanOutline, names: _RunFiles, deep: b
         path = paths.plan_failures(run)
         if damage := describe_failures(dataset, path, None, deep, folder):
             yield Fault("failures", path, damage)
+    yield from _check_report(dataset, outline, names, deep)
     if len(settled) >= _count_expected(dataset, outline, names):
         return
     for shard in range(len(outline.shard_rows)):
@@ -120,9 +121,26 @@ def _check_run(dataset: Dataset, outline: PlanOutline, names: _RunFiles, deep: b
             yield Fault("index", path, f"the part is missing, with {outline.shard_rows[shard]} rows", path)
 
 
+def _check_report(dataset: Dataset, outline: PlanOutline, names: _RunFiles, deep: bool) -> Iterator[Fault]:
+    """Yield a fault if the report of a published run is lost, or one of the sessions that it adds up."""
+    run, path = outline.run, paths.report_file(outline.run)
+    if not dataset.info.has_own_checksums or outline.version > PLAN_VERSION:
+        return
+    if path not in names.files:
+        if run in names.keys:  # which are put after it
+            yield Fault("report", path, "the run's report is missing")
+    elif deep and (report := read_report(dataset.store, run)) is not None:
+        stored = read_sessions(dataset.store, run)
+        for session in report.sessions:
+            name = name_session(run, session)
+            if session not in stored and name not in names.files:
+                yield Fault("report", name, f"the session of {session.started_at} is missing; {path} has it")
+
+
 def _count_expected(dataset: Dataset, outline: PlanOutline, names: _RunFiles) -> int:
     """Return how many parts a run has if none is lost; 0 if it is not finished, as far as is known."""
-    if 0 < outline.order < max(names.orders, default=0):  # docs/commit.md: the next one is planned when it is finished
+    # docs/commit.md: the next one is planned when it is finished, and only finished ones have a file of keys.
+    if 0 < outline.order < max(names.orders, default=0) or outline.run in names.keys:
         return len(outline.shard_rows)
     try:
         report = RunReport.from_json(read_patiently(dataset.store, paths.report_file(outline.run)))

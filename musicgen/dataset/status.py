@@ -16,7 +16,7 @@ from musicgen.dataset.run_keys import (
     read_run_counts,
     write_run_keys,
 )
-from musicgen.dataset.run_report import read_report
+from musicgen.dataset.run_report import RunReport, read_report, write_report
 from musicgen.dataset.visible_rows import HiddenRows
 from musicgen.parallel import map_ordered
 from musicgen.run_plan import PLAN_VERSION, Plan, PlanOutline
@@ -115,15 +115,18 @@ def sum_audio_bytes(runs: Iterable[RunStatus]) -> int | None:
 def write_missing_run_keys(dataset: Dataset) -> None:
     """Put the file of keys of each finished run that has none: of this run, and of earlier ones that nobody published.
 
-    A run with a damaged part gets none. Then those of many runs are folded (`musicgen.dataset.folded_runs`).
+    A run with a damaged part gets none. A run that has such a file has a report too, or verification calls that lost.
+    Then the files of many runs are folded (`musicgen.dataset.folded_runs`).
     """
     files = {info.path: info for info in dataset.store.list(paths.RUNS)}
     parts = group_parts(dataset.part_files())
     run_keys = find_run_keys(parts, files)
     with temporary_folder() as folder:
         for run in parts.keys() - run_keys.keys():
-            outline, _ = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
+            outline, plan = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
             if outline is not None and len(parts[run]) >= len(outline.shard_rows):
+                if plan is not None and paths.report_file(run) not in files:  # its driver was killed before it
+                    write_report(dataset.store, RunReport(run, plan.job, asdict(plan.model)))
                 with suppress(PartDamaged):
                     write_run_keys(dataset.store, run, parts[run], folder)
     fold_runs(dataset.store, parts)

@@ -8,14 +8,25 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
+
+import pyarrow.compute as pc
 
 from musicgen.dataset import paths
 from musicgen.dataset.reader import Dataset
-from musicgen.dataset.run_report import RunReport, dump_session, write_report
+from musicgen.dataset.run_keys import RunCounts
+from musicgen.dataset.run_report import (
+    RunReport,
+    Session,
+    dump_session,
+    name_session,
+    read_sessions,
+    write_report,
+)
 from musicgen.errors import StoreError
 from musicgen.own_checksum import check_json, check_parquet, check_text, find_flipped_bit
-from musicgen.run_plan import Plan, PlanOutline
+from musicgen.run_plan import Plan, PlanOutline, format_time
 from musicgen.storage import Store
 
 _MOST_BYTES_TRIED = 16 << 10  # a few seconds
@@ -96,26 +107,49 @@ def mend_report(dataset: Dataset, path: str) -> str:
         return "one bit turned back"
     run = path.split("/")[1]
     if path == paths.report_file(run):
-        _sum_up(dataset, run)
-        return "summed up again from the run's sessions"
+        return _sum_up(dataset, run)
     if path.startswith(paths.sessions_folder(run)):
         report = RunReport.from_json(dataset.store.read(paths.report_file(run)))
         stored = {file.path: dataset.store.read(file.path) for file in dataset.store.list(paths.sessions_folder(run))}
-        lost = [content for session in report.sessions if (content := dump_session(session)) not in stored.values()]
-        if len(lost) == 1:
-            put_document(dataset.store, path, lost[0])
+        sessions = {name_session(run, session): dump_session(session) for session in report.sessions}
+        lost = [content for content in sessions.values() if content not in stored.values()]
+        content = sessions.get(path, lost[0] if len(lost) == 1 else None)
+        if content is not None:
+            put_document(dataset.store, path, content)
             return "copied from the run's report"
     raise NotMended("the run's report does not have it; nothing but `status` and reports reads it")
 
 
-def _sum_up(dataset: Dataset, run: str) -> None:
-    """Write a run's report from its sessions; it was published if its keys were put."""
+def _sum_up(dataset: Dataset, run: str) -> str:
+    """Write a run's report from its sessions, and where there are none from its index parts. Returns what was done.
+
+    It was published if its keys were put.
+    """
     plan = Plan.from_json(dataset.store.read(paths.plan_file(run)))
-    parts = len(list(Dataset(dataset.store, dataset.info, run).parts()))
-    total = write_report(dataset.store, replace(RunReport(run, plan.job, asdict(plan.model)), parts=parts))
+    own = Dataset(dataset.store, dataset.info, run)
+    sessions = read_sessions(dataset.store, run)
+    report = RunReport(run, plan.job, asdict(plan.model), sessions or (_read_session(own, run),))
     is_published = any(paths.parse_run_keys(info.path) for info in dataset.store.list(f"{paths.RUNS}/{run}"))
-    if is_published and total.sessions:
-        write_report(dataset.store, replace(total, sessions=(), published_at=total.sessions[-1].finished_at))
+    published_at = report.sessions[-1].finished_at if is_published else ""
+    write_report(dataset.store, replace(report, parts=len(list(own.parts())), published_at=published_at))
+    if sessions:
+        return "summed up again from the run's sessions"
+    return "made from the index; how long its actors were held, their machines and the cost are lost"
+
+
+def _read_session(run: Dataset, name: str) -> Session:
+    """Return one session for all that a run has made, as far as its index parts tell."""
+    counts = RunCounts.of(name, [footer for _, footer in run.footers()])
+    times: set[datetime] = set()
+    engines: set[str] = set()
+    for batch in run.batches(["created_at", "engine"]):
+        span = pc.min_max(batch["created_at"]).as_py()
+        times |= {span["min"], span["max"]} - {None}
+        engines |= {*pc.unique(batch["engine"]).to_pylist()} - {None}
+    started_at, finished_at = (format_time(time) for time in (min(times), max(times))) if times else ("", "")
+    return Session(
+        started_at, finished_at, counts.made, counts.failed, counts.audio_s, 0.0, engines=tuple(sorted(engines))
+    )
 
 
 def put_document(store: Store, path: str, content: bytes | Path) -> None:

@@ -82,7 +82,8 @@ def test_none_of_many_flipped_bits_goes_unnoticed(toy: ToyDataset, seed: int) ->
 def list_lost(toy: ToyDataset) -> Iterator[str]:
     """The objects whose loss must be named: all but what nothing else needs."""
     for file in toy.store.list():
-        is_needed = not file.path.startswith("runs/") or file.path.endswith(("plan.json", ".parquet"))
+        is_report = file.path.endswith("report.json") or "/sessions/" in file.path
+        is_needed = is_report or not file.path.startswith("runs/") or file.path.endswith(("plan.json", ".parquet"))
         if is_needed and not paths.parse_run_keys(file.path):  # without keys and counts the parts are read
             yield file.path
 

@@ -13,6 +13,7 @@ from musicgen.dataset.gc_gate import find_gate, put_gate
 from musicgen.dataset.index_part import read_footer
 from musicgen.dataset.info import InfoDamaged
 from musicgen.dataset.reader import Dataset, open_dataset
+from musicgen.dataset.run_report import read_report
 from musicgen.dataset.verification import verify_dataset
 from musicgen.errors import JobError, ModelError, StoreError
 from musicgen.families.registry import resolve_checkpoint
@@ -130,6 +131,29 @@ def test_every_lost_object_is_made_again(toy: ToyDataset) -> None:
             toy.store.write(file, contents[file])
 
 
+def test_a_lost_report_is_made_again_from_its_sessions_or_from_the_index(tmp_path: Path) -> None:
+    toy = make_toy_dataset(tmp_path)
+    before, (run,) = read_objects(toy), toy.dataset.runs()
+    report_file = paths.report_file(run)
+    (session_file,) = (path for path in before if path.startswith(paths.sessions_folder(run)))
+    for path in (report_file, session_file):
+        toy.store.delete(path)
+        check_good(toy, repair(toy))
+        assert read_objects(toy) == before, path
+    for path in (report_file, session_file):
+        toy.store.delete(path)
+    report = repair(toy)
+    check_good(toy, report)
+    (mending,) = report.mendings
+    assert (mending.path, "the cost are lost" in mending.action) == (report_file, True)
+    made_again = read_report(toy.store, run)
+    assert made_again is not None
+    assert made_again.published_at
+    assert [(session.made, session.failed, session.engines) for session in made_again.sessions] == [
+        (4, 1, (ToyEngine.fingerprint,))
+    ]
+
+
 def test_flipped_bits_are_turned_back_or_made_again(toy: ToyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_repair, "_MOST_BYTES_TRIED", 16 << 10)
     draw = random.Random(5)
@@ -211,7 +235,7 @@ def test_no_gc_begins_while_audio_with_new_bits_has_no_part_yet(tmp_path: Path) 
 def test_a_checkpoint_whose_folder_no_plan_names_is_found_where_the_user_says(tmp_path: Path) -> None:
     plan = ToyDataset(tmp_path, open_store(str(tmp_path / "dataset")), ("model.name=/home/ann/night",)).plan()
     plan = replace(plan, model=replace(plan.model, identity=resolve_checkpoint("embedded").identity))
-    with pytest.raises(ModelError, match="night.*; say with --model where the checkpoint is"):
+    with pytest.raises(ModelError, match=r"night.*; say with --model where the checkpoint is"):
         find_run_checkpoint(plan)
     assert find_run_checkpoint(plan, "embedded").identity == plan.model.identity
 
