@@ -69,9 +69,8 @@ class DriverWatch:
 
     def may_take(self, shard: int) -> bool:
         """Whether no other driver is making the shard."""
-        if self._may_take is None or (not self._seen and time.monotonic() > self._blind_until):
-            return True
-        return shard in self._may_take
+        mine = self._may_take  # the thread may set it meanwhile
+        return mine is None or (not self._seen and time.monotonic() > self._blind_until) or shard in mine
 
     def propose(self, working: Sequence[int], wanted: Sequence[int]) -> None:
         """Say which shards this driver is making or has to repeat, and which it will take next."""

@@ -190,7 +190,8 @@ class Spill:
         """Read all rows in order, each batch with the index of its first row; carried columns are as they were read."""
         row_index = 0
         for chunk in self._chunks:
-            with pa.memory_map(str(chunk)) as source, pa.ipc.open_stream(source) as stream:
+            # Not mapped: its batches are decompressed anyway, and mapped pages count as memory of the process.
+            with pa.OSFile(str(chunk)) as source, pa.ipc.open_stream(source) as stream:
                 for batch in stream:
                     yield row_index, pa.Table.from_batches([batch])
                     row_index += batch.num_rows

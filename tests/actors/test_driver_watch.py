@@ -62,6 +62,13 @@ def test_shards_of_a_driver_that_was_killed_on_this_machine_are_taken_at_once(wa
     assert one.claimed_elsewhere == frozenset()
 
 
+def test_a_look_at_the_other_drivers_while_a_shard_is_asked_for_ends_no_run(store: Store, monkeypatch):
+    values = iter([frozenset(), None, None])
+    watch = DriverWatch(store, RUN, "this")
+    monkeypatch.setattr(DriverWatch, "_may_take", property(lambda _: next(values)), raising=False)
+    assert [watch.may_take(0), watch.may_take(0)] == [False, True]
+
+
 def test_a_driver_that_was_killed_on_this_machine_is_not_at_work_although_it_was_heard_of():
     now = datetime.now(UTC)
     ended, living = (DriverToken(written_at=format_time(now), process=name) for name in (name_ended_process(), ""))

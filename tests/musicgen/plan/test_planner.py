@@ -11,6 +11,7 @@ import pytest
 from musicgen.dataset import paths
 from musicgen.errors import JobError, RowError, StoreError
 from musicgen.plan import Plan, PlanOutcome, estimating, keyed_rows, pending_shards, read_shard
+from musicgen.plan.spill import Spill
 from musicgen.storage import open_store
 from tests.fixtures.planning import (
     MELODY,
@@ -49,6 +50,19 @@ def test_a_plan_names_a_checkpoint_without_its_folder(submit) -> None:
     plan = submit(ROWS, "model.name=/home/ann/models/night").plan
     assert "/home/ann" not in plan.to_json()
     assert (plan.model.name, plan.job["model"]["name"]) == ("night", "night")
+
+
+def test_the_rows_of_a_manifest_are_not_mapped_into_memory(submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_batches, is_mapped = Spill.read_batches, []
+
+    def read(spill: Spill):
+        for item in read_batches(spill):
+            is_mapped.append("rows-00000.arrow" in Path("/proc/self/maps").read_text())
+            yield item
+
+    monkeypatch.setattr(Spill, "read_batches", read)
+    submit(ROWS)
+    assert set(is_mapped) == {False}
 
 
 def test_a_run_whose_driver_died_before_it_published_is_taken_up_again(submit, tmp_path: Path) -> None:
