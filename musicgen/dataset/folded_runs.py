@@ -1,8 +1,9 @@
 """`runs/folded.parquet`: plans, keys and counts of many finished runs in one object, in place of their own.
 
-What it has of a run is a copy of the run's key file and plan. It counts as long as the run's own key file, which is
-named by the run's parts as they are, is the one that was copied. It decides nothing, so it may be older than other
-objects, or be missing; nothing that it was made of is deleted.
+What it has of a run is a copy of the run's key file and plan, and of the cost in its report. It counts as long as the
+run's own key file, which is named by the run's parts as they are, is the one that was copied, the cost as long as the
+report is. It decides nothing, so it may be older than other objects, or be missing; nothing that it was made of is
+deleted.
 """
 
 import io
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
 from musicgen.dataset.run_keys import RUN_KEYS_SCHEMA, RunCounts, find_run_keys, parse_run_counts
+from musicgen.dataset.run_report import is_priced, read_report
 from musicgen.dataset.table_pieces import join_pieces
 from musicgen.dataset.whole_file import open_whole_if_there
 from musicgen.errors import StoreDenied, StoreError, StoreFull, StoreUnavailable
@@ -46,6 +48,8 @@ class FoldedRun(NamedTuple):
     counts: RunCounts
     start: int
     rows: int
+    report: str = ""  # the ETag of the report that has its cost
+    cost: float | None = None  # of its actors
 
 
 class FoldedRuns:
@@ -129,7 +133,8 @@ def fold_runs(store: Store, parts: Mapping[str, Sequence[FileInfo]]) -> None:
     with temporary_folder() as folder, open_folded_runs(store, file, folder) as earlier:
         path = folder / "folded.parquet"
         plans = {run: info for run in key_files if (info := files.get(paths.plan_file(run))) is not None}
-        _write_folded(store, earlier, plans, key_files, path)
+        reports = {run: info for run in plans if (info := files.get(paths.report_file(run))) is not None}
+        _write_folded(store, earlier, plans, key_files, reports, path)
         try:
             if file is None:
                 store.put_if_absent(paths.FOLDED_RUNS, path)
@@ -146,6 +151,7 @@ def _write_folded(
     earlier: FoldedRuns,
     plans: Mapping[str, FileInfo],
     key_files: Mapping[str, FileInfo],
+    reports: Mapping[str, FileInfo],
     path: Path,
 ) -> None:
     """Write the runs of `plans`, but for those whose key file is damaged."""
@@ -153,15 +159,17 @@ def _write_folded(
 
     def read(run: str) -> tuple[str, FoldedRun | None, list[pa.Table]]:
         if (folded := earlier.find(run, key_files[run])) is not None:
-            return run, folded, list(earlier.read_keys(folded))
-        return (run, *_read_unfolded(store, plans[run], key_files[run]))
+            return run, _add_cost(store, folded, reports.get(run)), list(earlier.read_keys(folded))
+        unfolded, pieces = _read_unfolded(store, plans[run], key_files[run])
+        return run, unfolded and _add_cost(store, unfolded, reports.get(run)), pieces
 
     def read_rows() -> Iterator[pa.Table]:
         for run, folded, pieces in map_ordered(read, sorted(plans), threads=_THREADS):
             if folded is not None:
                 yield from pieces
                 document = {"run": run, "file": folded.file, "plan": folded.plan.decode()}
-                documents.append({**document, "counts": asdict(folded.counts), "rows": folded.rows})
+                own = {"rows": folded.rows, "report": folded.report, "cost": folded.cost}
+                documents.append({**document, "counts": asdict(folded.counts), **own})
 
     with open_parquet_writer(path, RUN_KEYS_SCHEMA, use_dictionary=["error_class"]) as writer:
         for group in join_pieces(read_rows(), _GROUP_ROWS):
@@ -180,6 +188,14 @@ def _read_unfolded(store: Store, plan: FileInfo, key_file: FileInfo) -> tuple[Fo
     return FoldedRun(key_file.path, store.read(plan.path), counts, 0, table.num_rows), [table]
 
 
+def _add_cost(store: Store, folded: FoldedRun, file: FileInfo | None) -> FoldedRun:
+    """Add what a run has cost, if it has a price, from its report as it is listed."""
+    if file is None or folded.report == file.etag or not is_priced(json.loads(folded.plan)["job"]):
+        return folded
+    report = read_report(store, folded.counts.run)
+    return folded._replace(report=file.etag, cost=report.cost if report is not None else None)
+
+
 def _parse_footer(metadata: pq.FileMetaData) -> dict[str, FoldedRun]:
     """Parse the runs in the object's footer. Raises `ValueError` and others for a damaged one."""
     document = metadata.metadata[_FOOTER_KEY]
@@ -189,6 +205,7 @@ def _parse_footer(metadata: pq.FileMetaData) -> dict[str, FoldedRun]:
     start = 0
     for own in json.loads(document)["runs"]:
         counts = RunCounts.from_document(own["counts"])
-        runs[own["run"]] = FoldedRun(own["file"], own["plan"].encode(), counts, start, own["rows"])
+        cost = own.get("report", ""), own.get("cost")
+        runs[own["run"]] = FoldedRun(own["file"], own["plan"].encode(), counts, start, own["rows"], *cost)
         start += own["rows"]
     return runs

@@ -83,7 +83,7 @@ def write_table(dataset: Dataset, folder: Path, runs: Sequence[RunStatus] | None
         if path == paths.HUGGINGFACE_COPY:
             choice = replace(choice, unreadable=tuple(_write_embedded(dataset, file)))
         else:
-            write_metadata(dataset, mark(choose_metadata_types(dataset)), file)
+            write_metadata(dataset, mark(choose_metadata_types(dataset, runs)), file)
         dataset.store.write(path, file)
     for obsolete_path in {*TABLES} - {choice.path, *choice.foreign}:
         dataset.store.delete(obsolete_path)

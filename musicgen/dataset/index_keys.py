@@ -31,12 +31,12 @@ def read_index_keys(store: Store, infos: Iterable[FileInfo], folder: Path) -> It
     sources: list[tuple[str, FileInfo | FoldedRun]] = []
 
     def number_parts(run: str, keys: pa.Table) -> pa.Table:
+        keys = keys.filter(keys["error_class"].is_null())
         shards = keys["shard"].to_numpy()
         unique, places = np.unique(shards, return_inverse=True)
         of_shards = np.array([numbers[paths.index_part(run, int(shard))] for shard in unique], np.int32)
         part_numbers = pa.array(of_shards[places] if len(keys) else shards)
-        table = keys.select(["k1", "k2"]).append_column("part", part_numbers)
-        return table.filter(keys["error_class"].is_null())
+        return keys.select(["k1", "k2"]).append_column("part", part_numbers)
 
     with open_folded_runs(store, files.get(paths.FOLDED_RUNS), folder) as folded:
         for run, own in groups.items():
@@ -51,7 +51,7 @@ def read_index_keys(store: Store, infos: Iterable[FileInfo], folder: Path) -> It
             if isinstance(place, FoldedRun):
                 return [number_parts(run, piece) for piece in folded.read_keys(place)]
             if place.path in numbers:
-                return [number_parts(run, read_part_keys(store, place.path)[0])]
+                return [number_parts(run, read_part_keys(store, place.path).keys)]
             content = io.BytesIO(store.read(place.path))
             return [number_parts(run, pq.read_table(content, columns=RUN_KEYS_SCHEMA.names, use_threads=False))]
 

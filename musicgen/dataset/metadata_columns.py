@@ -1,11 +1,12 @@
 """The columns of `metadata.parquet`, from which Hugging Face's AudioFolder takes rows and the paths of their files."""
 
+from collections.abc import Iterator, Sequence
+
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from musicgen.dataset.reader import Dataset
-
-_INT64_MAX = (1 << 63) - 1
+from musicgen.dataset.run_keys import find_beyond_int64
+from musicgen.dataset.status import RunStatus, run_statuses
 
 
 def metadata_schema(dataset: Dataset) -> pa.Schema:
@@ -13,20 +14,29 @@ def metadata_schema(dataset: Dataset) -> pa.Schema:
     return pa.schema([field.with_name(_metadata_name(field.name)) for field in dataset.schema()])
 
 
-def choose_metadata_types(dataset: Dataset) -> pa.Schema:
+def choose_metadata_types(dataset: Dataset, runs: Sequence[RunStatus] | None = None) -> pa.Schema:
     """Return `metadata_schema` with text for unsigned numbers beyond int64.
 
-    AudioFolder takes its rows through Python's numbers, which it stores as int64.
+    AudioFolder takes its rows through Python's numbers, which it stores as int64. `runs` are the dataset's, if they are
+    known already; parts are read only of those whose file of keys does not tell.
     """
     schema = metadata_schema(dataset)
     unsigned = [field.name for field in dataset.schema() if pa.types.is_uint64(field.type)]
+    if not unsigned:
+        return schema
     wide: set[str] = set()
-    for batch in dataset.batches(unsigned) if unsigned else ():
-        wide |= {name for name in unsigned if (pc.max(batch.column(name)).as_py() or 0) > _INT64_MAX}
+    for run in run_statuses(dataset) if runs is None else runs:
+        own = Dataset(dataset.store, dataset.info, run.run)
+        wide.update(_find_wide(own, unsigned) if run.beyond_int64 is None else run.beyond_int64)
     for position, name in enumerate(dataset.schema().names):
         if name in wide:
             schema = schema.set(position, schema.field(position).with_type(pa.string()))
     return schema
+
+
+def _find_wide(run: Dataset, unsigned: Sequence[str]) -> Iterator[str]:
+    for batch in run.batches(unsigned):
+        yield from find_beyond_int64(pa.Table.from_batches([batch]))
 
 
 def _metadata_name(name: str) -> str:

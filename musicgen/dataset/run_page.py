@@ -12,6 +12,7 @@ from itertools import islice
 from textwrap import shorten
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from musicgen.audio import encode_audio
@@ -22,7 +23,7 @@ from musicgen.dataset.clip_selection import SelectedClip, select_clips
 from musicgen.dataset.page import PAGE_MARK, STYLESHEET
 from musicgen.dataset.reader import Dataset, read_audio_bytes
 from musicgen.dataset.run_charts import draw_histogram, draw_throughput
-from musicgen.dataset.run_keys import find_run_keys, group_parts
+from musicgen.dataset.run_keys import REFUSED_SHARD, find_run_keys, group_parts
 from musicgen.dataset.run_report import RunReport
 from musicgen.dataset.status import RunStatus
 from musicgen.dataset.visible_rows import read_visible
@@ -152,7 +153,8 @@ def _count_failures(run: Dataset) -> Counter[str]:
     files = {info.path: info for info in run.store.list(paths.RUNS)}
     counts: Counter[str] = Counter()
     for file_info in find_run_keys(group_parts(run.part_files()), files).values():
-        classes = pq.read_table(io.BytesIO(run.store.read(file_info.path)), columns=["error_class"])["error_class"]
+        rows = pq.read_table(io.BytesIO(run.store.read(file_info.path)), columns=["shard", "error_class"])
+        classes = rows.filter(pc.not_equal(rows["shard"], REFUSED_SHARD))["error_class"]
         counts.update(name for name in classes.drop_null().to_pylist())
     return counts
 

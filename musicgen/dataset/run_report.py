@@ -134,6 +134,11 @@ class RunReport:
         return cls(document["run"], document["job"], document["model"], sessions, published_at, parts)
 
 
+def is_priced(job: JsonObject) -> bool:
+    """Return whether a run's job, as its plan has it, says what an actor costs."""
+    return job.get("cluster", {}).get("price_per_hour") is not None
+
+
 def read_report(store: Store, run: str) -> RunReport | None:
     """Read the report of a run; None if it is missing or damaged, because a report must not stop a run."""
     try:

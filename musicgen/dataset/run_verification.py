@@ -16,6 +16,7 @@ from musicgen.dataset.whole_file import describe_json_damage, describe_parquet_d
 from musicgen.errors import StoreError
 from musicgen.run_plan import PLAN_VERSION, PlanOutline
 from musicgen.storage.parquet_reader import ParquetReader
+from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
 
 
 @dataclass
@@ -129,9 +130,10 @@ def _check_report(dataset: Dataset, outline: PlanOutline, names: _RunFiles, deep
     if path not in names.files:
         if run in names.keys:  # which are put after it
             yield Fault("report", path, "the run's report is missing")
-    elif deep and (report := read_report(dataset.store, run)) is not None:
-        stored = read_sessions(dataset.store, run)
-        for session in report.sessions:
+    elif deep:
+        report = wait_for_store(lambda: read_report(dataset.store, run), SHORT_PATIENCE_S)
+        stored = wait_for_store(lambda: read_sessions(dataset.store, run), SHORT_PATIENCE_S)
+        for session in report.sessions if report is not None else ():
             name = name_session(run, session)
             if session not in stored and name not in names.files:
                 yield Fault("report", name, f"the session of {session.started_at} is missing; {path} has it")

@@ -6,24 +6,26 @@ from dataclasses import asdict, dataclass
 
 from musicgen.dataset import paths
 from musicgen.dataset.driver_token import DriverToken, read_living_drivers
-from musicgen.dataset.folded_runs import FoldedRuns, fold_runs, read_folded_runs
+from musicgen.dataset.folded_runs import FoldedRun, fold_runs, read_folded_runs
 from musicgen.dataset.reader import Dataset
 from musicgen.dataset.run_keys import (
+    KeysFooter,
     PartDamaged,
     RunCounts,
     find_run_keys,
     group_parts,
-    read_run_counts,
+    read_keys_footer,
     write_run_keys,
 )
-from musicgen.dataset.run_report import RunReport, read_report, write_report
+from musicgen.dataset.run_report import RunReport, is_priced, read_report, write_report
 from musicgen.dataset.visible_rows import HiddenRows
 from musicgen.parallel import map_ordered
 from musicgen.run_plan import PLAN_VERSION, Plan, PlanOutline
-from musicgen.storage import FileInfo
+from musicgen.storage import FileInfo, Store
 from musicgen.temporary_folder import temporary_folder
 
 _THREADS = 16
+_NOT_TOLD = ("audio_bytes", "tars", "beyond_int64")  # by `--json`
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class RunStatus:
     hidden: int = 0
     tars: int = 0  # that its parts name (layout webdataset, since version 2)
     cost: float | None = None  # of its actors so far; None if its job was planned without a price
+    beyond_int64: tuple[str, ...] | None = None  # its columns with unsigned numbers beyond int64; None: not known
 
     @property
     def finished(self) -> bool:
@@ -77,12 +80,13 @@ class RunStatus:
             {"host": driver.host, "started_at": driver.started_at, "progress": driver.progress}
             for driver in self.drivers
         ]
-        values = {name: value for name, value in asdict(self).items() if name not in ("audio_bytes", "tars")}
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_TOLD}
         return {**values, "state": self.state, "drivers": drivers}
 
 
 def run_statuses(dataset: Dataset) -> list[RunStatus]:
-    """Compute the status of every run, in the order of names. A finished run costs its plan and its file of keys."""
+    """Compute the status of every run, in the order of names. A finished run costs its file of keys, and its report, if
+    it has a price; those that are folded cost one object in all."""
     files = {info.path: info for info in dataset.store.list(paths.RUNS)}
     parts = group_parts(dataset.part_files())
     run_keys = find_run_keys(parts, files)
@@ -92,12 +96,15 @@ def run_statuses(dataset: Dataset) -> list[RunStatus]:
     runs = sorted(run for run in planned | parts.keys() if dataset.only_run in (None, run))
 
     def compute(run: str) -> RunStatus:
-        counts = _read_counts(dataset, run, run_keys.get(run), folded)
-        plan_file = files.get(paths.plan_file(run))
-        content = folded.find_plan(run, plan_file) if plan_file is not None else None
-        outline, plan = _read_plan(dataset, run, content) if plan_file is not None else (None, None)
+        key_file, plan_file = run_keys.get(run), files.get(paths.plan_file(run))
+        folded_run = folded.find(run, key_file)
+        counts, content = _read_counts(dataset, run, key_file, folded_run)
+        is_known = content is not None and plan_file is not None and len(content) == plan_file.size
+        outline, plan = _read_plan(dataset, run, content if is_known else None) if plan_file else (None, None)
+        report_file = files.get(paths.report_file(run))
+        cost = _find_cost(dataset.store, folded_run, report_file) if plan and is_priced(plan.job) else None
         is_superseded = paths.superseded_note(run) in files
-        return _run_status(dataset, counts, outline, plan, is_superseded, hidden.get(run, HiddenRows()))
+        return _run_status(dataset, counts, outline, plan, is_superseded, hidden.get(run, HiddenRows()), cost)
 
     return list(map_ordered(compute, runs, threads=_THREADS))
 
@@ -120,26 +127,40 @@ def write_missing_run_keys(dataset: Dataset) -> None:
     """
     files = {info.path: info for info in dataset.store.list(paths.RUNS)}
     parts = group_parts(dataset.part_files())
+    planned = {run for path in files if (run := paths.parse_plan(path))}
     run_keys = find_run_keys(parts, files)
     with temporary_folder() as folder:
-        for run in parts.keys() - run_keys.keys():
-            outline, plan = _read_plan(dataset, run) if paths.plan_file(run) in files else (None, None)
-            if outline is not None and len(parts[run]) >= len(outline.shard_rows):
-                if plan is not None and paths.report_file(run) not in files:  # its driver was killed before it
-                    write_report(dataset.store, RunReport(run, plan.job, asdict(plan.model)))
-                with suppress(PartDamaged):
-                    write_run_keys(dataset.store, run, parts[run], folder)
+        for run in (parts.keys() | planned) - run_keys.keys():
+            content = dataset.store.read(paths.plan_file(run)) if run in planned else None
+            if content is None or len(own := parts.get(run, [])) < len(PlanOutline.from_json(content).shard_rows):
+                continue
+            _, plan = _read_plan(dataset, run, content)
+            if plan is not None and paths.report_file(run) not in files:  # its driver was killed before it
+                write_report(dataset.store, RunReport(run, plan.job, asdict(plan.model)))
+            with suppress(PartDamaged):
+                write_run_keys(dataset.store, run, own, content, folder)
     fold_runs(dataset.store, parts)
 
 
-def _read_counts(dataset: Dataset, run: str, key_file: FileInfo | None, folded: FoldedRuns) -> RunCounts:
-    if (folded_run := folded.find(run, key_file)) is not None:
-        return folded_run.counts
-    counts = read_run_counts(dataset.store, key_file) if key_file is not None else None
-    if counts is None:
+def _read_counts(dataset: Dataset, run: str, key_file: FileInfo | None, folded_run: FoldedRun | None) -> KeysFooter:
+    """Return the counts of a run, and the text of its plan, if that is stored with them."""
+    if folded_run is not None:
+        return KeysFooter(folded_run.counts, folded_run.plan)
+    footer = read_keys_footer(dataset.store, key_file) if key_file is not None else None
+    if footer is None:
         own = Dataset(dataset.store, dataset.info, run)
-        counts = RunCounts.of(run, [footer for _, footer in own.footers()])
-    return counts
+        footer = KeysFooter(RunCounts.of(run, [footer for _, footer in own.footers()]))
+    return footer
+
+
+def _find_cost(store: Store, folded_run: FoldedRun | None, report_file: FileInfo | None) -> float | None:
+    """Return what a run's actors have cost, from its report as it is."""
+    if report_file is None:
+        return None
+    if folded_run is not None and folded_run.report == report_file.etag:
+        return folded_run.cost
+    report = read_report(store, report_file.path.split("/")[1])
+    return report.cost if report is not None else None
 
 
 def _run_status(
@@ -149,11 +170,9 @@ def _run_status(
     plan: Plan | None,
     is_superseded: bool,
     hidden: HiddenRows,
+    cost: float | None,
 ) -> RunStatus:
-    run = counts.run
-    model, report = plan and plan.model, None
-    if plan is not None and plan.job.get("cluster", {}).get("price_per_hour") is not None:
-        report = read_report(dataset.store, run)
+    run, model = counts.run, plan and plan.model
     planned = outline.rows if outline else counts.rows
     missing = max(0, planned - counts.made - counts.failed - counts.closed - counts.removed)
     return RunStatus(
@@ -177,7 +196,8 @@ def _run_status(
         removed=counts.removed + hidden.rows,
         hidden=hidden.rows,
         tars=counts.tars,
-        cost=report.cost if report is not None else None,
+        cost=cost,
+        beyond_int64=counts.beyond_int64,
     )
 
 

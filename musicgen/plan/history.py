@@ -1,7 +1,7 @@
 """What a dataset holds already: its runs, the keys of its index, the rows that failed or were refused."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from musicgen.dataset import paths
 from musicgen.dataset.folded_runs import open_folded_runs
 from musicgen.dataset.index_part import parse_footer
-from musicgen.dataset.run_keys import split_keys
+from musicgen.dataset.refused_rows import HASHED_COLUMNS, hash_refused_rows
+from musicgen.dataset.run_keys import REFUSED_SHARD, RunCounts, parse_run_counts, split_keys
 from musicgen.dataset.tombstones import read_tombstones
 from musicgen.errors import StoreError, first_line
 from musicgen.own_checksum import check_parquet
@@ -43,13 +44,14 @@ class History:
         self.store, self.folder = store, folder
         self._read_paths: set[str] = set()
         self._read_runs: set[str] = set()  # by their key files
-        self._fetched = self._refreshes = 0
+        self._refused_runs: set[str] = set()  # of whose refused rows the key files told
+        self._fetched = self._refreshes = self._plans = 0
 
     def refresh(self, before: RunListing | None = None, with_invalid: bool = True) -> RunListing:
         """List the dataset's runs, and read the parts that have been added. `before` is the last listing.
 
-        Of a run that has a file of its keys the parts are not read. Without `with_invalid` the rows that were refused
-        are not read either.
+        Of a run that has a file of its keys neither its parts nor the rows that it refused are read. Without
+        `with_invalid` no other run's refused rows are read either.
         """
         listing = list_runs(self.store, before.runs if before else None)
         ranks = listing.ranks()
@@ -66,11 +68,11 @@ class History:
             for table in map_ordered(self._read_failures_part, failures_parts, threads=_THREADS):
                 failed.write_table(table)
         infos = self.store.list(paths.FAILURES) if with_invalid else ()
-        invalid_parts = self._take_unread([info.path for info in infos if paths.is_plan_failures(info.path)])
+        refused = [info.path for info in infos if paths.is_plan_failures(info.path)]
+        invalid_parts = self._take_unread([path for path in refused if path.split("/")[1] not in self._refused_runs])
         with self._writer("known_invalid", KNOWN_INVALID_SCHEMA) as known:
-            first = len(self._read_paths) - len(invalid_parts)
-            for table in map_ordered(self._read_invalid_part, enumerate(invalid_parts, first), threads=_THREADS):
-                known.write_table(table)
+            for hashes in map_ordered(self._read_invalid_part, invalid_parts, threads=_THREADS):
+                self._write_refused(hashes, known)
         self._write_removed()
         self._refreshes += 1
         return listing
@@ -116,11 +118,12 @@ class History:
             open_folded_runs(self.store, listing.folded_file, self.folder) as folded,
             self._writer("made-folded", KEY_SCHEMA) as made,
             self._writer("failed-folded", FAILED_SCHEMA) as failed,
+            self._writer("known_invalid-folded", KNOWN_INVALID_SCHEMA) as known,
         ):
             for run, file in unread.items():
                 if (folded_run := folded.find(run, file)) is not None:
-                    for piece in folded.read_keys(folded_run):
-                        _split_rows(piece, ranks.get(run, -len(ranks)), made, failed)
+                    pieces = folded.read_keys(folded_run)
+                    self._split_rows(folded_run.counts, pieces, ranks.get(run, -len(ranks)), made, failed, known)
                     read_runs.add(run)
         return read_runs
 
@@ -140,15 +143,45 @@ class History:
             return number, run, False
 
     def _convert_run_keys(self, number: int, run_rank: int) -> None:
-        """Write the rows of a fetched key file to `made-keys-<n>.parquet` and `failed-keys-<n>.parquet`."""
+        """Write the rows of a fetched key file to `made-keys-<n>.parquet` and the like."""
         path = self.folder / f"run-keys-{number}.parquet"
+        keys = pq.ParquetFile(path)
+        pieces = (pa.Table.from_batches([batch]) for batch in keys.iter_batches())
         with (
             pq.ParquetWriter(self.folder / f"made-keys-{number}.parquet", KEY_SCHEMA, use_dictionary=False) as made,
             pq.ParquetWriter(self.folder / f"failed-keys-{number}.parquet", FAILED_SCHEMA) as failed,
+            pq.ParquetWriter(self.folder / f"known_invalid-keys-{number}.parquet", KNOWN_INVALID_SCHEMA) as known,
         ):
-            for batch in pq.ParquetFile(path).iter_batches():
-                _split_rows(pa.Table.from_batches([batch]), run_rank, made, failed)
+            self._split_rows(parse_run_counts(keys.metadata), pieces, run_rank, made, failed, known)
         path.unlink()
+
+    def _split_rows(
+        self,
+        counts: RunCounts,
+        pieces: Iterable[pa.Table],
+        run_rank: int,
+        made: pq.ParquetWriter,
+        failed: pq.ParquetWriter,
+        known: pq.ParquetWriter,
+    ) -> None:
+        """Write a run's rows (`RUN_KEYS_SCHEMA`): those that were made, that failed, and that were refused."""
+        refused = [KEY_SCHEMA.empty_table()]
+        for rows in pieces:
+            is_made = rows["error_class"].is_null()
+            made.write_table(rows.filter(is_made).select(KEY_SCHEMA.names))
+            rest = rows.filter(pc.invert(is_made))
+            is_refused = pc.equal(rest["shard"], REFUSED_SHARD)
+            refused.append(rest.filter(is_refused).select(KEY_SCHEMA.names))
+            rest = rest.filter(pc.invert(is_refused))
+            columns = [rest["k1"], rest["k2"], rest["error_class"], pa.array([run_rank] * len(rest), pa.int64())]
+            failed.write_table(pa.Table.from_arrays(columns, schema=FAILED_SCHEMA))
+        if counts.refused is not None:
+            self._refused_runs.add(counts.run)
+            self._write_refused(pa.concat_tables(refused).columns, known)
+
+    def _write_refused(self, hashes: Sequence[pa.Array | pa.ChunkedArray], known: pq.ParquetWriter) -> None:
+        known.write_table(build_known_table(hashes, self._plans))
+        self._plans += 1
 
     def write_pending_keys(self, plan: Plan, pending: Sequence[int]) -> None:
         """Write the keys of these shards of a run to `pending_keys.parquet`. Raises `StoreError`."""
@@ -185,10 +218,9 @@ class History:
         columns = [*_build_key_table(table["key"]).columns, table["error_class"], ranks]
         return pa.Table.from_arrays(columns, schema=FAILED_SCHEMA)
 
-    def _read_invalid_part(self, numbered_path: tuple[int, str]) -> pa.Table:
-        number, path = numbered_path
+    def _read_invalid_part(self, path: str) -> list[pa.Array]:
         with self._open_part(path) as part:
-            return build_known_table(part.read(columns=["id", "prompt", "error_class", "error"]), number)
+            return hash_refused_rows(part.read(columns=list(HASHED_COLUMNS)))
 
     @contextmanager
     def _open_part(self, path: str) -> Iterator[ParquetReader]:
@@ -206,12 +238,3 @@ class History:
 def _build_key_table(keys: pa.ChunkedArray) -> pa.Table:
     """Return keys (64 hex digits) as 128 bits in two columns."""
     return pa.Table.from_arrays(split_keys(keys), schema=KEY_SCHEMA)
-
-
-def _split_rows(rows: pa.Table, run_rank: int, made: pq.ParquetWriter, failed: pq.ParquetWriter) -> None:
-    """Write rows of a run (`RUN_KEYS_SCHEMA`) to the file of those that were made, and of those that failed."""
-    is_made = rows["error_class"].is_null()
-    made.write_table(rows.filter(is_made).select(KEY_SCHEMA.names))
-    rest = rows.filter(pc.invert(is_made))
-    columns = [rest["k1"], rest["k2"], rest["error_class"], pa.array([run_rank] * len(rest), pa.int64())]
-    failed.write_table(pa.Table.from_arrays(columns, schema=FAILED_SCHEMA))

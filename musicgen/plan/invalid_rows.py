@@ -1,7 +1,5 @@
 """Rows that are refused while planning: kept on local disk, recognized in later plans, written to `failures/`."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
-from musicgen.dataset.digests import split_digests
+from musicgen.dataset.refused_rows import hash_refused_row, split_hashes
 from musicgen.dataset.schema import FAILURES
 from musicgen.run_plan import Plan, parse_time
 from musicgen.storage import Store
@@ -23,7 +21,6 @@ INVALID_ROW_SCHEMA = pa.schema(
 )
 KNOWN_INVALID_SCHEMA = pa.schema([pa.field("part", pa.int64()), *_HASHES])  # `part` tells the plans apart
 SHOWN_CHARACTERS = 1000  # of a prompt or an id in failures/
-REPEATED_ID = "ids are unique in a manifest, and this one is that of"  # and then the file and line of the first row
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +35,18 @@ class InvalidRow:
     reason: str
 
 
-def hash_invalid_row(id: str | None, prompt: str | None, error_class: str | None, reason: str | None) -> bytes:
-    """Return the sha256 by which an invalid row of an earlier plan is recognized: of what `failures/` says about it.
-
-    The file and line do not count, because a row that is added at the top of a file moves all others.
-    """
-    if reason is not None and reason.startswith(REPEATED_ID):
-        reason = REPEATED_ID
-    return hashlib.sha256(json.dumps([id, prompt, error_class, reason]).encode()).digest()
-
-
 def build_invalid_table(rows: Sequence[InvalidRow]) -> pa.Table:
     """Return invalid rows as a table of `INVALID_ROW_SCHEMA`."""
     names = INVALID_ROW_SCHEMA.names[: -len(_HASHES)]
     columns = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in names]
-    digests = [hash_invalid_row(row.id, row.prompt, row.error_class, row.reason) for row in rows]
-    return pa.Table.from_arrays([*columns, *_hash_columns(digests)], schema=INVALID_ROW_SCHEMA)
+    digests = [hash_refused_row(row.id, row.prompt, row.error_class, row.reason) for row in rows]
+    return pa.Table.from_arrays([*columns, *split_hashes(digests)], schema=INVALID_ROW_SCHEMA)
 
 
-def build_known_table(failures: pa.Table, part: int) -> pa.Table:
-    """Return the hashes of the rows of a `plan.parquet` (`id`, `prompt`, `error_class`, `error`), the `part`-th one."""
-    columns = (failures[name].to_pylist() for name in ("id", "prompt", "error_class", "error"))
-    digests = [hash_invalid_row(*row) for row in zip(*columns, strict=True)]
-    parts = pa.array([part] * len(digests), pa.int64())
-    return pa.Table.from_arrays([parts, *_hash_columns(digests)], schema=KNOWN_INVALID_SCHEMA)
+def build_known_table(hashes: Sequence[pa.Array | pa.ChunkedArray], plan: int) -> pa.Table:
+    """Return the hashes of the rows that one plan has refused (`musicgen.dataset.refused_rows`)."""
+    plans = pa.array([plan] * len(hashes[0]), pa.int64())
+    return pa.Table.from_arrays([plans, *hashes], schema=KNOWN_INVALID_SCHEMA)
 
 
 def write_invalid_rows(store: Store, plan: Plan, spilled: Path, folder: Path) -> None:
@@ -92,7 +77,3 @@ def build_invalid_rows(plan: Plan, spilled: Path, folder: Path) -> Path:
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=FAILURES))
     return temporary
-
-
-def _hash_columns(digests: Sequence[bytes]) -> list[pa.Array]:
-    return [pa.array(words) for words in split_digests(b"".join(digests), hashlib.sha256().digest_size)]

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from musicgen.plan.invalid_rows import REPEATED_ID, SHOWN_CHARACTERS, InvalidRow, build_invalid_table
+from musicgen.dataset.refused_rows import REPEATED_ID
+from musicgen.plan.invalid_rows import SHOWN_CHARACTERS, InvalidRow, build_invalid_table
 from musicgen.plan.missing import MissingRows
 from musicgen.plan.spill import Spill
 

@@ -6,13 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musicgen.dataset import paths
-from musicgen.plan.invalid_rows import (
-    InvalidRow,
-    build_invalid_table,
-    build_known_table,
-    hash_invalid_row,
-    write_invalid_rows,
-)
+from musicgen.dataset.refused_rows import hash_refused_row, hash_refused_rows
+from musicgen.plan.invalid_rows import InvalidRow, build_invalid_table, build_known_table, write_invalid_rows
 from musicgen.run_plan import Plan
 from musicgen.shard import PlannedModel
 from musicgen.storage import open_store
@@ -28,12 +23,12 @@ PLAN = Plan("r1-1", 1, {}, PlannedModel("m", None, "0" * 64, 50.0), "auto", "", 
 
 def test_the_hash_is_of_what_was_refused_and_why() -> None:
     hashes = {
-        hash_invalid_row("a", "piano", "invalid", "too long"),
-        hash_invalid_row("b", "piano", "invalid", "too long"),
-        hash_invalid_row(None, "piano", "invalid", "too long"),
-        hash_invalid_row("a", None, "invalid", "too long"),
-        hash_invalid_row("a", "piano", "melody", "too long"),
-        hash_invalid_row("a", "piano", "invalid", None),
+        hash_refused_row("a", "piano", "invalid", "too long"),
+        hash_refused_row("b", "piano", "invalid", "too long"),
+        hash_refused_row(None, "piano", "invalid", "too long"),
+        hash_refused_row("a", None, "invalid", "too long"),
+        hash_refused_row("a", "piano", "melody", "too long"),
+        hash_refused_row("a", "piano", "invalid", None),
     }
     assert len(hashes) == 6
 
@@ -45,7 +40,7 @@ def test_rows_written_to_failures_are_recognized(tmp_path: Path) -> None:
     write_invalid_rows(store, PLAN, tmp_path / "invalid.parquet", tmp_path)
     with store.open(paths.plan_failures("r1-1")) as file:
         failures: pa.Table = pq.read_table(file)
-    known = build_known_table(failures, 7)
+    known = build_known_table(hash_refused_rows(failures), 7)
     assert known.column_names == ["part", "h1", "h2"]
     assert known.drop_columns(["part"]).to_pylist() == spilled.select(["h1", "h2"]).to_pylist()
     assert failures["error"].to_pylist() == [row.reason for row in ROWS]

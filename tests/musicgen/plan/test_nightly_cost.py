@@ -1,17 +1,21 @@
 """What a night costs does not grow with the parts of all nights before, but with their number: requests are counted."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from musicgen.dataset import Dataset, folded_runs, huggingface_table, open_dataset, paths, remove_clips
 from musicgen.dataset.card import publish_card
 from musicgen.dataset.manifest_rows import write_manifest_rows
+from musicgen.dataset.metadata_columns import choose_metadata_types
 from musicgen.dataset.run_keys import RUN_KEYS_SCHEMA, RunCounts
+from musicgen.dataset.run_report import read_report, write_report
 from musicgen.dataset.status import run_statuses, write_missing_run_keys
 from musicgen.errors import RowError
 from musicgen.plan.history import History
@@ -47,7 +51,7 @@ def of_nights(requests: Counter[str], runs: list[str]) -> list[int]:
 def nights(s3, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, list[str]]:
     monkeypatch.setattr(huggingface_table, "MAX_TABLE_ROWS", 100)
     store = open_store(s3.uri)
-    return store, [forge_night(store, night, PARTS) for night in range(NIGHTS)]
+    return store, [forge_night(store, night, PARTS, refused=2, cost=3.0) for night in range(NIGHTS)]
 
 
 def test_plan_status_and_publishing_cost_two_objects_a_night(
@@ -58,8 +62,8 @@ def test_plan_status_and_publishing_cost_two_objects_a_night(
     publish_card(open_dataset(store.uri))  # the first one after nights of an earlier release
     requests.clear()
     statuses = run_statuses(open_dataset(store.uri))
-    assert [(run.made, run.audio_s, run.state) for run in statuses] == [
-        (2 * PARTS, 0.1 * 2 * PARTS, "complete")
+    assert [(run.made, run.audio_s, run.state, run.cost) for run in statuses] == [
+        (2 * PARTS, 0.1 * 2 * PARTS, "complete", 3.0)
     ] * NIGHTS
     assert [run.to_json() for run in statuses] == [run.to_json() for run in before]
     assert of_nights(requests, runs) == [2] * NIGHTS
@@ -70,8 +74,12 @@ def test_plan_status_and_publishing_cost_two_objects_a_night(
     assert len(listing.runs) == NIGHTS
     assert of_nights(requests, runs) == [2] * NIGHTS
     assert requests.total() <= 2 * NIGHTS + 8, requests
-    made = pa.concat_tables([pq.read_table(path) for path in tmp_path.glob("made-*.parquet")])
-    assert made.num_rows == 2 * PARTS * NIGHTS
+    read = {
+        name: pa.concat_tables([pq.read_table(path) for path in tmp_path.glob(f"{name}-*.parquet")])
+        for name in ("made", "failed", "known_invalid")
+    }
+    assert [table.num_rows for table in read.values()] == [2 * PARTS * NIGHTS, 0, 2 * NIGHTS]
+    assert len(pc.unique(read["known_invalid"]["part"])) == NIGHTS
 
     new = forge_night(store, NIGHTS, PARTS)
     requests.clear()
@@ -99,7 +107,7 @@ def test_what_plan_and_status_read_of_old_runs_is_folded_into_one_object(
             key for path in (tmp_path / name).glob("made-*.parquet") for key in pq.read_table(path)["k1"].to_pylist()
         )
 
-    runs = [forge_night(store, night, parts) for night in range(6)]
+    runs = [forge_night(store, night, parts, refused=2, cost=3.0) for night in range(6)]
     before, keys = [run.to_json() for run in run_statuses(dataset)], read_keys("before")
     publish_card(dataset)
     requests.clear()
@@ -108,17 +116,23 @@ def test_what_plan_and_status_read_of_old_runs_is_folded_into_one_object(
     assert (read_keys("folded"), of_nights(requests, runs)) == (keys, [0] * 6)
     assert requests.total() < 10, requests
 
+    report = read_report(store, runs[1])
+    assert report is not None
+    write_report(store, replace(report, sessions=(replace(report.sessions[0], started_at="later"),)))
+    assert [run.cost for run in run_statuses(dataset)].count(6.0) == 1, "another driver's work was recorded later"
     new = forge_night(store, 6, parts)
     requests.clear()
     publish_card(dataset)
-    assert sum(of_nights(requests, runs)) <= 1, "a part of the first run tells the columns"
+    assert sum(of_nights(requests, runs)) <= 2, "a part of the first run tells the columns"
     more = read_keys("more")
     assert (len(more), of_nights(requests, [*runs, new])) == (7 * 2 * parts, [0] * 6 + [2])
 
     replaced = paths.index_part(runs[2], 1)
     table = pq.read_table(pa.BufferReader(content := store.read(replaced)))
     store.write(replaced, encode_parquet(table.replace_schema_metadata(None)))
-    assert (read_keys("replaced"), of_nights(requests, runs)[2]) == (more, parts), "its parts are read"
+    assert (read_keys("replaced"), of_nights(requests, runs)[2]) == (more, parts + 1), (
+        "its parts and refused rows are read"
+    )
     store.write(replaced, content)
     folded = store.read(paths.FOLDED_RUNS)
     for number, damaged in enumerate((folded[:-100], folded[:40] + bytes([folded[40] ^ 1]) + folded[41:])):
@@ -127,6 +141,22 @@ def test_what_plan_and_status_read_of_old_runs_is_folded_into_one_object(
     monkeypatch.setattr(folded_runs, "FOLDED_AT_ONCE", 1)
     publish_card(dataset)
     assert (read_keys("again"), of_nights(requests, [*runs, new])) == (more, [0] * 7)
+
+
+def test_numbers_beyond_int64_are_known_without_reading_the_parts_of_all_nights(s3, requests: Counter[str]) -> None:
+    store, types = open_store(s3.uri), {"hash": pa.uint64(), "year": pa.uint64()}
+    runs = []
+    for night, largest in enumerate((2**64 - 1, 7)):
+        carried = pa.table({"hash": [largest, 1], "year": [1, 2]}, pa.schema([*types.items()]))
+        runs.append(forge_night(store, night, 3, carried=carried))
+    dataset = open_dataset(store.uri)
+    before = choose_metadata_types(dataset)
+    write_missing_run_keys(dataset)
+    requests.clear()
+    schema = choose_metadata_types(dataset)
+    assert (schema.field("hash").type, schema.field("year").type) == (pa.string(), pa.uint64())
+    assert schema == before
+    assert sum(path.startswith(paths.index_folder(run)) for path in requests for run in runs) <= 2, requests
 
 
 @pytest.mark.parametrize(
