@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # no timing decides a test
+settings.load_profile("untimed")
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from musicgen.errors import ManifestError, first_line
@@ -15,6 +17,7 @@ from musicgen.storage.parquet_reader import ParquetReader
 from musicgen.storage.row_sizes import measure_rows
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # the index of a pandas frame, which `to_parquet` writes too
+_PAGE_BUFFER_BYTES = 1 << 20  # pyarrow reads a whole column of a row group where it has no buffer
 NOT_UTF8 = "is not valid UTF-8"
 
 
@@ -25,7 +28,7 @@ def read_parquet(file: ManifestFile, columns: ColumnMap) -> Iterator[SourceBatch
             parquet = ParquetReader(raw)
             schema = parquet.schema_arrow
             columns.check(schema.names, file.uri, file.partitions)
-            repeated = _find_repeated(parquet.metadata, schema)
+            repeated = _find_repeated(raw, parquet.metadata, schema)
             if repeated:  # as they are stored: 10 KB may hold one text for a million rows
                 parquet = ParquetReader(raw, repeated)
             first_number = 1
@@ -44,16 +47,42 @@ def _choose_batch_rows(metadata: pq.FileMetaData) -> int:
     return int(min(BATCH_ROWS, max(1, BATCH_BYTES / max(row_bytes, 1))))
 
 
-def _find_repeated(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
-    """Return the columns of texts whose values are stored once in a dictionary, wherever they occur."""
+def _find_repeated(raw: IO[bytes], metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
+    """Return the columns of texts to read as they are stored, since decoded a batch of them may be too large.
+
+    Those are the columns with the longest values in a dictionary, which may each occur in every row, down to where
+    `BATCH_ROWS` rows of the others fit into `BATCH_BYTES`. To read a column in this way costs time and memory where
+    its values are short or hardly repeat.
+    """
+    lengths = _measure_longest(raw, metadata, schema)
+    room = BATCH_BYTES // BATCH_ROWS
+    repeated = []
+    for name, length in sorted(lengths.items(), key=lambda item: item[1]):
+        room -= length
+        if room < 0:
+            repeated.append(name)
+    return sorted(repeated)
+
+
+def _measure_longest(raw: IO[bytes], metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, int]:
+    """Return the length in bytes of the longest value in any dictionary of each column of texts that has some."""
     texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
     names = {field.name for field in schema if field.type in texts}
-    columns: set[str] = set()
-    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-        for column in (group.column(i) for i in range(group.num_columns)):
-            if column.path_in_schema in names and column.has_dictionary_page:
-                columns.add(column.path_in_schema)
-    return sorted(columns)
+    lengths: dict[str, int] = {}
+    parquet = ParquetReader(raw, sorted(names), buffer_bytes=_PAGE_BUFFER_BYTES) if names else None
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        stored = [chunk.path_in_schema for chunk in chunks if chunk.has_dictionary_page]
+        columns = [name for name in stored if name in names]
+        if parquet is None or not columns or not group.num_rows:
+            continue
+        # A batch of one row brings the column's whole dictionary.
+        row = next(parquet.iter_batches(1, row_groups=[number], columns=columns))
+        for name, column in zip(row.schema.names, row.columns, strict=True):
+            longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+            lengths[name] = max(lengths.get(name, 0), longest)
+    return lengths
 
 
 def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

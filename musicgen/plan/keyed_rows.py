@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
@@ -32,18 +31,9 @@ class _CheckedRow(NamedTuple):
     continuation: AudioReference | None
 
 
-class _KeyedRow(NamedTuple):
-    """One clip of a manifest row (a row asks for one or several samples), with its key and effective seed."""
-
-    position: int  # of the manifest row in the batch
-    parameters: Parameters
-    prompt: str
-    id: str | None
-    sample: int
-    melody: HashedAudio | None
-    continuation: HashedAudio | None
-    key: bytes
-    seed: int
+# One clip of a manifest row (a row asks for one or several samples): the row's position in the batch, parameters,
+# prompt, id, sample, melody, continuation, key, effective seed. A plain tuple is made faster than one with names.
+_KeyedRow = tuple[int, Parameters, str, str | None, int, HashedAudio | None, HashedAudio | None, bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,11 @@ class BatchParser:
                 if len(piece) >= PIECE_ROWS:
                     yield self._build_piece(batch, piece, [])
                     piece = []
-                piece.append(self._key_row(row, sample, melody, continuation))
+                _, parameters, prompt, id, own_seed, _, _ = row
+                key, seed = self.keyer.key(
+                    parameters, prompt, id, sample, own_seed, melody, continuation, self.reader.make_request
+                )
+                piece.append((row.position, parameters, prompt, id, sample, melody, continuation, key, seed))
         invalid.sort(key=lambda row: row.number)
         yield self._build_piece(batch, piece, invalid)
 
@@ -138,54 +132,42 @@ class BatchParser:
         references = (reference for row in rows for reference in (row.melody, row.continuation))
         return self.audio_hashes.look_up(reference for reference in references if reference is not None)
 
-    def _key_row(
-        self, row: _CheckedRow, sample: int, melody: HashedAudio | None, continuation: HashedAudio | None
-    ) -> _KeyedRow:
-        _, parameters, prompt, id, own_seed, _, _ = row
-        key, seed = self.keyer.key(
-            parameters,
-            prompt,
-            id,
-            sample,
-            own_seed,
-            melody.sha256 if melody else None,
-            continuation.sha256 if continuation else None,
-            partial(self.reader.make_request, parameters, prompt, id, sample, own_seed, melody, continuation),
-        )
-        return _KeyedRow(row.position, parameters, prompt, id, sample, melody, continuation, key, seed)
-
     def _build_piece(self, batch: SourceBatch, rows: Sequence[_KeyedRow], invalid: list[InvalidRow]) -> ParsedBatch:
         """Return the rows as a table, with the invalid rows."""
-        reader = self.reader
-        columns: dict[str, list[object]] = {
-            "key": [row.key.hex() for row in rows],
-            "id": [row.id for row in rows],
-            "sample": [row.sample for row in rows],
-            "prompt": [row.prompt for row in rows],
-            "melody": [row.melody and row.melody.uri for row in rows],
-            "melody_sha256": [row.melody and row.melody.sha256 for row in rows],
-            "continuation": [row.continuation and row.continuation.uri for row in rows],
-            "continuation_sha256": [row.continuation and row.continuation.sha256 for row in rows],
-            "seed": [row.seed for row in rows],
-            "keep_continuation": [reader.keep_continuation(row.continuation is not None) for row in rows],
-            "stride_s": [reader.stride_s(row.parameters, row.continuation is not None) for row in rows],
-            "stems": [reader.separate_stems(row.melody is not None) for row in rows],
-            "source": [batch.locate(batch.numbers[row.position]) for row in rows],
+        fields = zip(*rows, strict=True) if rows else ((),) * 9
+        positions, parameters, prompts, ids, samples, melodies, continuations, keys, seeds = fields
+        columns: dict[str, Sequence[object]] = {
+            "key": [key.hex() for key in keys],
+            "id": ids,
+            "sample": samples,
+            "prompt": prompts,
+            "seed": seeds,
+            "source": [batch.locate(batch.numbers[position]) for position in positions],
         }
-        for name in (
-            "duration_s",
-            "frames",
-            "temperature",
-            "top_k",
-            "top_p",
-            "guidance_scale",
-            "negative_prompt",
-            "steps",
-        ):
-            columns[name] = [getattr(row.parameters, name) for row in rows]
-        arrays = [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA]
+        for name, audio in (("melody", melodies), ("continuation", continuations)):
+            given = any(audio)  # few manifests have any
+            columns[name] = [item and item.uri for item in audio] if given else audio
+            columns[f"{name}_sha256"] = [item and item.sha256 for item in audio] if given else audio
+        settings = self._build_settings(zip(parameters, map(bool, melodies), map(bool, continuations), strict=True))
+        arrays = [
+            settings[field.name] if field.name in settings else pa.array(columns[field.name], field.type)
+            for field in ROW_SCHEMA
+        ]
         table = pa.Table.from_arrays(arrays, schema=ROW_SCHEMA)
-        return ParsedBatch(table, [row.key for row in rows], [row.position for row in rows], invalid)
+        return ParsedBatch(table, list(keys), list(positions), invalid)
+
+    def _build_settings(self, rows: Iterable[tuple[Parameters, bool, bool]]) -> dict[str, pa.Array]:
+        """Return the columns that follow from a row's parameters and from whether it has a melody, a continuation."""
+        reader = self.reader
+        kinds: dict[tuple[Parameters, bool, bool], int] = {}
+        indices = pa.array([kinds.setdefault(row, len(kinds)) for row in rows], pa.int32())
+        values: dict[str, list[object]] = {
+            name: [getattr(parameters, name) for parameters, _, _ in kinds] for name in _OF_PARAMETERS
+        }
+        values["keep_continuation"] = [reader.keep_continuation(continued) for _, _, continued in kinds]
+        values["stride_s"] = [reader.stride_s(parameters, continued) for parameters, _, continued in kinds]
+        values["stems"] = [reader.separate_stems(with_melody) for _, with_melody, _ in kinds]
+        return {name: pa.array(of_kind, ROW_SCHEMA.field(name).type).take(indices) for name, of_kind in values.items()}
 
 
 def _refuse_checked_row(batch: SourceBatch, row: _CheckedRow, error: RowError) -> InvalidRow:

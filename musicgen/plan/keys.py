@@ -9,7 +9,9 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from json.encoder import encode_basestring
+from typing import TypeVar
 
+from musicgen.manifest.audio_hashes import HashedAudio
 from musicgen.request import Request, canonical_text, seed_from_digest
 
 # In the order of the sorted keys of the form "heard"; "seed" follows.
@@ -21,6 +23,7 @@ _MARKS = {
 }
 _SEED_MARK = 1 << 62 | 0x5EED5EED5EED
 _CACHED_TEMPLATES = 4096
+_Parameters = TypeVar("_Parameters", bound=Hashable)
 
 
 class Keyer:
@@ -35,19 +38,21 @@ class Keyer:
 
     def key(
         self,
-        parameters: Hashable,
+        parameters: _Parameters,
         prompt: str,
         id: str | None,
         sample: int,
         seed: int | None,
-        melody_sha256: str | None,
-        continuation_sha256: str | None,
-        request: Callable[[], Request],
+        melody: HashedAudio | None,
+        continuation: HashedAudio | None,
+        make_request: Callable[
+            [_Parameters, str, str | None, int, int | None, HashedAudio | None, HashedAudio | None], Request
+        ],
     ) -> tuple[bytes, int]:
         """Return the key (32 bytes) and the effective seed of an unresolved request.
 
-        `parameters` must be different for requests that differ in other fields than these. `request` makes the request;
-        it is called for the first of many like it.
+        `parameters` must be different for requests that differ in other fields than these. `make_request` makes the
+        request of the values before it; it is called for the first of many like it.
         """
         shape = (
             parameters,
@@ -55,23 +60,24 @@ class Keyer:
             not prompt,
             id is None,
             seed is None,
-            melody_sha256 is None,
-            continuation_sha256 is None,
+            melody is None,
+            continuation is None,
         )
         template = self._templates.get(shape)
         if template is None:
             if len(self._templates) >= _CACHED_TEMPLATES:
                 self._templates.clear()
-            template = self._templates[shape] = self._make_template(request())
+            request = make_request(parameters, prompt, id, sample, seed, melody, continuation)
+            template = self._templates[shape] = self._make_template(request)
         values: tuple[bytes | int, ...] = (
             (encode_basestring(prompt).encode("utf-8", "surrogatepass"),) if prompt else ()
         )
-        if melody_sha256 is not None:
-            values = (melody_sha256.encode(), *values)
+        if melody is not None:
+            values = (melody.sha256.encode(), *values)
         if id is not None:
             values = (encode_basestring(id).encode("utf-8", "surrogatepass"), *values)
-        if continuation_sha256 is not None:
-            values = (continuation_sha256.encode(), *values)
+        if continuation is not None:
+            values = (continuation.sha256.encode(), *values)
         seed_text, key_text = template
         if seed is None:
             seed = seed_from_digest(sha256(seed_text % values).digest())

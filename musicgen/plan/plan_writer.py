@@ -18,7 +18,7 @@ from musicgen.plan.manifest_fingerprint import hash_fingerprint
 from musicgen.plan.missing import RowCounts
 from musicgen.plan.run_order import put_plan
 from musicgen.plan.shard_files import write_manifest_parts
-from musicgen.plan.shards import ShardLimits, choose_limits, cut_shards, list_rows
+from musicgen.plan.shards import ShardLimits, choose_limits, cut_tables
 from musicgen.plan.spilled_manifest import SpilledManifest
 from musicgen.run_plan import Plan, PlanPart, format_time
 from musicgen.shard import PlannedModel, strip_folder
@@ -56,8 +56,7 @@ class PlanWriter:
         have other types in the run's manifest.
         """
         tables = self.manifest.spill.select_rows(row_indices)
-        rows = (row for table in tables for row in list_rows(table))
-        return sum(1 for _ in cut_shards(rows, self._choose_limits(counts)))
+        return sum(1 for _ in cut_tables(tables, self._choose_limits(counts)))
 
     def write(
         self, run: str, order: int, fingerprint: str, row_indices: Iterator[NDArray[np.int64]], counts: RowCounts

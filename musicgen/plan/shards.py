@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from musicgen.generator_spec import GeneratorSpec
 from musicgen.job import Job
@@ -20,6 +22,7 @@ _MIN_ROWS = 8  # with fewer, the time of the commit shows
 _MAX_SHARDS = 10_000  # of a job with many short clips, since every later plan lists all of them
 _SHARDS_PER_ACTOR = 4  # enough that the last actor does not work alone for long
 _LOSSY_BYTES_PER_S = 24_000  # mp3, ogg
+_WINDOW_ROWS = 512  # are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,59 +50,49 @@ def choose_limits(job: Job, spec: GeneratorSpec, actors: ExpectedActors, rows: i
     )
 
 
-class _ShardCutter:
-    """The rule by which rows are cut into shards."""
+class _OpenShard:
+    """A shard that rows are added to, as long as it has room."""
 
     def __init__(self, limits: ShardLimits):
         self.limits = limits
-        self.rows = 0  # of the current shard
+        self.rows = 0
         self.audio_s = 0.0
         self.row_bytes = 0
 
-    def begins_shard(self, duration_s: float, row_bytes: int) -> bool:
-        """Take the next row; return whether the current shard ends before it."""
-        full = (
-            self.rows >= self.limits.rows
-            or self.audio_s + duration_s > self.limits.audio_s
-            or self.row_bytes + row_bytes > self.limits.row_bytes
-        )
-        begins = full and self.rows > 0
-        if begins:
-            self.rows, self.audio_s, self.row_bytes = 0, 0.0, 0
-        self.rows += 1
-        self.audio_s += duration_s
-        self.row_bytes += row_bytes
-        return begins
-
-
-def cut_shards(rows_of: Iterable[tuple[float, int]], limits: ShardLimits) -> Iterator[tuple[int, float]]:
-    """Yield the rows and the seconds of audio of each shard, for the durations and bytes of rows in order."""
-    cutter = _ShardCutter(limits)
-    rows, audio_s = 0, 0.0
-    for duration_s, row_bytes in rows_of:
-        if cutter.begins_shard(duration_s, row_bytes):
-            yield rows, audio_s
-        rows, audio_s = cutter.rows, cutter.audio_s
-    if rows:
-        yield rows, audio_s
+    def add(self, durations_s: NDArray[np.float64], row_bytes: NDArray[np.int64]) -> int:
+        """Add rows up to the first that it has no room for; return how many were added."""
+        added = 0
+        while added < len(durations_s):
+            window = slice(added, added + _WINDOW_ROWS)
+            audio_s = np.cumsum(np.concatenate([[self.audio_s], durations_s[window]]))[1:]
+            total_bytes = self.row_bytes + np.cumsum(row_bytes[window])
+            rows = self.rows + np.arange(1, len(audio_s) + 1)
+            fits = (rows <= self.limits.rows) & (audio_s <= self.limits.audio_s)
+            fits &= total_bytes <= self.limits.row_bytes
+            fits[0] |= self.rows == 0
+            count = len(fits) if fits.all() else int(fits.argmin())
+            if count:
+                self.rows += count
+                self.audio_s, self.row_bytes = float(audio_s[count - 1]), int(total_bytes[count - 1])
+            added += count
+            if count < len(fits):
+                break
+        return added
 
 
 def cut_tables(tables: Iterable[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
     """Yield the rows of a stream of tables in shards. Memory holds one shard and one table at a time."""
-    cutter = _ShardCutter(limits)
+    shard = _OpenShard(limits)
     pieces: list[pa.Table] = []
     for table in tables:
+        durations_s, row_bytes = table["duration_s"].to_numpy(), measure_rows(table)
         start = 0
-        for position, (duration_s, row_bytes) in enumerate(list_rows(table)):
-            if cutter.begins_shard(duration_s, row_bytes):
-                pieces.append(table.slice(start, position - start))
+        while start < len(table):
+            added = shard.add(durations_s[start:], row_bytes[start:])
+            pieces.append(table.slice(start, added))
+            start += added
+            if start < len(table):
                 yield pa.concat_tables(pieces)
-                pieces, start = [], position
-        pieces.append(table.slice(start))
-    if cutter.rows:
+                shard, pieces = _OpenShard(limits), []
+    if shard.rows:
         yield pa.concat_tables(pieces)
-
-
-def list_rows(table: pa.Table) -> Iterator[tuple[float, int]]:
-    """Yield the seconds of audio and the bytes of each row."""
-    return zip(table["duration_s"].to_pylist(), measure_rows(table).tolist(), strict=True)

@@ -16,9 +16,13 @@ class ParquetReader(pq.ParquetFile):
     that does not fit its checksum; pages without one, as an earlier release wrote them, are read as they are.
     """
 
-    def __init__(self, file: IO[bytes], read_dictionary: Sequence[str] = ()):
+    def __init__(self, file: IO[bytes], read_dictionary: Sequence[str] = (), buffer_bytes: int = 0):
         super().__init__(
-            file, pre_buffer=False, page_checksum_verification=True, read_dictionary=list(read_dictionary) or None
+            file,
+            pre_buffer=False,
+            buffer_size=buffer_bytes,
+            page_checksum_verification=True,
+            read_dictionary=list(read_dictionary) or None,
         )
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:

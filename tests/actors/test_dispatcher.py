@@ -13,7 +13,7 @@ from actors.messages import ActorsFailed, Heartbeat
 from tests.actors.simulated_cluster import LIMITS, ROWS, SimulatedCluster, count_rows
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     shards=st.integers(0, 30),
     actors=st.tuples(st.integers(1, 4), st.integers(0, 3)),
@@ -38,7 +38,7 @@ def test_every_poisonous_row_is_found_and_every_shard_is_settled_once(shards, ac
     assert cluster.max_actors_seen <= min_actors + extra_actors
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 2**32), shards=st.integers(1, 20), actors=st.integers(1, 3))
 def test_on_a_bad_day_it_ends_and_accounts_for_every_shard(seed, shards, actors):
     limits = replace(LIMITS, failed_starts=50, deaths=50, given_up_shards=1000)

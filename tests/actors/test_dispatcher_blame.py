@@ -13,7 +13,7 @@ from actors.messages import ActorsFailed, Heartbeat, ShardAttempt
 from tests.actors.simulated_cluster import LIMITS, ROWS, SimulatedCluster, count_rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     shards=st.integers(2, 20),
     actors=st.integers(1, 4),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 
+import pyarrow as pa
 import pytest
 
 from actors.actions import AssignAttempt, StartActor
@@ -18,7 +19,7 @@ from musicgen.families.audioldm2.checkpoint_sizes import AudioLdm2Spec
 from musicgen.job import Job
 from musicgen.plan import Plan
 from musicgen.plan.expected_actors import ExpectedActors
-from musicgen.plan.shards import choose_limits, cut_shards
+from musicgen.plan.shards import choose_limits, cut_tables
 from musicgen.presets import Preset, all_presets
 from musicgen.run_plan import PlanPart
 from musicgen.shard import PlannedModel
@@ -42,7 +43,7 @@ def spec_of(preset: Preset):
 def cut(spec, actors: ExpectedActors, durations_s: Sequence[float]) -> list[int]:
     """The rows of each shard, by the planner's own rule."""
     limits = choose_limits(JOB, spec, actors, len(durations_s), sum(durations_s))
-    return [rows for rows, _ in cut_shards([(duration_s, 100) for duration_s in durations_s], limits)]
+    return [len(shard) for shard in cut_tables([pa.table({"duration_s": durations_s})], limits)]
 
 
 def plan_of(shards: list[int]) -> Plan:

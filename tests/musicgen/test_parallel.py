@@ -12,7 +12,7 @@ from musicgen.parallel import map_ordered
 
 
 @given(st.lists(st.integers()), st.integers(1, 5), st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_results_come_in_the_order_of_the_items(items: list[int], threads: int, ahead: int) -> None:
     def delayed_square(item: int) -> int:
         time.sleep(item % 3 / 10_000)

@@ -99,7 +99,7 @@ def test_long_vorbis_does_not_crash_libsndfile():
     st.floats(0, 1),
     st.sampled_from([8000, 32000, 48000]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_samples_within_full_scale_are_exact_to_half_a_step(
     seed: int, samples: int, channels: int, scale: float, rate: int
 ):

@@ -226,7 +226,7 @@ def check_values(path: Path, table: Table, **given_settings: Any) -> None:
     assert (read.values, read.unparsable) == (expected, {})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=TABLES, options=OPTIONS)
 def test_what_pythons_writer_writes_in_a_dialect_is_read_in_it(tmp_path: Path, table: Table, options: Any) -> None:
     escape = "" if options["doublequote"] else "\\"
@@ -236,7 +236,7 @@ def test_what_pythons_writer_writes_in_a_dialect_is_read_in_it(tmp_path: Path, t
     check_values(tmp_path / "m.csv", table, delimiter=options["delimiter"], quote=options["quotechar"], escape=escape)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=TABLES, options=OPTIONS)
 def test_no_row_is_lost_whatever_the_dialect_is_taken_for(tmp_path: Path, table: Table, options: Any) -> None:
     with (tmp_path / "m.csv").open("w", newline="", encoding="utf-8") as file:
@@ -248,7 +248,7 @@ def test_no_row_is_lost_whatever_the_dialect_is_taken_for(tmp_path: Path, table:
 
 
 @pytest.mark.parametrize("writer", ["pandas", "pyarrow", "duckdb", "duckdb with semicolons"])
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=TABLES)
 def test_what_other_programs_write_is_read(tmp_path: Path, writer: str, table: Table) -> None:
     path = tmp_path / "m.csv"

@@ -83,7 +83,7 @@ def row_keys(uri: Path | str) -> tuple[list[str], list[str]]:
     return sorted(keys), sorted(reasons)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_every_format_order_and_splitting_gives_the_same_keys(rows: list[dict[str, Any]], random: Any) -> None:
     with tempfile.TemporaryDirectory() as name:

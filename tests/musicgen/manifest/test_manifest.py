@@ -3,7 +3,7 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -242,6 +242,33 @@ def test_a_text_that_a_file_holds_once_is_counted_for_every_row(
     assert carried["words"].type == pa.string()
     assert carried["words"].equals(table["words"].cast(pa.string()))
     assert carried["raw"].to_pylist() == table["raw"].to_pylist()
+
+
+def test_only_long_texts_are_read_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short values, or values that do not repeat, would cost time and memory as a dictionary."""
+    asked: list[list[str]] = []
+    choose = parquet_file._find_repeated
+
+    def note(raw: IO[bytes], metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
+        asked.append(choose(raw, metadata, schema))
+        return asked[-1]
+
+    monkeypatch.setattr(parquet_file, "_find_repeated", note)
+    rows = 3000
+    table = pa.table(
+        {
+            "id": [f"row-{number}" for number in range(rows)],
+            "prompt": [f"a slow waltz in {number % 7} voices, number {number}" for number in range(rows)],
+            "tag": ["calm"] * rows,
+            "words": ["x"] * (rows - 1) + ["y" * 9000],  # only in the last row group
+            **{f"note{number}": [str(number) * 3000] * rows for number in range(3)},  # two of them fit into a batch
+        }
+    )
+    pq.write_table(table, tmp_path / "m.parquet", row_group_size=1000)
+    batches = list(read_manifest(str(tmp_path / "m.parquet"), ColumnMap({})))
+    assert asked == [["note2", "words"]]
+    assert pa.concat_tables([batch.carried for batch in batches]).equals(table.drop_columns(["id", "prompt"]))
+    assert [id for batch in batches for id in batch.fields["id"]] == table["id"].to_pylist()
 
 
 def test_a_manifest_never_takes_in_its_own_output(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ ROWS = st.lists(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_every_row_is_planned_or_refused(tmp_path: Path, name: str, rows: list[Row]) -> None:
     check(name, rows, tmp_path / f"m.{suffix(name)}")

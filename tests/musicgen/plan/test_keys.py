@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from musicgen.manifest.audio_hashes import HashedAudio
 from musicgen.plan.keys import Keyer
 from musicgen.request import Request
 
@@ -43,9 +44,9 @@ def test_keys_and_seeds_are_those_of_the_request(requests: list[Request], salt: 
             request.id,
             request.sample,
             request.seed,
-            request.melody_sha256,
-            request.continuation_sha256,
-            lambda request=request: request,
+            request.melody_sha256 and HashedAudio("m.wav", request.melody_sha256),
+            request.continuation_sha256 and HashedAudio("c.wav", request.continuation_sha256),
+            lambda *_, request=request: request,
         )
         resolved = request.resolve(salt, 50.0)
         assert seed == resolved.seed

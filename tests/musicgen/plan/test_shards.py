@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from musicgen.job import Job
 from musicgen.plan.expected_actors import ExpectedActors
-from musicgen.plan.shards import MAX_BYTES, ShardLimits, choose_limits, cut_shards, cut_tables
+from musicgen.plan.shards import MAX_BYTES, ShardLimits, choose_limits, cut_tables
 from tests.fixtures.planning import SMALL
 
 DURATIONS = st.lists(st.floats(0.1, 50), max_size=60)
@@ -25,9 +25,27 @@ def test_rows_are_cut_once_each_in_order_and_within_the_limits(
     shards = [table["duration_s"].to_pylist() for table in cut_tables(tables, limits)]
     assert [duration for shard in shards for duration in shard] == durations
     assert all(shard and len(shard) <= rows and (sum(shard) <= seconds + 1e-6 or len(shard) == 1) for shard in shards)
-    assert [len(shard) for shard in shards] == [
-        count for count, _ in cut_shards([(duration, 8) for duration in durations], limits)
-    ]
+    assert shards == cut_one_by_one(durations, rows, seconds)
+
+
+def cut_one_by_one(durations: list[float], rows: int, seconds: float) -> list[list[float]]:
+    shards: list[list[float]] = []
+    total = 0.0
+    for duration in durations:
+        if not shards or len(shards[-1]) >= rows or total + duration > seconds:
+            shards.append([])
+            total = 0.0
+        shards[-1].append(duration)
+        total += duration
+    return shards
+
+
+def test_a_shard_may_have_more_rows_than_are_looked_at_together() -> None:
+    durations = [0.1 * (number % 13) for number in range(5000)]
+    tables = [pa.table({"duration_s": durations[:3333]}), pa.table({"duration_s": durations[3333:]})]
+    for limits in (ShardLimits(1200, 10_000.0), ShardLimits(10_000, 777.7)):
+        shards = [table["duration_s"].to_pylist() for table in cut_tables(tables, limits)]
+        assert shards == cut_one_by_one(durations, limits.rows, limits.audio_s)
 
 
 def make_job(*overrides: str) -> Job:
@@ -37,7 +55,7 @@ def make_job(*overrides: str) -> Job:
 @pytest.mark.parametrize(("rows", "actors"), [(96, 2), (1000, 1), (10_000, 8), (5, 4)])
 def test_auto_shards_give_every_actor_work(rows: int, actors: int) -> None:
     limits = choose_limits(make_job(), SMALL, ExpectedActors(actors, actors), rows, rows * 2.0)
-    shards = len(list(cut_shards([(2.0, 100)] * rows, limits)))
+    shards = len(list(cut_tables([pa.table({"duration_s": [2.0] * rows})], limits)))
     assert shards >= min(4 * actors, -(-rows // 8))
     assert limits.audio_s <= SMALL.estimate_speed(on_gpu=False) * 180 + 16
 
