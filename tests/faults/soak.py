@@ -53,7 +53,7 @@ def run_soak(work: Path, out: Path, seconds: float, seed: int) -> int:
     rng = random.Random(f"soak {seed}")
     rows = max(20, int(seconds * 2 / _CLIP_S * 0.7))  # with the faults the run takes about that long
     temporary = work / "tmp"
-    temporary.mkdir(parents=True)
+    (temporary / "ray").mkdir(parents=True)  # Ray notes its address there
     with Bench(work / "bench", _CLIP_S, {"TMPDIR": str(temporary)}) as bench:
         _write_rows(bench.store.endpoint, rows)
         schedule = Schedule("soak", "parquet", ())
