@@ -10,7 +10,6 @@ import musicgen.repair
 from flows.cli.options import OK, UNSOUND, AsJson, Dataset, Verbose, handle_errors
 from flows.cli.progress_bar import ProgressBar
 from flows.progress import format_count
-from musicgen.repair.clip_maker import find_run_checkpoint, load_run_engine
 
 
 def repair(
@@ -40,8 +39,8 @@ def repair(
                 dry_run,
                 bar.count("rows checked"),
                 bar.count("clips made again"),
-                partial(load_run_engine, name=model),
-                partial(find_run_checkpoint, name=model),
+                partial(musicgen.repair.load_run_engine, name=model),
+                partial(musicgen.repair.find_run_checkpoint, name=model),
             )
         if first is not None:
             report.mendings.insert(0, first)
