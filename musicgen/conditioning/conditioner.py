@@ -28,7 +28,8 @@ from musicgen.conditioning.windows import window_starts
 from musicgen.conditioning.workers import BackgroundWorkers
 from musicgen.errors import ErrorClass, RowError, StoreError
 from musicgen.model.load import Model
-from musicgen.model.text.encoder import MAX_TOKENS, TextStates
+from musicgen.model.text.encoder import TextStates
+from musicgen.model.text.t5_embedder import MAX_TOKENS
 from musicgen.model.text.tokenizer import TokenCount
 from musicgen.request import Request
 from musicgen.storage.patience import SHORT_PATIENCE_S, wait_for_store
@@ -71,7 +72,8 @@ class RequestConditioner:
         self._lock = threading.Lock()
 
     def expect(self, request: Request) -> None:
-        """Begin to prepare a request in the background, and return at once. A request of text alone is left alone."""
+        """Begin to prepare a request in the background, and return at once; of text alone only the prompt is noted."""
+        self.text.expect(request.prompt)
         if request.melody is None and request.continuation is None:
             return
         with self._lock:

@@ -11,7 +11,7 @@ from musicgen.model.decoder.decoder import Decoder
 from musicgen.model.decoder.torch_ops import TorchOps
 from musicgen.model.decoder.triton_ops import TritonOps
 from musicgen.model.spec import Kind, ModelSpec
-from musicgen.model.text.encoder import MAX_TOKENS
+from musicgen.model.text.t5_embedder import MAX_TOKENS
 
 CODEBOOKS, CODEBOOK_SIZE = 4, 2048
 TEXT_STATES = 20

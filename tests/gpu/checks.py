@@ -16,6 +16,7 @@ from musicgen.engine import Engine
 from musicgen.engine.self_check import check_reproducible
 from musicgen.model import load_model
 from musicgen.model.decoder.triton_ops import TritonOps, find_wrong_kernel
+from musicgen.model.text.prompt_batches import PromptBatches
 from musicgen.request import Request
 from tests.fixtures.random_checkpoint import Sizes, write_checkpoint
 from tests.fixtures.transformers_codes import load_reference, reference_codes
@@ -116,11 +117,20 @@ def check_out_of_memory(device: torch.device, sizes: Sizes) -> str | None:
     return None
 
 
+def check_prompt_batches(device: torch.device, sizes: Sizes) -> str | None:
+    """Compare prompts in other rows of a batch, beside other prompts and alone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        embedder = _load(write_checkpoint(Path(scratch), sizes, seed=5), device, "float32").text.embedder
+    batches = embedder if isinstance(embedder, PromptBatches) else PromptBatches(embedder)
+    return None if batches.check_reproducible() else "they differ, so each prompt is encoded alone"
+
+
 CHECKS: Sequence[tuple[str, Callable[[torch.device, Sizes], str | None]]] = (
     ("kernel values", check_kernel_values),
     ("greedy codes equal transformers'", check_greedy_parity),
     ("melody", check_melody_parity),
     ("same bits in other slots, captured, decoded again", check_same_bits),
+    ("prompts beside others", check_prompt_batches),
     ("out of memory", check_out_of_memory),
 )
 

@@ -17,7 +17,7 @@ def test_all_checks_and_the_measurement_can_be_rehearsed(tmp_path: Path) -> None
     report = json.loads(out.read_text())
     assert {check["result"] for check in report["checks"]} <= {"passed", "skipped"}
     skipped = {check["check"]: check["detail"] for check in report["checks"] if check["result"] == "skipped"}
-    assert len(report["checks"]) == 5
+    assert len(report["checks"]) == 6
     assert skipped == {"melody": "no librosa, which analyzes melodies"}, "librosa is hidden"
     assert report["speed"][0]["rate"] > 0
     assert report["speed"][0]["ratio"] > 0

@@ -61,6 +61,9 @@ class ClapEmbedder:
         ).text_embeds
         return quantize_residually(nn.functional.normalize(embedding, dim=-1), self.codebooks)
 
+    def expect(self, prompt: str) -> None:
+        """Do nothing: a prompt is embedded when it is asked for."""
+
     def count_tokens(self, prompt: str) -> TokenCount:
         """Count the prompt's tokens, those beyond `MAX_TOKENS` too."""
         return count_tokens(TransformersTokenizer(self.tokenizer), prompt)

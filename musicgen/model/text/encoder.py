@@ -15,12 +15,10 @@ from musicgen.memo import Memo
 from musicgen.model.checkpoint.linear import load_linear
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec import ModelSpec
-from musicgen.model.text.t5 import T5Encoder, T5Settings
-from musicgen.model.text.tokenizer import PromptTokenizer, TokenCount, count_tokens, open_tokenizer
+from musicgen.model.text.prompt_batches import PromptBatches
+from musicgen.model.text.t5_embedder import T5Embedder
+from musicgen.model.text.tokenizer import TokenCount
 
-# T5 was trained on 512 tokens; longer prompts are cut there (a hundred words take about 130).
-MAX_TOKENS = 512
-_PAD_MULTIPLE = 16  # prompts are padded to a multiple of this: few shapes, little waste
 _MAX_REMEMBERED = 256
 _NO_TOKENS = TokenCount()  # of an empty prompt, or of a sound in its place
 
@@ -42,7 +40,10 @@ class Embedder(Protocol):
     """A text encoder: a prompt to states of the encoder's own width."""
 
     def __call__(self, prompt: str) -> Tensor:
-        """Encode one prompt alone, so that no other prompt can change a bit -> float32 [tokens, text_dim]."""
+        """Encode one prompt, so that no other prompt can change a bit -> float32 [tokens, text_dim]."""
+
+    def expect(self, prompt: str) -> None:
+        """Be told of a prompt that will be encoded; may do nothing. Another thread than that of the calls may do it."""
 
     def count_tokens(self, prompt: str) -> TokenCount:
         """Count the prompt's tokens, those beyond the encoder's longest input too."""
@@ -51,8 +52,8 @@ class Embedder(Protocol):
 class TextEncoder:
     """Encodes each distinct prompt once. Safe to use from several threads.
 
-    A prompt is encoded by itself, padded (and masked) to a multiple of 16 tokens, so its states depend on the prompt
-    alone. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
+    A prompt is padded (and masked) to a multiple of 16 tokens and encoded by itself, on CUDA in a batch of a fixed
+    shape, so its states depend on the prompt alone. Prompts beyond 512 tokens are cut, as T5's tokenizer does.
     """
 
     def __init__(
@@ -82,10 +83,18 @@ class TextEncoder:
             embedder = ClapEmbedder.load(folder, config, tensors, device)
         else:
             embedder = T5Embedder.load(folder, config, tensors, device)
+            if device.type == "cuda":  # its time is in launching kernels; a CPU's bits would be other ones
+                batches = PromptBatches(embedder)
+                embedder = batches if batches.check_reproducible() else embedder
         projection = None
         if spec.text_projection:
             projection = load_linear(tensors, "enc_to_dec_proj.", spec.text_dim, spec.hidden, device)
         return cls(embedder, projection, spec.hidden, spec.text_length, device)
+
+    def expect(self, prompt: str) -> None:
+        """Be told of a prompt that will be encoded soon, so that it may be encoded beside others. Returns at once."""
+        if prompt.strip() and prompt not in self._memo:
+            self.embedder.expect(prompt)
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> TextStates:
@@ -114,34 +123,3 @@ def synchronized(states: Tensor) -> Tensor:
     if states.is_cuda:
         torch.cuda.current_stream(states.device).synchronize()
     return states
-
-
-class T5Embedder:
-    """T5's encoder of any size; FLAN-T5 differs in its config alone."""
-
-    def __init__(self, model: T5Encoder, tokenizer: PromptTokenizer):
-        self.model = model
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def load(cls, folder: Path, config: dict[str, object], tensors: Tensors, device: torch.device) -> "T5Embedder":
-        """Load the T5 encoder under `text_encoder.*`. Raises `ModelError`."""
-        label = f"{folder}: text_encoder"
-        settings = T5Settings.read(config, label)
-        stored = tensors.read("text_encoder.", device, torch.float32)
-        # The token table is stored once, under either of its names.
-        if (table := stored.get("shared.weight")) is not None:
-            stored["encoder.embed_tokens.weight"] = table
-        return cls(T5Encoder(settings, stored, label), open_tokenizer(folder, config))
-
-    def __call__(self, prompt: str) -> Tensor:
-        """Encode one prompt -> states [tokens, d_model]; the last token is the end of text."""
-        ids = self.tokenizer(prompt, MAX_TOKENS)
-        padded = -(-len(ids) // _PAD_MULTIPLE) * _PAD_MULTIPLE
-        tokens = torch.zeros(padded, dtype=torch.long, device=self.model.device)
-        tokens[: len(ids)] = torch.tensor(ids, device=self.model.device)
-        return self.model(tokens, len(ids))[: len(ids)].contiguous()
-
-    def count_tokens(self, prompt: str) -> TokenCount:
-        """Count the prompt's tokens, those beyond `MAX_TOKENS` too."""
-        return count_tokens(self.tokenizer, prompt)

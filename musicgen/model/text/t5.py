@@ -58,7 +58,7 @@ class T5Settings:
 
 
 class T5Encoder:
-    """The encoder's layers over the tokens of one prompt; `weights` have the names of the published format."""
+    """The encoder's layers over the tokens of prompts; `weights` have the names of the published format."""
 
     def __init__(self, settings: T5Settings, weights: Mapping[str, Tensor], label: str):
         """Raise `ModelError`, which begins with `label`, if a weight is missing or of another shape."""
@@ -72,11 +72,12 @@ class T5Encoder:
         """The device of the weights."""
         return self._weights[_TABLE].device
 
-    def __call__(self, tokens: Tensor, length: int) -> Tensor:
-        """Encode tokens [N], of which those from `length` on are padding -> states float32 [N, d_model]."""
+    def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Encode tokens [B, N], of which those from `lengths` [B] on are padding -> states float32 [B, N, d_model]."""
         states = functional.embedding(tokens, self._weights[_TABLE])
-        bias = self._compute_bias(len(tokens))
-        bias[:, :, length:] = torch.finfo(bias.dtype).min
+        bias = self._compute_bias(tokens.shape[1])
+        is_padding = torch.arange(tokens.shape[1], device=self.device) >= lengths[:, None]  # [B, N]
+        bias = bias.masked_fill(is_padding[:, None, None], torch.finfo(bias.dtype).min)  # [B, heads, N, N]
         for number in range(self._settings.num_layers):
             attention, dense = _layer_names(number)
             states = states + self._attend(attention, self._normalize(attention, states), bias)
@@ -84,15 +85,15 @@ class T5Encoder:
         return self._normalize("encoder.final_", states)
 
     def _attend(self, name: str, states: Tensor, bias: Tensor) -> Tensor:
-        """Attend over states [N, d_model], without a scale: T5's weights contain it."""
+        """Attend over states [B, N, d_model], without a scale: T5's weights contain it."""
         query, key, value = (
             self._project(f"{name}SelfAttention.{part}", states)
-            .view(len(states), self._settings.num_heads, self._settings.d_kv)
-            .transpose(0, 1)
+            .view(*states.shape[:2], self._settings.num_heads, self._settings.d_kv)
+            .transpose(1, 2)
             for part in "qkv"
-        )  # [heads, N, d_kv] each
-        weights = functional.softmax(torch.matmul(query, key.transpose(1, 2)) + bias, dim=-1)
-        mixed = torch.matmul(weights, value).transpose(0, 1).reshape(len(states), -1)
+        )  # [B, heads, N, d_kv] each
+        weights = functional.softmax(torch.matmul(query, key.transpose(2, 3)) + bias, dim=-1)
+        mixed = torch.matmul(weights, value).transpose(1, 2).flatten(2)
         return self._project(f"{name}SelfAttention.o", mixed)
 
     def _feed_forward(self, name: str, states: Tensor) -> Tensor:

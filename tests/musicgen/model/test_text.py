@@ -14,7 +14,8 @@ from musicgen import embedded
 from musicgen.errors import ModelError
 from musicgen.model.checkpoint.tensors import Tensors
 from musicgen.model.spec_reader import read_spec
-from musicgen.model.text.encoder import MAX_TOKENS, T5Embedder, TextEncoder
+from musicgen.model.text.encoder import TextEncoder
+from musicgen.model.text.t5_embedder import MAX_TOKENS, T5Embedder
 from musicgen.model.text.tokenizer import FileTokenizer, TokenCount, open_tokenizer
 from tests.fixtures.checkpoints import write_tokenizer
 
@@ -35,6 +36,9 @@ class StubEmbedder:
 
     def __call__(self, prompt: str) -> Any:
         return self._embed(prompt)
+
+    def expect(self, prompt: str) -> None:
+        pass
 
     def count_tokens(self, prompt: str) -> TokenCount:
         return TokenCount()
