@@ -8,6 +8,9 @@ import os
 import shutil
 import sys
 import threading
+from pathlib import Path
+
+from flows.prefect_database import write_empty_database
 
 _NICENESS = 10  # nothing waits for this server, and the run is not to wait for the processor
 
@@ -24,6 +27,7 @@ def main(port: int) -> None:
     """Serve on loopback, with the database in PREFECT_HOME, which is removed at the end."""
     os.nice(_NICENESS)
     threading.Thread(target=_end_with_parent, args=(os.environ["PREFECT_HOME"],), daemon=True).start()
+    write_empty_database(Path(os.environ["PREFECT_HOME"]))
     import uvicorn
 
     uvicorn.run(

@@ -141,6 +141,7 @@ class PrefectServer(Server):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         env = {
+            "PYTHONPATH": str(ROOT),
             "PREFECT_HOME": str(folder / "home"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_API_URL": self.url,
@@ -150,5 +151,5 @@ class PrefectServer(Server):
             "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
-        command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "tests.fixtures.prefect_api", str(port)]
         super().__init__("prefect", command, folder, env, _answers(f"{self.url}/health", 200))

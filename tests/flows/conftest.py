@@ -80,9 +80,9 @@ def _start_prefect(home: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]
     port = free_port()
     server = subprocess.Popen(
         [
-            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+            *(sys.executable, "-m", "tests.fixtures.prefect_api", str(port)),
         ],
+        cwd=ROOT,
         env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "0"},
         stdout=log.open("wb"),
         stderr=subprocess.STDOUT,
@@ -111,7 +111,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     head = subprocess.Popen(
         [
-            *("timeout", "-k", "5", "900", str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"),
+            *("timeout", "-k", "5", "3600", str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"),
             *(
                 "--include-dashboard=false",
                 f"--temp-dir={shorten_folder(folder)}",

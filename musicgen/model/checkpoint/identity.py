@@ -31,8 +31,8 @@ CHECKPOINT_FILE_PATTERNS = (*_SMALL_FILES, "model.safetensors", "model-*.safeten
 
 
 def cache_folder() -> Path:
-    """Return the folder for staged checkpoints, hashes and compiled kernels: `MUSICGEN_CACHE`, else the user's cache
-    folder.
+    """Return the folder for what is made once (staged checkpoints, hashes, compiled kernels, Prefect's empty database):
+    `MUSICGEN_CACHE`, else the user's cache folder.
 
     Raises `ModelError` if the user has no home.
     """
