@@ -101,12 +101,14 @@ def test_it_is_planned_with_the_same_keys(golden_cli: Cli) -> None:
         assert plan["made"] == len(keys_of(name, "made"))
 
 
-@pytest.mark.parametrize("name", [pytest.param("files"), pytest.param("parquet", marks=pytest.mark.slow)])
-def test_its_unfinished_run_is_resumed(golden_cli: Cli, golden: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "address"), [("files", "none"), pytest.param("parquet", "local", marks=pytest.mark.slow)]
+)
+def test_its_unfinished_run_is_resumed(golden_cli: Cli, golden: Path, name: str, address: str) -> None:
     before = committed_files(golden / name)
     edited = (golden / name / "README.md").read_text().replace("# Generated music", "# My music")
     (golden / name / "README.md").write_text(edited)
-    printed = golden_cli("run", f"jobs/{name}.yaml", expect=3).stdout
+    printed = golden_cli("run", f"jobs/{name}.yaml", "--set", f"cluster.address={address}", expect=3).stdout
     assert "README.md was left alone: it has no part that musicgen wrote; the card is in README.musicgen.md" in printed
     assert (golden / name / "README.md").read_text() == edited
     assert "<!-- musicgen:begin" in (golden / name / "README.musicgen.md").read_text()
