@@ -83,13 +83,14 @@ class RayCluster:
     @property
     def lives(self) -> bool:
         """Whether its GCS runs; without it a cluster is lost."""
-        return psutil.pid_exists(self.gcs) and psutil.Process(self.gcs).status() != psutil.STATUS_ZOMBIE
+        return _runs(self.gcs)
 
     def restore_nodes(self) -> None:
-        """Continue stopped nodes, and add those that are missing."""
+        """Continue stopped nodes, and add those that are missing, such as one that Ray gave up on a busy machine."""
         for raylet in self.raylets:
             with suppress(ProcessLookupError):
                 os.kill(raylet, signal.SIGCONT)
+        self.raylets = [raylet for raylet in self.raylets if _runs(raylet)]
         while len(self.raylets) < _NODES:
             self.add_node()
 
@@ -124,6 +125,12 @@ class RayCluster:
         if not line:
             raise RuntimeError(f"Ray did not start:\n{(self._folder / 'ray.log').read_text()[-2000:]}")
         return line
+
+
+def _runs(pid: int) -> bool:
+    with suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def find_family(pid: int) -> list[psutil.Process]:
