@@ -22,9 +22,13 @@ pytestmark = pytest.mark.timeout(280, func_only=True)
 
 
 def test_killed_and_silent_actors_cost_time_and_nothing_else(planned):
+    """They make the bytes that a run in one process makes, without Ray."""
     prompts = [f"tune {i}" for i in range(24)]
-    undisturbed = planned(prompts, "undisturbed", actors=1, shard_rows=16)
-    assert undisturbed.run().progress.made == 24
+    with join_cluster(ClusterSettings(address="none", cpus_per_actor=1)) as process:
+        undisturbed = replace(planned(prompts, "undisturbed", shard_rows=16), cluster=process)
+    alone = undisturbed.run()
+    assert [actor.pid for actor in alone.loaded_actors] == [os.getpid()]
+    assert alone.progress.made == 24
 
     disturbed = planned(prompts, "disturbed", actors=2, shard_rows=3)
     struck: list[int] = []
@@ -39,22 +43,11 @@ def test_killed_and_silent_actors_cost_time_and_nothing_else(planned):
     assert (result.progress.crashes, result.progress.kills, result.given_up) == (1, 1, {})
     assert (result.progress.made, result.progress.failed) == (24, 0)
     assert disturbed.sounds() == undisturbed.sounds()
+    assert disturbed.engines() == undisturbed.engines()
     deadline = time.monotonic() + 10
     while os.path.exists(f"/proc/{struck[1]}") and time.monotonic() < deadline:  # the stopped process does not linger
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{struck[1]}")
-
-
-def test_a_run_in_one_process_makes_the_same_bytes(planned):
-    prompts = [f"tune {i}" for i in range(6)]
-    with_ray = planned(prompts, "with-ray", actors=1)
-    with_ray.run()
-    with join_cluster(ClusterSettings(address="none", cpus_per_actor=1)) as process:
-        alone = replace(planned(prompts, "alone"), cluster=process)
-    result = alone.run()
-    assert [actor.pid for actor in result.loaded_actors] == [os.getpid()]
-    assert alone.sounds() == with_ray.sounds()
-    assert alone.engines() == with_ray.engines()
 
 
 @pytest.mark.slow
