@@ -1,6 +1,7 @@
 """The object by which a living driver of a run is known: where it runs, since when, and which shards it is making."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -52,8 +53,8 @@ class DriverToken:
         return not has_ended(self.process)
 
 
-def read_living_drivers(store: Store, run: str) -> list[DriverToken]:
-    """Read the tokens of the drivers that are at work on a run, the one that began first at first."""
+def read_driver_tokens(store: Store, run: str) -> list[DriverToken]:
+    """Read the tokens of a run's drivers: of those at work, and of those that ended without deleting theirs."""
     folder = paths.driver_token(run, "").rstrip("/")
     tokens = []
     for file_info in store.list(folder):
@@ -61,5 +62,15 @@ def read_living_drivers(store: Store, run: str) -> list[DriverToken]:
             tokens.append(DriverToken.from_json(store.read(file_info.path)))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             continue  # it has just ended, or is another release's
+    return tokens
+
+
+def select_living(tokens: Sequence[DriverToken]) -> list[DriverToken]:
+    """Return the tokens of drivers that are at work, the one that began first at first."""
     now = datetime.now(UTC)
     return sorted((token for token in tokens if token.is_alive(now)), key=lambda token: token.started_at)
+
+
+def read_living_drivers(store: Store, run: str) -> list[DriverToken]:
+    """Read the tokens of the drivers that are at work on a run, the one that began first at first."""
+    return select_living(read_driver_tokens(store, run))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from musicgen.dataset import paths
-from musicgen.dataset.driver_token import read_living_drivers
+from musicgen.dataset.driver_token import read_driver_tokens, select_living
 from musicgen.errors import DatasetBusy, JobError, StoreError
 from musicgen.job import Job
 from musicgen.plan.planned_runs import PlannedRun, RunListing
@@ -75,13 +75,17 @@ def runs_to_close(store: Store, job: Job, listing: RunListing, name_prefix: str)
 
 
 def _refuse_living(store: Store, run: PlannedRun) -> None:
-    """Raise `DatasetBusy` if a driver of the run was heard of a short while ago, or may just be starting."""
-    drivers = read_living_drivers(store, run.run)
+    """Raise `DatasetBusy` if a driver of the run was heard of a short while ago, or may just be starting.
+
+    One that has left a token has started, and has ended if the token is no living driver's.
+    """
+    tokens = read_driver_tokens(store, run.run)
+    drivers = select_living(tokens)
     created_at = parse_time(run.outline.created_at)
     if drivers:
         host = drivers[0].host or "another machine"
         at_work = f"at work on {host} since {drivers[0].started_at}"
-    elif created_at is not None and abs((datetime.now(UTC) - created_at).total_seconds()) < _STARTING_S:
+    elif not tokens and created_at is not None and abs((datetime.now(UTC) - created_at).total_seconds()) < _STARTING_S:
         at_work = f"planned at {run.outline.created_at}, and its driver may be starting"
     else:
         return

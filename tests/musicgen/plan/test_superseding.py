@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from musicgen.dataset import paths
+from musicgen.dataset.driver_token import DriverToken
 from musicgen.dataset.index_part import read_footer
 from musicgen.dataset.reader import read_dataset
 from musicgen.dataset.status import run_statuses
 from musicgen.dataset.verification import verify_dataset
-from musicgen.errors import JobError
+from musicgen.errors import DatasetBusy, JobError
 from musicgen.job import Job
 from musicgen.plan import PlanOutcome, make_plan, pending_shards
+from musicgen.run_plan import format_time
 from musicgen.storage import Store, open_store
 from tests.fixtures.planning import PlannedCheckpoint, make_shard
 from tests.fixtures.watched_store import WatchedStore
@@ -118,6 +121,29 @@ def test_a_shard_that_commits_while_its_run_is_closed_is_not_planned_again(local
     assert (second.new, second.made) == (3, 1)
     local_jobs.drive(second)
     local_jobs.check(GROWN)
+
+
+def test_only_a_run_that_gave_no_sign_yet_counts_as_starting(local_jobs: Jobs) -> None:
+    ended = "output.supersede_unfinished=ended"
+    first = local_jobs.plan(ROWS)
+    assert first.plan is not None
+    with pytest.raises(DatasetBusy, match="its driver may be starting"):  # two jobs that begin at one moment
+        local_jobs.plan(OTHER, ended)
+    path = paths.driver_token(first.plan.run, "d1")
+    local_jobs.store.write(path, b"of another release")
+    with pytest.raises(DatasetBusy, match="its driver may be starting"):
+        local_jobs.plan(OTHER, ended)
+    now = datetime.now(UTC)
+    local_jobs.store.write(path, DriverToken(host="elsewhere", written_at=format_time(now)).to_json())
+    with pytest.raises(DatasetBusy, match="at work on elsewhere"):
+        local_jobs.plan(OTHER, ended)
+    silent_since = format_time(now - timedelta(seconds=100))
+    local_jobs.store.write(path, DriverToken(host="elsewhere", written_at=silent_since).to_json())
+    second = local_jobs.plan(OTHER, ended)
+    assert second.plan is not None
+    assert local_jobs.store.exists(paths.superseded_note(first.plan.run))
+    with pytest.raises(DatasetBusy, match="its driver may be starting"):
+        local_jobs.plan(ROWS, ended)
 
 
 def at_call(number: int, kinds: frozenset[str], action: Callable[[], None]) -> Callable[[str, str], None]:
