@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 
 from actors.actor_share import NodeSize, choose_threads, find_local_node, share_nodes
-from actors.ray_start import connect_to_ray, start_local_ray, stop_ray
+from actors.ray_start import connect_to_ray, list_withheld, start_local_ray, stop_ray
 from musicgen.cluster_settings import NO_CLUSTER, ClusterSettings
 from musicgen.errors import JobError
 from musicgen.plan.expected_actors import ActorsStart, ExpectedActors
@@ -26,6 +26,7 @@ FORWARDED_ENV = (
     "AWS_DEFAULT_REGION",
     "MUSICGEN_STORE_TIMEOUT_S",
 )
+_PROXY_ENV = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")  # are not sent
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,17 @@ class Cluster:
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         nodes = f"{self.nodes} nodes, " if self.nodes > 1 else ""
         return f"{name} ({nodes}{self.cpus:g} CPU{gpus})"
+
+    @property
+    def environment_note(self) -> str | None:
+        """One line on variables of the driver that workers may miss; without their values."""
+        names = [] if self.started_here else list_withheld([*_PROXY_ENV, *FORWARDED_ENV])
+        if not names:
+            return None
+        return (
+            f"not sent to the workers, because Ray would show the password: {', '.join(names)}; if they need it, set "
+            "it in the environment in which Ray's nodes are started"
+        )
 
 
 def check_address(settings: ClusterSettings) -> None:

@@ -120,8 +120,15 @@ def connect_to_ray(address: str, forwarded_env: Sequence[str], verbose: bool, br
 
 def _select_variables(names: Sequence[str]) -> dict[str, str]:
     """Return those of the variables that are set, but for a URL with a password: Ray shows and keeps what it gets."""
-    variables = {name: os.environ[name] for name in names if name in os.environ}
-    return {name: value for name, value in variables.items() if redact_urls(value) == value}
+    withheld = list_withheld(names)
+    return {name: os.environ[name] for name in names if name in os.environ and name not in withheld}
+
+
+def list_withheld(names: Sequence[str]) -> list[str]:
+    """List those of the variables that hold a URL with user or password, and were not sent by `ray job submit`."""
+    submitted = _read_submitted_environment().get("env_vars", {})
+    values = {name: os.environ.get(name, "") for name in names if name not in submitted}
+    return [name for name, value in values.items() if redact_urls(value) != value]
 
 
 def _read_submitted_environment() -> Mapping[str, Collection[str]]:

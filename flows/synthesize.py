@@ -43,6 +43,8 @@ def generate_task(context: JobContext, plan: Plan, cluster: Cluster) -> Generati
     """Make the run's missing shards on Ray actors."""
     logger = get_run_logger()
     logger.info("generating run %s on %s", plan.run, cluster.description)
+    if cluster.environment_note:
+        logger.warning(cluster.environment_note)
     try:
         with ProgressArtifact(plan.run) as artifact:
             return generate_clips(context, plan, cluster, artifact.update)

@@ -72,6 +72,8 @@ def run_job(job: Job, retry_failed: Sequence[str], as_json: bool, verbose: bool)
             with bar.stage("starting Ray"), nullcontext() if in_process else hide_native_output(verbose):
                 cluster = stack.enter_context(join_cluster(job.cluster, verbose, job.model.device))
         bar.announce(f"on {cluster.description}: {cluster.expect_actors(job.cluster)}")
+        if cluster.environment_note:
+            bar.announce(cluster.environment_note)
         record = None
         if not in_process:  # not earlier, because starting Ray needs the processor
             record = stack.enter_context(PrefectRecord(job, outcome.plan.run, bar.announce, verbose))

@@ -1,13 +1,16 @@
 """What starting Ray leaves behind in the process of a driver."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actors.cluster import _PROXY_ENV, FORWARDED_ENV, Cluster
 from actors.ray_start import _select_variables
 
 DRIVER = """
@@ -53,3 +56,19 @@ def test_no_variable_with_a_password_goes_to_ray(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("AWS_REGION", raising=False)
     sent = _select_variables(["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"])
     assert sent == {"AWS_ENDPOINT_URL_S3": "http://store:9000"}
+
+
+def test_a_joined_cluster_says_which_variables_it_does_not_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", *_PROXY_ENV, *FORWARDED_ENV):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    joined = Cluster("10.0.0.1:6379", False, nodes=1, cpus=4, gpus=0, cpus_per_actor=4, gpus_per_actor=0)
+    assert joined.environment_note is None
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy:3128")
+    note = joined.environment_note or ""
+    assert note.startswith("not sent to the workers, because Ray would show the password: https_proxy; if they need it")
+    assert "secret" not in note
+    assert replace(joined, started_here=True).environment_note is None  # workers of a local Ray have what we have
+    submitted = json.dumps({"runtime_env": {"env_vars": {"https_proxy": "http://user:secret@proxy:3128"}}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", submitted)
+    assert joined.environment_note is None

@@ -3,11 +3,16 @@
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import flows.cli.run_job
+from actors.cluster import Cluster, join_cluster
+from flows.cli.main import app
 from tests.flows.conftest import Cli, sounds
 
 pytestmark = pytest.mark.timeout(280, func_only=True)
@@ -46,6 +51,25 @@ def test_a_run_without_ray_and_prefect_is_interrupted_and_goes_on(
     assert 0 < summary["audio_s"] < 72  # the second driver made the rest
     assert len(sounds(str(tmp_path / "out"))) == 24
     assert "1 actor on CPUs" in err
+
+
+def test_a_proxy_that_is_not_sent_to_workers_elsewhere_is_named_once(
+    text_checkpoint: Path, write_rows: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    @contextmanager
+    def join(*arguments: object) -> Iterator[Cluster]:
+        with join_cluster(*arguments) as cluster:
+            yield replace(cluster, started_here=False)
+
+    monkeypatch.setattr(flows.cli.run_job, "join_cluster", join)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:9")
+    rows = write_rows([{"prompt": "tune", "duration_s": 0.2}])
+    output = rows.parent / "out"
+    command = ["run", "--manifest", str(rows), "--model", str(text_checkpoint), "--output", str(output), *NONE]
+    assert app(command, standalone_mode=False) == 0
+    printed = capfd.readouterr()
+    assert printed.err.count("not sent to the workers, because Ray would show the password: HTTPS_PROXY;") == 1
+    assert "secret" not in printed.out + printed.err
 
 
 def test_what_needs_ray_is_refused_by_name(bare_cli: Cli, write_rows: Callable[..., Path]) -> None:
