@@ -26,9 +26,8 @@ from tests.conftest import free_port
 
 DASHBOARD = Path(__file__).parents[2] / "infra/grafana/dashboard.json"
 MEASURES = ActorMeasures(8, 6, 3, 1 << 30, 500, 20.0, 40, 2.0)
-PROGRESS = Progress(
-    100, 10, 4, 38, 2, 380.0, failures=(("generation", 1), ("melody", 1)), retries=3, actors=2, measures=MEASURES
-)
+COUNTS = {"retries": 3, "crashes": 1, "actors": 2}  # none is 0, because Ray shows a count only when it is above
+PROGRESS = Progress(100, 10, 4, 38, 2, 380.0, failures=(("generation", 1), ("melody", 1)), measures=MEASURES, **COUNTS)
 
 
 def test_counts_stay_when_their_actor_ends_and_states_do_not() -> None:
