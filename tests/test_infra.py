@@ -101,6 +101,27 @@ def test_pods_need_a_token_and_no_root(overlay: str) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"]
 
 
+FAKE_KUBECTL = """#!/bin/sh
+echo "$*" >> {log}
+case "$*" in *jsonpath*) printf '%s' "$STATE" ;; esac
+"""
+
+
+@pytest.mark.parametrize(("state", "begun"), [("Complete", True), ("Failed", True), ("Running", False), ("", False)])
+def test_a_night_begins_when_the_last_one_is_over(state: str, begun: bool, tmp_path: Path) -> None:
+    pod = build_overlay("../nightly")["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    log = tmp_path / "calls"
+    (tmp_path / "kubectl").write_text(FAKE_KUBECTL.format(log=log))
+    (tmp_path / "kubectl").chmod(0o755)
+    script = container["args"][0].replace("/tmp/", f"{tmp_path}/")
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STATE": state}
+    subprocess.run([*container["command"], script], env=env, check=True, timeout=60, capture_output=True)
+    assert ("replace" in log.read_text()) is begun
+
+
 def test_the_image_has_what_kuberays_probes_call() -> None:
     assert " wget" in (ROOT / "infra" / "Dockerfile").read_text()
 
