@@ -27,7 +27,9 @@ def write_empty_database(home: Path) -> None:
     kept = folder / f"prefect-{version('prefect')}.db"
     with suppress(OSError, sqlite3.Error):
         if kept.exists():
-            shutil.copyfile(kept, database)
+            partial = home / "prefect.db.part"
+            shutil.copyfile(kept, partial)
+            os.replace(partial, database)  # never half of it, as on a full disk
             return
         asyncio.run(_migrate())
         _keep_copy(database, kept)
