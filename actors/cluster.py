@@ -64,7 +64,7 @@ class Cluster:
         """One line for people."""
         name = "a local Ray started for this run" if self.started_here else f"the Ray cluster at {self.address}"
         if self.in_process:
-            name = "this process, without Ray"
+            name = "this machine, in one process without Ray"
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         nodes = f"{self.nodes} nodes, " if self.nodes > 1 else ""
         return f"{name} ({nodes}{self.cpus:g} CPU{gpus})"

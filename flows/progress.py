@@ -55,7 +55,7 @@ def describe_price(estimate: RunEstimate, price_per_hour: float | None) -> str:
     if price_per_hour is None:
         return hours
     cost = estimate.actor_hours * price_per_hour
-    return f"{hours}, a cost of {cost:.2f} at {price_per_hour:g} for an actor and hour"
+    return f"{hours}, a cost of {cost:.2f} at {price_per_hour:g} an actor-hour"
 
 
 def describe_progress(progress: Progress) -> str:
@@ -64,7 +64,7 @@ def describe_progress(progress: Progress) -> str:
     if progress.failed:
         text += f", {progress.failed} failed"
     if not progress.generating_s:
-        return f"{text}, actors are loading the model"
+        return text if progress.waiting_for else f"{text}, actors are loading the model"
     if progress.done < progress.rows:
         text += f", {int(100 * progress.share)}% done"
     if progress.rate:

@@ -179,6 +179,7 @@ def _publish_run(
         made=status.made,
         failed=status.failed,
         invalid=status.invalid,
+        made_here=result.progress.made if result else 0,
         audio_s=result.progress.audio_s if result else 0.0,
         seconds=time.monotonic() - context.opened_at if result else 0.0,
         generating_s=result.progress.generating_s if result else 0.0,

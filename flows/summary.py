@@ -13,7 +13,7 @@ def describe_missing_audio(audio_files: Sequence[str], dataset: str) -> str:
     more = f" and {len(audio_files) - 1:,} more" if len(audio_files) > 1 else ""
     return (
         f"missing from the dataset: {audio_files[0]}{more}; load_dataset is given the other clips, and "
-        f"`{own_command('verify', dataset)}` names all damage"
+        f"`{own_command('verify', dataset)}` names all damage, which `musicgen repair` mends"
     )
 
 
@@ -28,6 +28,7 @@ class Summary:
     made: int
     failed: int
     invalid: int
+    made_here: int  # of the clips, those that this call made
     audio_s: float  # of the clips that this call made
     seconds: float  # since the job was opened, with planning, the start of Ray and its actors, and the card
     generating_s: float = 0.0  # of these, since the first actor was ready
@@ -63,8 +64,9 @@ class Summary:
     def to_text(self) -> str:
         """Return the last lines of `musicgen run`: counts, failures, and commands to go on with."""
         lines = [
-            f"{self.made:,} of {format_count(self.rows, 'clip')} made, {format_audio_length(self.audio_s)} in "
-            f"{format_duration(self.seconds)}{self._describe_rate()} (run {self.run})"
+            f"{self.made:,} of {format_count(self.rows, 'clip')} made{self._describe_own()}, "
+            f"{format_audio_length(self.audio_s)} in {format_duration(self.seconds)}{self._describe_rate()} "
+            f"(run {self.run})"
         ]
         if self.cost is not None:
             lines.append(f"the run has cost {self.cost:,.2f} (cluster.price_per_hour)")
@@ -96,9 +98,15 @@ class Summary:
             commands.append(f"{'page':<8} {describe_page_opener(self.page) if '://' not in self.page else self.page}")
         return "\n".join([*lines, "", *commands])
 
+    def _describe_own(self) -> str:
+        """Return how many of the clips this command made, if earlier or other ones made some."""
+        if self.made_here >= self.made:
+            return ""
+        return f" ({self.made_here:,} now)" if self.made_here else " (none by this command)"
+
     def _describe_rate(self) -> str:
         """Return what was not generating, and the rate while it was, which the progress bar shows too."""
-        if not self.generating_s:
+        if not (self.generating_s and self.audio_s):
             return ""
         start_s = max(0.0, self.seconds - self.generating_s)
         return f": {format_duration(start_s)} to start, then {format_rate(self.audio_s / self.generating_s)}"

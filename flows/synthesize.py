@@ -7,6 +7,7 @@ it records them (flows/prefect_record.py).
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TypeVar
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -18,6 +19,7 @@ from actors.messages import GenerationResult
 from flows.artifacts import ProgressArtifact, publish_summary
 from flows.notifications import emit_published, send_failure
 from flows.postponed import postpone_run
+from flows.progress import format_count
 from flows.stages import JobContext, expect_actors, generate_clips, open_job, plan_run, publish_run
 from flows.summary import Summary
 from musicgen.errors import LimitReached, MusicGenError
@@ -27,20 +29,26 @@ from musicgen.plan.expected_actors import ExpectedActors
 
 FLOW_NAME = "synthesize"
 STOPPED = "Stopped"
+_Result = TypeVar("_Result")
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_task(context: JobContext, actors: ExpectedActors, retry_failed: Sequence[str]) -> PlanOutcome:
-    """Plan the rows that are missing."""
-    outcome = plan_run(context, actors, retry_failed=retry_failed)
+def plan_task(context: JobContext, actors: ExpectedActors, retry_failed: Sequence[str]) -> PlanOutcome | LimitReached:
+    """Plan the rows that are missing. A pause is returned: Prefect logs what is raised as a fault of the program."""
+    try:
+        outcome = plan_run(context, actors, retry_failed=retry_failed)
+    except LimitReached as error:
+        return error
     if (plan := outcome.plan) is not None:
-        get_run_logger().info("run %s: %s rows in %s shards", plan.run, plan.rows, len(plan.shards))
+        get_run_logger().info(
+            "run %s: %s in %s", plan.run, format_count(plan.rows, "row"), format_count(len(plan.shards), "shard")
+        )
     return outcome
 
 
 @task(name="generate", cache_policy=NO_CACHE, persist_result=False)
-def generate_task(context: JobContext, plan: Plan, cluster: Cluster) -> GenerationResult | None:
-    """Make the run's missing shards on Ray actors."""
+def generate_task(context: JobContext, plan: Plan, cluster: Cluster) -> GenerationResult | LimitReached | None:
+    """Make the run's missing shards on Ray actors. A limit or a pause that stops it is returned, as by `plan_task`."""
     logger = get_run_logger()
     logger.info("generating run %s on %s", plan.run, cluster.description)
     if cluster.environment_note:
@@ -48,6 +56,8 @@ def generate_task(context: JobContext, plan: Plan, cluster: Cluster) -> Generati
     try:
         with ProgressArtifact(plan.run) as artifact:
             return generate_clips(context, plan, cluster, artifact.update)
+    except LimitReached as error:
+        return error
     except BaseException as error:
         if not isinstance(error, Exception):  # SIGTERM, or a cancellation in Prefect
             logger.warning("stopped; what is committed is safe. Run the same job again to go on with run %s", plan.run)
@@ -97,7 +107,7 @@ def _synthesize(job: Job, retry_failed: Sequence[str], verbose: bool) -> Summary
         cluster = None
         if find_address(job.cluster):  # a cluster that cannot be joined is found before the plan is frozen
             cluster = stack.enter_context(join_cluster(job.cluster, verbose, job.model.device))
-        outcome = plan_task(context, expect_actors(job, cluster), retry_failed)
+        outcome = _raise_limit(plan_task(context, expect_actors(job, cluster), retry_failed))
         plan = outcome.plan
         if plan is None:
             get_run_logger().info("nothing is missing")
@@ -106,4 +116,10 @@ def _synthesize(job: Job, retry_failed: Sequence[str], verbose: bool) -> Summary
             return publish_task(context, plan, None)
         if cluster is None:
             cluster = stack.enter_context(join_cluster(job.cluster, verbose, job.model.device))
-        return publish_task(context, plan, generate_task(context, plan, cluster))
+        return publish_task(context, plan, _raise_limit(generate_task(context, plan, cluster)))
+
+
+def _raise_limit(result: _Result | LimitReached) -> _Result:
+    if isinstance(result, LimitReached):
+        raise result
+    return result

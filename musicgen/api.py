@@ -113,9 +113,11 @@ class MusicGen:
         if errors == "return":
             return outcomes
         clips = []
-        for outcome in outcomes:
+        for number, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, Failed):
-                raise outcome.error
+                error = outcome.error
+                place = f"request {number} of {len(outcomes)}: " if len(outcomes) > 1 else ""
+                raise RowError(error.error_class, f"{place}{error}") from None
             clips.append(outcome)
         return clips
 
@@ -201,6 +203,9 @@ class MusicGen:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+    def __repr__(self) -> str:
+        return f"<MusicGen {self.spec.kind}, {self.sample_rate} Hz, on {self.model.device}>"
 
     def __enter__(self) -> "MusicGen":
         return self

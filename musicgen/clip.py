@@ -36,15 +36,17 @@ class Clip:
     def save(self, path: str | os.PathLike[str], loudness_lufs: float | None = None) -> None:
         """Write the audio to a file of the format that the name ends in: .flac, .wav, .ogg or .mp3.
 
-        A file of this name is overwritten. The bytes are those that a job writes. Audio beyond full scale is scaled
-        down; with `loudness_lufs` it is brought to that loudness first. Raises ValueError for another ending, OSError
-        if the file cannot be written.
+        A file of this name is overwritten, a folder that is missing is made. The bytes are those that a job writes.
+        Audio beyond full scale is scaled down; with `loudness_lufs` it is brought to that loudness first. Raises
+        ValueError for another ending, OSError if the file cannot be written.
         """
         file_format = Path(path).suffix.lower().removeprefix(".")
         if file_format not in FORMATS:
             endings = ", ".join(f".{name}" for name in FORMATS)
             raise ValueError(f"{os.fspath(path)!r} has no ending of a known audio format; write one of {endings}")
-        Path(path).write_bytes(encode_audio(self.audio, self.sample_rate, file_format, loudness_lufs).data)
+        encoded = encode_audio(self.audio, self.sample_rate, file_format, loudness_lufs)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(encoded.data)
 
     def __repr__(self) -> str:
         return f"<Clip of {self._describe()}: {self.request.prompt!r}>"

@@ -47,7 +47,9 @@ class ClusterSettings(Section):
     """Where the job runs, and on how many actors. Nothing here changes a clip, a key or a run's name."""
 
     address: Annotated[str, Field(min_length=1), AfterValidator(refuse_secret)] = "auto"
-    """The Ray cluster; auto: that of RAY_ADDRESS, else a local one; none: no Ray, one actor in this process."""
+    """The Ray cluster; auto: that of RAY_ADDRESS, else a local one; local: always a local one; none: no Ray, one
+    actor in this process.
+    """
     actors: PositiveInt | ActorRange | Auto = "auto"
     """Actors, of which each holds a model; auto: one for each GPU of the cluster, one where it has none."""
     gpus_per_actor: Annotated[Number, Field(ge=0), AfterValidator(_refuse_several_gpus)] | Auto = "auto"

@@ -118,7 +118,7 @@ def _describe(report: "CollectionReport", dataset: str) -> list[str]:
         lines.append(f"not ours, and left alone: {format_count(len(survey.foreign), 'object')}")
         lines += _list_paths(survey.foreign)
     if report.unfinished:
-        lines.append(f"--delete has to wait: unfinished is {', '.join(report.unfinished)}")
+        lines.append(f"--delete has to wait until these are finished: {', '.join(report.unfinished)}")
     if not report.deleted and (report.clips or survey.leftovers):
         lines.append(f"`musicgen gc {dataset} --delete` deletes this.")
     return lines or [f"{dataset}: nothing to delete."]

@@ -35,6 +35,7 @@ class PlanReport(TypedDict):
     new: int
     made: int
     removed: int
+    unasked: int
     failed_before: int
     retried: int
     held_back: dict[str, int]
@@ -116,6 +117,7 @@ def _make_report(context: JobContext, outcome: PlanOutcome, actors: ExpectedActo
         "new": outcome.new,
         "made": outcome.made,
         "removed": outcome.removed,
+        "unasked": outcome.unasked,
         "failed_before": outcome.failed_before,
         "retried": outcome.retried,
         "held_back": dict(outcome.held_back_classes),
@@ -158,6 +160,8 @@ def _format_report(report: PlanReport, actors: ExpectedActors) -> str:
     ]
     if report["removed"]:
         rows.insert(2, ("removed", report["removed"], "taken out of the dataset (musicgen remove), and not made again"))
+    if report["unasked"]:
+        rows.append(("not asked for", report["unasked"], "clips of the dataset; its config `current` is without them"))
     lines = [f"{name:<14} {count:>9}{f'   {note}' if note and count else ''}" for name, count, note in rows]
     lines += [f"  {row['source']}: {row['reason']}" for row in report["invalid_rows"]]
     if report["csv"]:

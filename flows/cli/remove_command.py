@@ -70,10 +70,11 @@ def _describe(report: "RemovalReport", dataset: str) -> str:
     if report.unchanged:
         text += f"; {report.unchanged:,} {'not removed' if report.undo else 'removed'} before"
     if count and not (report.undo or report.dry_run):
-        text += f". `musicgen gc {dataset} --delete` deletes audio and rows; until then --undo brings them back"
+        them = "it" if count == 1 else "them"
+        text += f". `musicgen gc {dataset} --delete` deletes audio and rows; until then --undo brings {them} back"
     return f"{text}."
 
 
 def _describe_failed(report: "RemovalReport") -> list[str]:
-    lines = [f"{name}: no clip has this key or id" for name in report.unknown]
+    lines = [f"{name}: no clip has this key or id (any more)" for name in report.unknown]
     return lines + [f"{key}: `musicgen gc` has deleted it, so it cannot be brought back" for key in report.too_late]

@@ -164,6 +164,7 @@ def _report_nothing(dataset: str, outcome: PlanOutcome, missing_audio: list[str]
         typer.echo(f"Nothing to make: {outcome.made:,} of {format_count(total, 'row')} made{removed}, in {dataset}.")
         if outcome.becomes_current:
             typer.echo("The rows of this manifest, in its order, are now the current ones of the dataset.")
+        _print_unasked(dataset, outcome)
     if outcome.current_waits_for:
         print(
             f"The current rows of the dataset stay as they are until run {outcome.current_waits_for} is finished.",
@@ -173,9 +174,11 @@ def _report_nothing(dataset: str, outcome: PlanOutcome, missing_audio: list[str]
         print(describe_missing_audio(missing_audio, dataset), file=sys.stderr)
     if not (outcome.failed_before or outcome.invalid_count):
         return SOME_FAILED if missing_audio else OK
+    failed = f"{format_count(outcome.failed_before, 'row')} failed before"
+    if outcome.failed_before:
+        failed += " (--retry-failed CLASS retries those that are held back)"
     print(
-        f"{format_count(outcome.failed_before, 'row')} failed before (--retry-failed CLASS retries those that are held "
-        f"back); invalid: {outcome.invalid_count}",
+        f"{failed}; invalid: {outcome.invalid_count}",
         *(f"  {source}: {reason}" for source, reason in outcome.invalid),
         sep="\n",
         file=sys.stderr,
@@ -183,9 +186,19 @@ def _report_nothing(dataset: str, outcome: PlanOutcome, missing_audio: list[str]
     return SOME_FAILED
 
 
+def _print_unasked(dataset: str, outcome: PlanOutcome) -> None:
+    """Print how many clips the dataset has that the manifest does not ask for, and how to load the others alone."""
+    if outcome.unasked:
+        verb = "is" if outcome.unasked == 1 else "are"
+        clips = f"{format_count(outcome.unasked, 'clip')} of the dataset {verb} of no row of this manifest"
+        typer.echo(f"{clips}; without them: load_dataset({dataset!r}, 'current'), or open_dataset(...).current()")
+
+
 def _report_summary(summary: Summary, outcome: PlanOutcome, as_json: bool) -> int:
     """Print how the run ended; returns the exit code."""
     typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else summary.to_text())
+    if not as_json:
+        _print_unasked(summary.dataset, outcome)
     if summary.missing:
         return WRONG
     held_back = 0 if outcome.adopted else outcome.held_back

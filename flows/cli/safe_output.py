@@ -9,6 +9,8 @@ from typing import TextIO, cast
 # All but tab and newline, and the characters that change the direction of text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+_RESET = "\x1b[0m"  # what colorama, which Ray brings, writes by itself to a terminal when the process ends
+
 
 class EscapingStream:
     """A text stream that writes control characters as Python would quote them."""
@@ -18,7 +20,8 @@ class EscapingStream:
 
     def write(self, text: str) -> int:
         """Write the text with its control characters escaped."""
-        self._stream.write(escape_controls(text))
+        if text != _RESET:
+            self._stream.write(escape_controls(text))
         return len(text)
 
     def __getattr__(self, name: str) -> object:

@@ -8,6 +8,7 @@ import typer
 import musicgen.dataset
 from flows.cli.options import OK, UNSOUND, AsJson, Dataset, Verbose, handle_errors
 from flows.cli.progress_bar import ProgressBar
+from flows.own_command import own_command
 from flows.progress import format_audio_length, format_count
 from musicgen.errors import JobError
 
@@ -74,6 +75,8 @@ def print_verification(dataset: str, report: "VerificationReport") -> None:
         else f", the audio of {format_count(report.audio_checked, 'clip')} read"
     )
     typer.echo(f"{dataset}: {verdict}; {size}, {format_count(report.failed, 'failed row')}{read}")
+    if not report.sound:
+        typer.echo(f"To make again what can be: {own_command('repair', dataset)} (--dry-run says what it would do)")
     if report.orphans:
         orphans = format_count(report.orphans, "audio object")
         typer.echo(f"{orphans} of no row, left by interrupted attempts, which does no harm")

@@ -19,7 +19,9 @@ def write_sound(source: object, folder: Path, subject: str) -> str:
     sound `subject`, for what is no such pair.
     """
     if not isinstance(source, tuple) or len(source) != 2:
-        raise RowError("invalid", f"{subject} is a {type(source).__name__}; give a path, a URI, or (samples, rate)")
+        raise RowError(
+            "invalid", f"{subject} is of type {type(source).__name__}; give a path, a URI, or (samples, rate)"
+        )
     samples, rate = source
     if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
         raise RowError(

@@ -38,7 +38,8 @@ class ClipCondition:
             self.database.register("clips", known.append_column(_PLACE, pa.array(range(table.num_rows), pa.int64())))
             places = self.database.execute(f"select {_PLACE} from clips where ({self.where}\n)").fetchnumpy()[_PLACE]
         except duckdb.Error as error:
-            raise JobError(f"--where {self.where!r} is no condition on the clips: {first_line(error)}") from None
+            hint = "; columns of a CSV are text: write CAST(bpm AS DOUBLE) > 120" if "VARCHAR" in str(error) else ""
+            raise JobError(f"--where {self.where!r} is no condition on the clips: {first_line(error)}{hint}") from None
         is_met = np.zeros(table.num_rows, np.bool_)
         is_met[places] = True
         return pa.array(is_met)

@@ -65,7 +65,7 @@ def refuse_pause(store: Store) -> None:
 
 def describe_resuming(store: Store) -> str:
     """Say how a run of a paused dataset goes on."""
-    return f"To go on: musicgen resume {store.uri}, then run the same command again"
+    return f"To go on: musicgen resume {store.uri}, then run the same job again"
 
 
 def _name_user() -> str:

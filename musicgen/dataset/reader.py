@@ -175,7 +175,7 @@ class Dataset:
         place = find_audio(self.store, self.parts(), clip)
         if place is not None:
             return read_audio_bytes(self.store, place)
-        raise KeyError(f"{self.uri} has no clip {clip}")
+        raise KeyError(f"{self.uri} has no clip with the key {clip}; your own ids are in the index column `id`")
 
     def failures(self, all: bool = False) -> pa.Table:
         """Read the rows that could not be made, and those refused while planning, as far as they are still open.

@@ -63,7 +63,7 @@ class ColumnMap:
                 same = find_same_name(column, columns)
                 hint = f"; did you mean {_quote(same)}?" if same else suggest_nearest(column, columns)
                 advice = (
-                    "" if column in self.mapping.values() else "; map yours with manifest.columns: {prompt: its name}"
+                    "" if column in self.mapping.values() else "; map yours with --set manifest.columns.prompt=ITS_NAME"
                 )
                 raise ManifestError(
                     f"{source}: there is no column `{column}`{hint or advice} (columns: {present}{more})"

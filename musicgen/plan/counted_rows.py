@@ -20,6 +20,7 @@ def count_rows(job: Job, spec: GeneratorSpec, manifest: SpilledManifest, counts:
     return PlanOutcome(
         made=counts.made,
         removed=counts.removed,
+        unasked=counts.unasked,
         failed_before=counts.failed,
         held_back=sum(counts.held_back.values()),
         held_back_classes=counts.held_back,

@@ -27,6 +27,7 @@ class RowCounts:
     distinct: int
     made: int  # the dataset has them
     removed: int  # their clips were removed from the dataset, and are not made again
+    unasked: int  # clips of the dataset that are of no row here
     failed: int  # not made, and failed before
     held_back: dict[str, int]  # failed and not tried again, by the class of their last failure
     missing: int  # to make now
@@ -166,8 +167,13 @@ class MissingRows:
         missing_s, longest_s = self._fetch_one(
             "SELECT coalesce(sum(duration_s), 0.0), coalesce(max(duration_s), 0.0) FROM missing"
         )
+        (clips,) = self._fetch_one(
+            "SELECT count(*) FROM read_parquet(?) ANTI JOIN read_parquet(?) USING (k1, k2)",
+            self._paths("made"),
+            self._path("removed.parquet"),
+        )
         made, removed = kept - unmade, distinct - kept
-        return RowCounts(distinct, made, removed, failed, dict(held_back), missing, missing_s, longest_s)
+        return RowCounts(distinct, made, removed, clips - made, failed, dict(held_back), missing, missing_s, longest_s)
 
     def read_indices(self) -> Iterator[NDArray[np.int64]]:
         """Read the indices of the missing rows, in the manifest's order, in pieces."""

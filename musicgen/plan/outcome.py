@@ -31,6 +31,7 @@ class PlanOutcome:
     left_out: tuple[str, ...] = ()  # columns in the names of folders that the dataset was begun without
     prompts: PromptCheck = field(default_factory=PromptCheck)  # those that the text encoder cannot read in full
     removed: int = 0  # rows whose clips were removed from the dataset; they are not made again
+    unasked: int = 0  # clips of the dataset that are of no row of the manifest
     plan: Plan | None = None
     new: int = 0  # rows never tried; of an adopted run, all its missing rows
     retried: int = 0

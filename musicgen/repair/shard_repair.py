@@ -106,7 +106,7 @@ class ShardRepair:
                 raise OtherBits(key)
             self.dataset.store.write(row["audio"], encoded.data)
             self.on_clip()
-        return f"{len(positions)} files made again"
+        return "1 audio file made again" if len(positions) == 1 else f"{len(positions)} audio files made again"
 
     def _rewrite(self, rows: ShardRows, old: SalvagedPart, keep_part: bool) -> str:
         """Make the whole shard again, but for rows that are known to have failed."""

@@ -31,7 +31,7 @@ def test_an_engine_that_fails_is_replaced_and_its_row_recorded(planned: Callable
     assert (result.progress.made, result.progress.failed, result.given_up) == (3, 1, {})
     assert [row["prompt"] for row in run.failures()] == ["raise now"]
     assert result.progress.crashes > 0
-    assert result.cluster.startswith("this process, without Ray")
+    assert result.cluster.startswith("this machine, in one process without Ray")
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_the_reason(planned: Callable[..., Any]) -> None:

@@ -19,10 +19,23 @@ def test_progress_moves_with_the_steps_of_clips_that_are_being_made() -> None:
 
 def test_bar_and_summary_give_one_rate() -> None:
     progress = Progress(8, 1, shards_done=1, made=8, audio_s=64.0, generating_s=10.0)
-    summary = Summary("out", "r1-1", "files", 8, 8, 0, 0, audio_s=64.0, seconds=25.0, generating_s=10.0)
+    summary = Summary("out", "r1-1", "files", 8, 8, 0, 0, 8, audio_s=64.0, seconds=25.0, generating_s=10.0)
     assert describe_progress(progress) == "8/8 clips, 6.40x real time, 0:00 to go"
     first = summary.to_text().splitlines()[0]
     assert first == "8 of 8 clips made, 64.0 s of audio in 0:25: 0:15 to start, then 6.40x real time (run r1-1)"
+
+
+def test_a_summary_tells_its_own_clips_from_those_of_others() -> None:
+    summary = Summary("out", "r1-1", "files", 24, 24, 0, 0, 16, audio_s=48.0, seconds=25.0, generating_s=10.0)
+    first = summary.to_text().splitlines()[0]
+    assert first.startswith("24 of 24 clips made (16 now), 48.0 s of audio in 0:25: 0:15 to start, then 4.80x")
+    helped = replace(summary, made_here=0, audio_s=0.0).to_text().splitlines()[0]
+    assert helped == "24 of 24 clips made (none by this command), 0.0 s of audio in 0:25 (run r1-1)"
+
+
+def test_who_waits_for_another_driver_does_not_say_that_it_loads() -> None:
+    waiting = Progress(24, 1, rows_elsewhere=6, waiting_for=("waiting for another driver",))
+    assert describe_progress(waiting) == "6/24 clips"
 
 
 def test_an_estimate_says_where_it_comes_from() -> None:

@@ -14,6 +14,7 @@ from actors.cluster import Cluster
 from actors.messages import RunClosed
 from actors.pool import Pool
 from musicgen.dataset.pause import put_pause
+from musicgen.errors import LimitReached
 from musicgen.job import Job
 from musicgen.plan.expected_actors import ExpectedActors
 from musicgen.storage import open_store
@@ -91,7 +92,7 @@ def test_the_flow_does_each_thing_once_and_makes_the_same(
     write_rows: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    from flows.synthesize import STOPPED, synthesize
+    from flows.synthesize import STOPPED, plan_task, synthesize
     from musicgen.job import Job
 
     rows = write_rows([{"prompt": f"tune {number}"} for number in range(2)])
@@ -118,6 +119,8 @@ def test_the_flow_does_each_thing_once_and_makes_the_same(
     assert (state.name, state.type.value) == (STOPPED, "COMPLETED"), "nothing has failed, and nobody is told so"
     assert "is paused by " in (state.message or "")
     assert calls["join"] == 1
+    paused = plan_task.fn(flows.stages.open_job(Job.load(path)), ExpectedActors(), ())
+    assert isinstance(paused, LimitReached), "Prefect logs what a task raises, with a traceback"
 
 
 def test_a_run_that_was_closed_before_its_driver_began_names_the_run_that_closed_it(tmp_path: Path) -> None:

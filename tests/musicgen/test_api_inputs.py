@@ -129,7 +129,7 @@ def test_samples_of_any_kind_are_one_sound(samples: object, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (SECOND, "is a ndarray; give a path, a URI, or"),
+        (SECOND, "is of type ndarray; give a path, a URI, or"),
         ((SECOND, 0), "the rate is 0"),
         ((SECOND, 16000.5), "the rate is 16000.5"),
         ((np.zeros((9, 9)), 16_000), "shape [9, 9] is no sound"),

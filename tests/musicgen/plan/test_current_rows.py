@@ -71,6 +71,7 @@ def test_the_current_rows_are_those_of_the_latest_manifest_in_its_order(
         assert (samples.shape, rate) == ((1, 3200), 32000)
         indexed += new
         assert len(open_dataset(output)) == indexed
+        assert outcome.unasked + len(expected) - new == indexed - new
         assert check_manifest_rows(open_store(output), current.run) is None
     assert run(submit, output, rows, as_layout, *settings).plan is None, "the view has not changed"
     assert len(current) == len(list(current.keys())) == 3
