@@ -64,7 +64,7 @@ def describe_progress(progress: Progress) -> str:
     if progress.failed:
         text += f", {progress.failed} failed"
     if not progress.generating_s:
-        return text if progress.waiting_for else f"{text}, actors are loading the model"
+        return f"{text}, actors are loading the model"
     if progress.done < progress.rows:
         text += f", {int(100 * progress.share)}% done"
     if progress.rate:

@@ -105,13 +105,15 @@ def _meet_faults(
             active.remove((ends, injector))
         if now >= next_fault:
             bench.mend()  # what an earlier fault has left behind, such as a dead Prefect
+            next_fault += _FAULT_EVERY_S
+            if now >= began + seconds:
+                continue  # only the run's end is waited for
             event = draw_event(rng, rng.choice(_KINDS))
             injector = make_injector(event)
-            if now < began + seconds and injector.begin(scene):
+            if injector.begin(scene):
                 active.append((now + event.seconds, injector))
                 faults.append(event.kind)
                 print(f"{now - began:6.0f} s: {event.kind} ({event.target}, {event.seconds:g} s)", flush=True)
-            next_fault += _FAULT_EVERY_S
         if now >= next_sample:
             samples.append(_take_sample(bench, driver, now - began, temporary))
             next_sample += _SAMPLE_S

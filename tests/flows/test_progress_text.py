@@ -33,11 +33,6 @@ def test_a_summary_tells_its_own_clips_from_those_of_others() -> None:
     assert helped == "24 of 24 clips made (none by this command), 0.0 s of audio in 0:25 (run r1-1)"
 
 
-def test_who_waits_for_another_driver_does_not_say_that_it_loads() -> None:
-    waiting = Progress(24, 1, rows_elsewhere=6, waiting_for=("waiting for another driver",))
-    assert describe_progress(waiting) == "6/24 clips"
-
-
 def test_an_estimate_says_where_it_comes_from() -> None:
     estimate = RunEstimate(64.0, 20.0, 16.0, 1)
     assert (
