@@ -122,13 +122,28 @@ def _stage_done(recipe: Recipe, stage: str, settings: dict[str, object]) -> bool
         return False
     stages_path = recipe.folder / _STAGES_FILE
     settings_by_stage = json.loads(stages_path.read_text(encoding="utf-8")) if stages_path.is_file() else {}
-    if settings_by_stage.get(stage) != settings:
+    made_with = settings_by_stage.get(stage)
+    if made_with != settings:
         raise UserError(
-            f"{recipe.folder / stage} was made with other settings ({json.dumps(settings_by_stage.get(stage))}) than "
-            f"the recipe has ({json.dumps(settings)}); give another --output, or delete the folder and what was "
-            "trained from it"
+            f"{recipe.folder / stage} was made with other settings than the recipe has "
+            f"({_describe_difference(made_with or {}, settings)}); give another --output, or delete the folder and "
+            "what was trained from it"
         )
     return True
+
+
+def _describe_difference(made_with: dict[str, object], settings: dict[str, object]) -> str:
+    """Return the settings that differ, by their dotted names: `model.layers: 2, and 3 in the recipe`."""
+    before, now = _name_values(made_with), _name_values(settings)
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {before.get(name)}, and {now.get(name)} in the recipe" for name in names)
+
+
+def _name_values(settings: dict[str, object]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, value in settings.items():
+        values |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return values
 
 
 def _record_stage(recipe: Recipe, stage: str, settings: dict[str, object]) -> None:
