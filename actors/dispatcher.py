@@ -83,8 +83,11 @@ class Dispatcher:
     def may_claim(self, now: float) -> bool:
         """Whether an actor is there for shards, or may be soon.
 
-        Where all wait for room, another driver's actors may have it, which would wait for the shards in their turn.
+        Without any, one is started as soon as there is a shard for it. Where all wait for room, another driver's actors
+        may have it, which would wait for the shards in their turn.
         """
+        if not self.actors:
+            return not self.stopping and now >= self._next_start_at
         actors = self.actors.values()
         return any(actor.started_at is not None or now - actor.asked_at < _ROOM_WAIT_S for actor in actors)
 

@@ -148,7 +148,7 @@ def test_shards_that_another_driver_makes_are_left_to_it_and_dropped_when_it_com
 def test_a_driver_whose_actors_find_no_room_leaves_the_shards_to_others():
     """Another driver's idle actors have the room, and wait for these shards."""
     dispatcher = Dispatcher(range(6), count_rows, LIMITS, 2, 2)
-    assert not dispatcher.may_claim(0)
+    assert dispatcher.may_claim(0), "an actor is started for a shard that is claimed"
     first = dispatcher.decide(0)[0]
     assert dispatcher.may_claim(5)
     assert not dispatcher.may_claim(20)
