@@ -100,42 +100,42 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray cluster that was started elsewhere: other folder, none of our packages on its path, two CPUs."""
-    folder = tmp_path_factory.mktemp("ray")
+    keys = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_EC2_METADATA_DISABLED": "true"}
+    options = ("--num-cpus=2", "--include-dashboard=false")
+    with start_ray_head(tmp_path_factory.mktemp("ray"), *options, **keys) as (address, _):
+        yield address
+
+
+@contextmanager
+def start_ray_head(folder: Path, *options: str, **variables: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The head of a cluster in a folder of its own: its address, and the environment to join it.
+
+    On a busy machine it may give up after Ray's half a minute; then it is started again.
+    """
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
-    env |= {
-        **TOKEN,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "AWS_ACCESS_KEY_ID": "testkey",
-        "AWS_SECRET_ACCESS_KEY": "testsecret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    head = subprocess.Popen(
-        [
-            *("timeout", "-k", "5", "3600", str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"),
-            *(
-                "--include-dashboard=false",
-                f"--temp-dir={shorten_folder(folder)}",
-                "--object-store-memory=100000000",
-                "--node-ip-address=127.0.0.1",
-            ),
-        ],
-        cwd=folder,
-        env=env,
-        stdout=(folder / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
-    found = shorten_folder(folder) / "ray_current_cluster"
-    deadline = time.monotonic() + 180
-    while not found.exists():
-        assert head.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.1)
-    yield found.read_text().strip()
-    head.terminate()
+    env |= {**TOKEN, "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    temporary, log = shorten_folder(folder), folder / "ray.log"
+    command = ["timeout", "-k", "5", "3600", str(BIN / "ray"), "start", "--head", "--block", f"--temp-dir={temporary}"]
+    command += ["--object-store-memory=100000000", "--node-ip-address=127.0.0.1", *options]
+    if not any(option.startswith("--port=") for option in options):
+        command.append("--port=0")
+    address_file, deadline, head = temporary / "ray_current_cluster", time.monotonic() + 180, None
     try:
-        head.wait(20)
-    except subprocess.TimeoutExpired:
-        head.kill()
+        while not (address_file.exists() and address_file.read_text().strip()):  # it is there before its text is
+            assert time.monotonic() < deadline, log.read_text()
+            if head is None or head.poll() is not None:
+                assert head is None or "timed out during startup" in log.read_text(), log.read_text()
+                head = subprocess.Popen(command, cwd=folder, env=env, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+            time.sleep(0.1)
+        yield address_file.read_text().strip(), env
+    finally:
+        if head is not None:
+            head.terminate()
+            try:
+                head.wait(30)
+            except subprocess.TimeoutExpired:
+                head.kill()
+                head.wait()
 
 
 def shorten_folder(folder: Path) -> Path:

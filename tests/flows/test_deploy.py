@@ -25,8 +25,9 @@ from prefect.deployments import run_deployment
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.events import DeploymentEventTrigger, ResourceSpecification
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Pending
 
+from flows.deployment import GRACE_PERIOD_S
 from flows.notifications import PUBLISHED_EVENT, WEBHOOK_VARIABLE
 from flows.postponed import AWAITING_DATASET
 from flows.stages import expect_actors, open_job, plan_run
@@ -246,9 +247,10 @@ def test_a_night_that_is_canceled_or_loses_its_worker_does_not_stop_the_next(
     with serve_worker(log.with_suffix(""), pool, prefect_url, ray_address) as worker:
         wait_for_pool(client, pool)
         deployer("deploy", job, "--pool", pool, "--name", name)
-        canceled, waiting = start_run(deployment), start_run(deployment)
+        canceled = start_run(deployment)
         wait_for_state(client, canceled, "Running", log)
-        time.sleep(10)
+        waiting = start_run(deployment)
+        wait_for_state(client, waiting, "AwaitingConcurrencySlot", log)
         client.set_flow_run_state(canceled, Cancelling())
         wait_for_state(client, canceled, "Cancelled", log)
         wait_for_state(client, waiting, "Running", log)  # it had waited for the place of the first one
@@ -256,7 +258,8 @@ def test_a_night_that_is_canceled_or_loses_its_worker_does_not_stop_the_next(
         killed_at = time.monotonic()
     next_run = start_run(deployment, settings=["manifest.limit=2", "generation.duration_s=0.2"])
     with serve_worker(log.with_suffix(""), pool, prefect_url, ray_address):
-        wait_for_state(client, next_run, "Completed", log, timeout_s=600)
+        completed = wait_for_state(client, next_run, "Completed", log, timeout_s=600)
+    assert completed.run_count == 1, "it did not have to await the dataset, once its place was free"
     print(f"the place of a killed worker's run was free after {time.monotonic() - killed_at:.0f} s")
 
 
@@ -268,7 +271,8 @@ def kill_tree(pid: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_deployment_is_run_by_a_worker_elsewhere(
+@pytest.mark.timeout(600)
+def test_the_shipped_deployment_is_run_by_a_worker_elsewhere_after_one_that_took_a_run_and_died(
     deployer: Cli, client: SyncPrefectClient, prefect_url: str, ray_address: str, write_job: Callable[..., str]
 ) -> None:
     pool, log = f"pool-{os.getpid()}-shipped", deployer.folder.parent / "worker.log"
@@ -277,12 +281,21 @@ def test_the_shipped_deployment_is_run_by_a_worker_elsewhere(
     deployment["work_pool"]["name"] = pool
     deployment["name"] = f"shipped-{os.getpid()}"
     deployment["parameters"]["job"] = yaml.safe_load((deployer.folder / write_job("nightly", ROWS)).read_text())
+    assert deployment["concurrency_limit"]["grace_period_seconds"] == GRACE_PERIOD_S
+    deployment["concurrency_limit"]["grace_period_seconds"] = 60  # the least that Prefect takes
     (deployer.folder / "prefect.yaml").write_text(yaml.safe_dump(shipped))
     shutil.rmtree(deployer.folder / "flows")  # `prefect deploy` itself imports from the folder in which it is called
     with serve_worker(log.with_suffix(""), pool, prefect_url, ray_address):
         wait_for_pool(client, pool)
-        command = [str(BIN / "prefect"), "--no-prompt", "deploy", "--all"]
-        subprocess.run(command, cwd=deployer.folder, env={**os.environ, **deployer.env}, check=True, timeout=120)
-        shutil.rmtree(deployer.folder)
-        wait_for_state(client, start_run(f"synthesize/{deployment['name']}"), "Completed", log)
+    command = [str(BIN / "prefect"), "--no-prompt", "deploy", "--all"]
+    subprocess.run(command, cwd=deployer.folder, env={**os.environ, **deployer.env}, check=True, timeout=120)
+    shutil.rmtree(deployer.folder)
+    taken = start_run(f"synthesize/{deployment['name']}")
+    client.set_flow_run_state(taken, Pending())  # as a worker does first, of which nothing more is heard
+    taken_at = time.monotonic()
+    late = start_run(f"synthesize/{deployment['name']}")
+    with serve_worker(log.with_suffix(""), pool, prefect_url, ray_address):
+        wait_for_state(client, late, "AwaitingConcurrencySlot", log)
+        wait_for_state(client, late, "Completed", log, timeout_s=300)
+    print(f"the run after one that stays pending was complete after {time.monotonic() - taken_at:.0f} s")
     assert len(sounds(str(log.with_name("dataset")))) == len(ROWS)
