@@ -90,14 +90,14 @@ def _start_prefect(home: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]
     return server, f"http://127.0.0.1:{port}/api"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server that the whole session shares."""
     with serve_prefect(tmp_path_factory.mktemp("prefect")) as (_, url):
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray cluster that was started elsewhere: other folder, none of our packages on its path, two CPUs."""
     keys = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_EC2_METADATA_DISABLED": "true"}
