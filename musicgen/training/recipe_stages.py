@@ -135,8 +135,11 @@ def _stage_done(recipe: Recipe, stage: str, settings: dict[str, object]) -> bool
 def _describe_difference(made_with: dict[str, object], settings: dict[str, object]) -> str:
     """Return the settings that differ, by their dotted names: `model.layers: 2, and 3 in the recipe`."""
     before, now = _name_values(made_with), _name_values(settings)
-    names = [name for name in before | now if before.get(name) != now.get(name)]
-    return "; ".join(f"{name}: {before.get(name)}, and {now.get(name)} in the recipe" for name in names)
+    same = {name for name in before.keys() & now.keys() if before[name] == now[name]}
+    names = [name for name in before | now if name not in same]
+    return "; ".join(
+        f"{name}: {before.get(name, 'not set')}, and {now.get(name, 'not set')} in the recipe" for name in names
+    )
 
 
 def _name_values(settings: dict[str, object]) -> dict[str, object]:

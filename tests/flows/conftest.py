@@ -130,12 +130,17 @@ def start_ray_head(folder: Path, *options: str, **variables: str) -> Iterator[tu
         yield address_file.read_text().strip(), env
     finally:
         if head is not None:
-            head.terminate()
-            try:
-                head.wait(30)
-            except subprocess.TimeoutExpired:
-                head.kill()
-                head.wait()
+            stop_process(head)
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, and kill it if it has not within half a minute."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def shorten_folder(folder: Path) -> Path:

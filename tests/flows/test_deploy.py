@@ -35,7 +35,7 @@ from musicgen.dataset import paths
 from musicgen.dataset.driver_token import DriverToken
 from musicgen.job import Job
 from musicgen.run_plan import format_time
-from tests.flows.conftest import BIN, ROOT, TOKEN, Cli, sounds
+from tests.flows.conftest import BIN, ROOT, TOKEN, Cli, sounds, stop_process
 
 LONG_AGO = "2020-01-01T00:00:00.000+00:00"
 ROWS = [{"prompt": f"calm piano {row}", "duration_s": 0.2} for row in range(3)]
@@ -80,12 +80,7 @@ def serve_worker(
     try:
         yield worker
     finally:
-        worker.terminate()
-        try:
-            worker.wait(30)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+        stop_process(worker)
 
 
 @pytest.fixture

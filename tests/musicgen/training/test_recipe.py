@@ -49,7 +49,8 @@ def test_a_folder_of_music_becomes_a_model_that_generates(music: Path, melody_fi
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (export / "model.safetensors").read_bytes() == weights
     other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"layers": 3})})
-    with pytest.raises(UserError, match=r"other settings than .* \(model.layers: 2, and 3 in the recipe\)"):
+    difference = r"\(model.layers: 2, and 3 in the recipe\)"
+    with pytest.raises(UserError, match=rf"start was made with other settings .*{difference}; give another --output"):
         run_recipe(other, on_message=_quiet)
 
 
