@@ -92,7 +92,7 @@ def test_music_comes_back(codec: SpectralCodec) -> None:
     assert distance(audio, heard) < 0.3  # 64 centres a codebook
     assert distance(audio, heard) < 0.5 * distance(audio, music(101))
     assert abs(20 * np.log10(heard.std() / audio.std())) < 1.5
-    agreed = chroma_stft(y=audio, sr=RATE).argmax(axis=0) == chroma_stft(y=heard, sr=RATE).argmax(axis=0)
+    agreed = chroma_stft(y=audio, sr=RATE, tuning=0.0).argmax(axis=0) == chroma_stft(y=heard, sr=RATE, tuning=0.0).argmax(axis=0)
     assert agreed.mean() > 0.85
 
 
