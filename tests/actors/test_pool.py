@@ -77,9 +77,9 @@ def test_the_only_row_of_a_run_is_recorded_if_it_ends_its_process(planned):
 @pytest.mark.parametrize(
     ("make_engine", "reason"),
     [
-        (engines.end_process, "its process ended"),
+        pytest.param(engines.end_process, "its process ended", marks=pytest.mark.slow),
         (engines.raise_os_error, "OSError: libcudart.so.12"),
-        (engines.raise_store_error, "s3://bucket: 503 Slow Down"),
+        pytest.param(engines.raise_store_error, "s3://bucket: 503 Slow Down", marks=pytest.mark.slow),
     ],
 )
 def test_actors_that_cannot_start_end_the_run_with_the_reason(planned, make_engine, reason):
@@ -138,6 +138,7 @@ def test_two_drivers_share_the_rows_of_a_run(planned):
     assert not list(run.store.list(f"runs/{run.plan.run}/drivers"))
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_while_an_actor_loads_costs_one_start(planned):
     run = planned(["tune"])
     result = run.run(engines.raise_store_error_once)
@@ -171,6 +172,7 @@ def test_a_folder_that_workers_do_not_see_is_reported_at_once(planned, tmp_path)
         pool.run([0], 1, print)
 
 
+@pytest.mark.slow
 def test_all_actors_take_the_slots_of_the_first(planned):
     run = planned([f"tune {i}" for i in range(4)], slots="auto", shard_rows=2)
     run.store.write(f"runs/{run.plan.run}/slots.json", b'{"slots": 3}')

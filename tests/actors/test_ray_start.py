@@ -30,6 +30,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_ray_starts_where_tmpdir_is_long_and_leaves_home_and_sigterm_alone(tmp_path: Path) -> None:
     folder = tmp_path / ("job-" + "x" * 80)  # as a batch scheduler names it
     folder.mkdir()

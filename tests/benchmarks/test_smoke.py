@@ -48,6 +48,7 @@ def bench(tmp_path_factory):
     return {result["case"]: result for result in results.read(out)}
 
 
+@pytest.mark.slow
 def test_results_say_what_the_contract_promises_and_cases_are_merged(bench):
     assert list(bench) == ["1x60", "mixed", "profile"]
     for result in bench.values():
@@ -58,6 +59,7 @@ def test_results_say_what_the_contract_promises_and_cases_are_merged(bench):
     assert bench["mixed"]["audio_s"] == pytest.approx(sum(row.audio_s for row in mixed(3)))
 
 
+@pytest.mark.slow
 def test_steps_are_counted_by_position(bench):
     one = bench["1x60"]
     assert len(one["peer_step_ms"]) == 60 + 3 - 1  # intervals between the delay pattern's steps
@@ -65,6 +67,7 @@ def test_steps_are_counted_by_position(bench):
     assert one["bound_step_ms"] == sorted(one["bound_step_ms"])
 
 
+@pytest.mark.slow
 def test_the_profile_accounts_for_the_whole_step(bench):
     profile = bench["profile"]
     named = {row["operation"]: row for row in profile["operations"]}

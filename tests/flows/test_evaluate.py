@@ -17,6 +17,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return band.write(tmp_path_factory.mktemp("band") / "corpus", 24, 3.0)
 
 
+@pytest.mark.slow
 def test_random_weights_fall_short_by_name(corpus: Path, melody_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run(

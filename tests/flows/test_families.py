@@ -61,6 +61,7 @@ def upload(s3: S3, checkpoint: Path, rows: int) -> None:
             store.write(f"model/{file.relative_to(checkpoint)}", file.read_bytes())
 
 
+@pytest.mark.slow
 def test_captions_in_a_bucket_become_a_dataset(served_cli: Cli, s3: S3, audioldm2_checkpoint: Path) -> None:
     upload(s3, audioldm2_checkpoint, rows=2)
     served_cli("run", write_job(served_cli, s3, "denoised", f"{s3.uri}/model", "steps: 2"))

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures import audiocraft_checkpoint as audiocraft
 from tests.fixtures.hub_server import Repository, read_folder, serve_hub
 from tests.flows.conftest import Cli, told
@@ -52,6 +54,7 @@ def test_what_a_checkpoint_cannot_do_is_said_by_plan(
     assert not (tmp_path / "ds").exists()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_converted_with_what_it_needs(
     cli: Cli, write_rows: Callable[..., Path], text_checkpoint: Path, tmp_path: Path
 ) -> None:

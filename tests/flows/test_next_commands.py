@@ -78,6 +78,7 @@ def test_every_line_runs_where_it_is_printed(bare_path: None, tmp_path: Path, mo
     assert (tmp_path / "my songs/listen.html").exists()
 
 
+@pytest.mark.slow
 def test_the_lines_for_a_bucket_run_with_its_environment(s3, bare_path: None, tmp_path: Path) -> None:
     Maker(open_store(s3.uri)).shard()
     commands = next_commands(s3.uri)

@@ -84,6 +84,7 @@ def test_the_command_line_does_each_thing_once(
     assert len(sounds(output)) == 2
 
 
+@pytest.mark.slow
 def test_the_flow_does_each_thing_once_and_makes_the_same(
     calls: Counter[str],
     output: str,

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.musicgen.dataset.conftest import Maker
 
 
+@pytest.mark.slow
 def test_reading_a_dataset_leaves_the_exit_code_alone(make: Maker) -> None:
     """With pyarrow's own threads 3 to 5 of 100 such scripts were aborted (test_parquet_reader.py has the reason)."""
     for shard in range(4):

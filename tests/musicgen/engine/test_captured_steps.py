@@ -28,7 +28,7 @@ class Made(list[Recorder]):
         return self[-1]
 
 
-@pytest.fixture(params=["eager-float32", "eager-bfloat16"])
+@pytest.fixture(params=["eager-float32", pytest.param("eager-bfloat16", marks=pytest.mark.slow)])
 def model(load: Any, text_checkpoint: Path, request: pytest.FixtureRequest) -> Any:
     return replace(load(text_checkpoint, request.param), codec=SilentCodec())
 

@@ -81,6 +81,7 @@ def test_no_click_where_windows_meet(model: MusicGen, clip: Clip, measure) -> No
     assert ranks(clicking).min() > 0.999
 
 
+@pytest.mark.slow
 def test_memory_of_decoding_five_minutes_is_bounded(text_checkpoint: Path) -> None:
     """In a process of its own, beyond what half a minute took: the sound three times (38 MB: pieces, joined, copy)."""
     code = f"""

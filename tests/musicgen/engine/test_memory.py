@@ -98,6 +98,7 @@ def test_an_engine_takes_what_was_planned(tmp_path: Path) -> None:
         assert 0.75 < case["taken"] / case["planned"] < 1.15, case
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is bounded in the Linux way")
 def test_memory_that_really_runs_out_halves_the_slots(tmp_path: Path) -> None:
     """A long clip comes when the slots' caches are short, and there is room for half of the longer ones alone."""

@@ -138,6 +138,7 @@ print(peak - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     """400 MB of tensors, of 40 MB each, in less than two of them."""

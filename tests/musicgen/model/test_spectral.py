@@ -92,8 +92,10 @@ def test_music_comes_back(codec: SpectralCodec) -> None:
     assert distance(audio, heard) < 0.3  # 64 centres a codebook
     assert distance(audio, heard) < 0.5 * distance(audio, music(101))
     assert abs(20 * np.log10(heard.std() / audio.std())) < 1.5
-    agreed = chroma_stft(y=audio, sr=RATE, tuning=0.0).argmax(axis=0) == chroma_stft(y=heard, sr=RATE, tuning=0.0).argmax(axis=0)
-    assert agreed.mean() > 0.85
+    # Without a tuning librosa looks for it by a function that numba compiles, and two processes that compile it at once
+    # leave a cache that crashes both and all later ones (numba issue 10128).
+    classes, heard_classes = (chroma_stft(y=sound, sr=RATE, tuning=0.0).argmax(axis=0) for sound in (audio, heard))
+    assert (classes == heard_classes).mean() > 0.85
 
 
 def test_phases_are_found_without_quantising() -> None:
