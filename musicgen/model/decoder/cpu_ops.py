@@ -82,6 +82,7 @@ class CpuOps:
         kind = _NAMES[dtype]
         self._pack, self._linear = getattr(library, f"pack_{kind}"), getattr(library, f"linear_{kind}")
         self._append, self._attention = getattr(library, f"append_{kind}"), getattr(library, f"attention_{kind}")
+        self._append_and_attend = getattr(library, f"append_and_attend_{kind}")
 
     def new_graph_capture(self) -> GraphCapture | None:
         """None: there are no graphs on a CPU."""
@@ -169,9 +170,16 @@ class CpuOps:
         self, qkv: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int, span: RowSpan | None = None
     ) -> Tensor:
         """Append the keys and values of qkv [tokens, 3 hidden], and attend with its queries -> [tokens, hidden]."""
-        hidden = qkv.shape[1] // 3
-        self.append(qkv[:, hidden : 2 * hidden], qkv[:, 2 * hidden :], rows, lengths, cache)
-        return self.attend(qkv[:, :hidden], rows, lengths, cache, longest)
+        keys, values = cache
+        _, heads, capacity, dim = keys.shape
+        q, k, v = qkv.chunk(3, dim=1)
+        out = torch.empty(qkv.shape[0], heads * dim)
+        self._append_and_attend(
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), qkv.stride(0), qkv.shape[0], rows.data_ptr(), lengths.data_ptr(),
+            keys.data_ptr(), values.data_ptr(),
+            heads, dim, capacity, out.data_ptr(), self.threads,
+        )  # fmt: skip
+        return out
 
     def attend(self, q: Tensor, rows: Tensor, lengths: Tensor, cache: LayerCache, longest: int) -> Tensor:
         """Attend with token i's query [tokens, hidden] to the first lengths[i] positions of row rows[i] -> [tokens,

@@ -29,6 +29,8 @@ _SIGNATURES = {
     "recur_fp32": [_INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER],
     "append_fp32": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
     "append_bf16": [_POINTER, _POINTER, _LONG, *_CACHE, _INT],
+    "append_and_attend_fp32": [_POINTER, _POINTER, _POINTER, _LONG, *_CACHE, _POINTER, _INT],
+    "append_and_attend_bf16": [_POINTER, _POINTER, _POINTER, _LONG, *_CACHE, _POINTER, _INT],
     "attention_fp32": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
     "attention_bf16": [_POINTER, _LONG, *_CACHE, _POINTER, _INT],
     "norm_fp32": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT, _POINTER, _INT],

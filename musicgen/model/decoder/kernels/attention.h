@@ -11,10 +11,6 @@
 
 namespace {
 
-inline void fetch(const void* from, int64_t bytes) {
-    for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const char*)from + at);
-}
-
 // scores[t] = q . k[t] for BLOCKS * LANES positions. Meanwhile as much is fetched from `ahead`.
 template <int BLOCKS, typename C>
 inline void score(const Pair<C>* q, const C* k, int dim, float* scores, const C* ahead) {
@@ -163,14 +159,23 @@ void append(const float* k, const float* v, int64_t stride, int tokens, const in
     });
 }
 
-// Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the
-// capacity.
-//
-// A chunk owns the outputs of a run of (token, head): `dim` numbers of `out` each. The cache is only read. How long the
-// runs are depends on the number of threads, but each (token, head) is computed from its own row alone.
+// Where a token's own key and value go: the block of keys and the pair of values of its last position.
 template <typename C>
-void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths, const C* keys,
-               const C* values, int heads, int dim, int capacity, float* out, int threads) {
+inline void fetch_last(const C* keys, const C* values, int length, int dim, int padded) {
+    if (length <= 0) return;
+    fetch(keys + (int64_t)((length - 1) / LANES) * LANES * dim, LANES * dim * sizeof(C));
+    fetch(values + (int64_t)((length - 1) / 2) * 2 * padded, 2 * padded * sizeof(C));
+}
+
+// Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the
+// capacity. With k and v, its own key and value are written first.
+//
+// A chunk owns the outputs of a run of (token, head): `dim` numbers of `out` each. How long the runs are depends on the
+// number of threads, but each (token, head) is computed from its own row alone. Without k and v the cache is only read.
+// With them no two tokens may be of one row, so that a (row, head) of the cache is its only token's chunk's own.
+template <typename C>
+void attention(const float* q, const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows,
+               const int32_t* lengths, C* keys, C* values, int heads, int dim, int capacity, float* out, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
     int64_t work = 0, items = (int64_t)tokens * heads;
     for (int i = 0; i < tokens; i++) work += (int64_t)lengths[i] * heads * dim / 2;
@@ -180,13 +185,33 @@ void attention(const float* q, int64_t stride, int tokens, const int32_t* rows, 
         if ((int)scores.size() < capacity) scores.resize(capacity);
         for (int64_t i = chunk * together; i < items && i < (chunk + 1) * together; i++) {
             int token = i / heads, head = i % heads;
-            int64_t after = i + 1 < items ? i + 1 : i;
-            attend(q + token * stride + head * dim, place(keys, rows[token], head, heads, capacity, dim),
-                   place(values, rows[token], head, heads, capacity, padded), lengths[token], dim, padded,
-                   scores.data(), out + ((int64_t)token * heads + head) * dim,
-                   place(keys, rows[after / heads], after % heads, heads, capacity, dim));
+            int64_t column = token * stride + head * dim, after = i + 1 < items ? i + 1 : i;
+            int next = after / heads, next_head = after % heads;
+            C* keys_here = place(keys, rows[token], head, heads, capacity, dim);
+            C* values_here = place(values, rows[token], head, heads, capacity, padded);
+            const C* next_keys = place(keys, rows[next], next_head, heads, capacity, dim);
+            if (k) {
+                write(k + column, v + column, lengths[token] - 1, dim, padded, keys_here, values_here);
+                fetch_last(next_keys, place(values, rows[next], next_head, heads, capacity, padded), lengths[next], dim,
+                           padded);
+            }
+            attend(q + column, keys_here, values_here, lengths[token], dim, padded, scores.data(),
+                   out + ((int64_t)token * heads + head) * dim, next_keys);
         }
     });
+}
+
+// Both in one go where each token is of a row of its own, as in a decode step: the last block of keys and pair of
+// values, which are written in part and read at once, come from memory once.
+template <typename C>
+void append_and_attend(const float* q, const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows,
+                       const int32_t* lengths, C* keys, C* values, int heads, int dim, int capacity, float* out,
+                       int threads) {
+    bool apart = true;
+    for (int i = 1; i < tokens; i++) apart = apart && rows[i] > rows[i - 1];
+    if (!apart) append(k, v, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, threads);
+    attention(q, apart ? k : nullptr, v, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, out,
+              threads);
 }
 
 }  // namespace

@@ -80,10 +80,20 @@ int recur_fp32(int sequences, const int32_t* lengths, const float* const* gates,
                       const int32_t* lengths, C* keys, C* values, int heads, int dim, int capacity, int threads) {     \
         return run([&] { append(k, v, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, threads); }); \
     }                                                                                                                  \
+    int append_and_attend_##name(const float* q, const float* k, const float* v, int64_t stride, int tokens,           \
+                                 const int32_t* rows, const int32_t* lengths, C* keys, C* values, int heads, int dim,  \
+                                 int capacity, float* out, int threads) {                                              \
+        return run([&] {                                                                                               \
+            append_and_attend(q, k, v, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, out,         \
+                              threads);                                                                                \
+        });                                                                                                            \
+    }                                                                                                                  \
     int attention_##name(const float* q, int64_t stride, int tokens, const int32_t* rows, const int32_t* lengths,      \
-                         const C* keys, const C* values, int heads, int dim, int capacity, float* out, int threads) {  \
-        return run(                                                                                                    \
-            [&] { attention(q, stride, tokens, rows, lengths, keys, values, heads, dim, capacity, out, threads); });   \
+                         C* keys, C* values, int heads, int dim, int capacity, float* out, int threads) {              \
+        return run([&] {                                                                                               \
+            attention(q, (const float*)nullptr, (const float*)nullptr, stride, tokens, rows, lengths, keys, values,    \
+                      heads, dim, capacity, out, threads);                                                             \
+        });                                                                                                            \
     }
 CACHE(fp32, float)
 CACHE(bf16, bf16)

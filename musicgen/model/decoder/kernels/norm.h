@@ -6,28 +6,57 @@
 
 namespace {
 
-// x += delta for the first `added` rows; y = layer norm of x (eps 1e-5). A chunk owns a row of x and of y.
+constexpr int SETS = 4;  // partial sums a lane, each over every (SETS * LANES)-th element
+
+// The sum of sets[i] over i and lanes, of the `rest` elements at `tail` too, which come after whole sets.
+inline double total(const Vec (&sets)[SETS], const float* tail, int rest) {
+    float parts[SETS * LANES];
+    for (int i = 0; i < SETS; i++) store(parts + i * LANES, sets[i]);
+    for (int i = 0; i < rest; i++) parts[i] += tail[i];
+    double sum = 0;
+    for (float part : parts) sum += part;
+    return sum;
+}
+
+// x += delta if there is one; y = layer norm of x (eps 1e-5). All of one row.
+inline void norm_row(float* x, const float* delta, const float* weight, const float* bias, int width, float* y) {
+    constexpr int STRIDE = SETS * LANES;
+    int whole = width / STRIDE * STRIDE, rest = width - whole;
+    Vec sums[SETS] = {}, squares[SETS] = {};
+    if (delta) {
+        for (int i = 0; i < whole; i += LANES) store(x + i, load(x + i) + load(delta + i));
+        for (int i = whole; i < width; i++) x[i] += delta[i];
+    }
+    for (int i = 0; i < whole; i += STRIDE)
+#pragma GCC unroll 4
+        for (int j = 0; j < SETS; j++) sums[j] += load(x + i + j * LANES);
+    float middle = (float)(total(sums, x + whole, rest) / width), tail[STRIDE];
+    for (int i = 0; i < whole; i += STRIDE)
+#pragma GCC unroll 4
+        for (int j = 0; j < SETS; j++) {
+            Vec apart = load(x + i + j * LANES) - middle;
+            squares[j] += apart * apart;
+        }
+    for (int i = 0; i < rest; i++) tail[i] = (x[whole + i] - middle) * (x[whole + i] - middle);
+    float scale = (float)(1.0 / std::sqrt(total(squares, tail, rest) / width + 1e-5));
+    for (int i = 0; i < whole; i += LANES)
+        store(y + i, (load(x + i) - middle) * scale * load(weight + i) + load(bias + i));
+    for (int i = whole; i < width; i++) y[i] = (x[i] - middle) * scale * weight[i] + bias[i];
+}
+
+// The same for many rows; `delta` is of the first `added`. A chunk owns a run of rows of x and of y, and asks for the
+// next row's lines while it works on one: they lie in another page, where the processor does not look ahead.
 void norm(float* x, const float* delta, int added, const float* weight, const float* bias, int rows, int width,
           float* y, int threads) {
-    thread_pool().parallel_for(rows, useful_threads(threads, (int64_t)rows * width * 4), [&](int64_t r) {
-        float *xr = x + r * width, *yr = y + r * width;
-        if (r < added)
-            for (int i = 0; i < width; i++) xr[i] += delta[r * width + i];
-        constexpr int LANE_SETS = 4 * LANES;  // partial sums, each over every LANE_SETS-th element
-        float part[LANE_SETS] = {}, parts[LANE_SETS] = {};
-        double mean = 0, square = 0;
-        int whole = width / LANE_SETS * LANE_SETS;
-        for (int i = 0; i < whole; i += LANE_SETS)
-            for (int j = 0; j < LANE_SETS; j++) part[j] += xr[i + j];
-        for (int i = whole; i < width; i++) part[i - whole] += xr[i];
-        for (float p : part) mean += p;
-        float middle = (float)(mean / width);
-        for (int i = 0; i < whole; i += LANE_SETS)
-            for (int j = 0; j < LANE_SETS; j++) parts[j] += (xr[i + j] - middle) * (xr[i + j] - middle);
-        for (int i = whole; i < width; i++) parts[i - whole] += (xr[i] - middle) * (xr[i] - middle);
-        for (float p : parts) square += p;
-        float scale = (float)(1.0 / std::sqrt(square / width + 1e-5));
-        for (int i = 0; i < width; i++) yr[i] = (xr[i] - middle) * scale * weight[i] + bias[i];
+    int hired = useful_threads(threads, (int64_t)rows * width * 4), run = rows / (8 * hired) + 1;
+    thread_pool().parallel_for((rows + run - 1) / run, hired, [&](int64_t chunk) {
+        int end = std::min<int64_t>(rows, (chunk + 1) * run);
+        for (int r = chunk * run; r < end; r++) {
+            int64_t at = (int64_t)r * width, bytes = width * sizeof(float);
+            if (r + 1 < end) fetch(x + at + width, bytes);
+            if (r + 1 < std::min(end, added)) fetch(delta + at + width, bytes);
+            norm_row(x + at, r < added ? delta + at : nullptr, weight, bias, width, y + at);
+        }
     });
 }
 

@@ -31,6 +31,10 @@ inline Vec splat(float x) { return x - Vec{}; }
 inline Vec load(const float* p) { return *(const Vec*)p; }
 inline void store(float* p, Vec v) { *(Vec*)p = v; }
 inline Vec select(VecInt mask, Vec a, Vec b) { return (Vec)((mask & (VecInt)a) | (~mask & (VecInt)b)); }
+// Asks for the lines of so many bytes, which are wanted soon.
+inline void fetch(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const char*)from + at);
+}
 inline float sum(Vec v) {
     float s = 0;
     for (int i = 0; i < LANES; i++) s += v[i];
