@@ -14,7 +14,7 @@ from typing import Any
 from tests.benchmarks.bound import StepWork
 from tests.benchmarks.workload import Row
 
-_KERNELS = ("_linear", "_append", "_attention")  # attributes of CpuOps that are C functions
+_KERNELS = ("_linear", "_append", "_append_and_attend", "_attention")  # attributes of CpuOps that are C functions
 ALLOCATION_CLIPS, ALLOCATION_POSITION, ALLOCATIONS = 8, 100, (128, 512, 1504)
 
 
@@ -112,7 +112,8 @@ class OperationTimes:
         for name in ("norm", "append", "sample"):
             if hasattr(ops, name):
                 instruments[ops, name] = self._timed(name, inner(getattr(ops, name)))
-        if native:
+        if native:  # in one kernel; torch's own operations do one after the other
+            instruments[ops, "append_and_attend"] = self._timed("self_attention", ops.append_and_attend)
             instruments |= {(ops, name): self._kernel(getattr(ops, name)) for name in _KERNELS}
             instruments[ops, "library"] = _Library(ops.library, self._kernel)
         with _put_in_place(instruments):

@@ -71,12 +71,26 @@ void of_type(const std::string& type, int threads) {
                 values((size_t)cache_rows * heads * capacity * padded);
             append(kv.data(), kv.data() + heads * dim, 2 * heads * dim, tokens, rows.data(), lengths.data(),
                    keys.data(), values.data(), heads, dim, capacity, 1);
-            if (cache_rows > 1) continue;
+            if (cache_rows > 1) {
+                compare("append-and-attend-" + type + "-" + shape, threads, others, [&](int threads) {
+                    std::vector<C> keys((size_t)cache_rows * heads * capacity * dim),
+                        values((size_t)cache_rows * heads * capacity * padded);
+                    std::vector<float> out((size_t)tokens * heads * dim);
+                    append_and_attend(kv.data(), kv.data(), kv.data() + heads * dim, 2 * heads * dim, tokens,
+                                      rows.data(), lengths.data(), keys.data(), values.data(), heads, dim, capacity,
+                                      out.data(), threads);
+                    std::vector<char> bytes;
+                    add(bytes, out), add(bytes, keys), add(bytes, values);
+                    return bytes;
+                });
+                continue;
+            }
             int queries = 150;  // the last ones
             compare("attention-" + type + "-" + shape, threads, others, [&](int threads) {
                 std::vector<float> out((size_t)queries * heads * dim);
-                attention(kv.data(), 2 * heads * dim, queries, rows.data(), lengths.data() + tokens - queries,
-                          keys.data(), values.data(), heads, dim, capacity, out.data(), threads);
+                attention(kv.data(), (const float*)nullptr, (const float*)nullptr, 2 * heads * dim, queries,
+                          rows.data(), lengths.data() + tokens - queries, keys.data(), values.data(), heads, dim,
+                          capacity, out.data(), threads);
                 std::vector<char> bytes;
                 add(bytes, out);
                 return bytes;

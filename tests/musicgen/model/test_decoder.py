@@ -148,6 +148,26 @@ def test_attention_does_not_depend_on_neighbours_or_on_what_lies_behind(dtype: t
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", [[0, 1, 2, 5], [3, 3, 3, 3], [4, 2, 1, 0]])
+def test_appending_and_attending_at_once_gives_the_same_bits(dtype: torch.dtype, which: list[int]) -> None:
+    """In one kernel if each token is of a row of its own, one after the other if not."""
+    generator = torch.Generator().manual_seed(3)
+    heads, dim, capacity = 3, 20, 24
+    ops = CpuOps(kernels(), dtype, 2)
+    caches = [ops.allocate_cache(6, heads, capacity, dim) for _ in range(2)]
+    rows = torch.tensor(which, dtype=torch.int32)
+    for step in range(1, 21 if len(set(which)) > 1 else 2):
+        qkv = torch.randn(4, 3 * heads * dim, generator=generator)
+        lengths = torch.full((4,), step, dtype=torch.int32) if len(set(which)) > 1 else torch.arange(1, 5).int()
+        q, k, v = qkv.chunk(3, dim=1)
+        ops.append(k, v, rows, lengths, caches[0])
+        apart = ops.attend(q, rows, lengths, caches[0], capacity)
+        assert torch.equal(ops.append_and_attend(qkv, rows, lengths, caches[1], capacity), apart)
+        for one, other in zip(*caches, strict=True):
+            assert torch.equal(one, other)
+
+
 def test_positions_are_cosines_then_sines() -> None:
     table = sinusoidal_positions(5, 8)
     assert torch.equal(table[0], torch.tensor([1.0] * 4 + [0.0] * 4))

@@ -77,6 +77,13 @@ def steps(ops: CpuOps) -> list[torch.Tensor]:
     return list(cache)
 
 
+def attended_steps(ops: CpuOps) -> list[torch.Tensor]:
+    """Many rows, one token each, appended and attended to by one kernel."""
+    cache, rows = filled(ops, 256, 8, 32, 64, 0.5), torch.arange(256, dtype=torch.int32)
+    lengths = 2 + rows % 30
+    return [ops.append_and_attend(random(256, 3 * 512), rows, lengths, cache, 32), *cache]
+
+
 def attention(ops: CpuOps) -> list[torch.Tensor]:
     cache = ops.allocate_cache(4, 8, 144, 32)
     for part in cache:
@@ -117,7 +124,7 @@ def sample(ops: CpuOps) -> list[torch.Tensor]:
     return [codes]
 
 
-KERNELS = [prefill, prefill_of_ragged_heads, steps, attention, linear, pack, norm, sample]
+KERNELS = [prefill, prefill_of_ragged_heads, steps, attended_steps, attention, linear, pack, norm, sample]
 LOOPS = {"prefill": 1, "steps": 2, "linear": 4}  # of eight threads each; others have one
 
 

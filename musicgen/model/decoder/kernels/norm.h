@@ -6,13 +6,9 @@
 
 namespace {
 
-constexpr int SETS = 4;  // partial sums a lane, each over every (SETS * LANES)-th element
+constexpr int SETS = 4, STRIDE = SETS * LANES;  // partial sums, each over every STRIDE-th element
 
-// The sum of sets[i] over i and lanes, of the `rest` elements at `tail` too, which come after whole sets.
-inline double total(const Vec (&sets)[SETS], const float* tail, int rest) {
-    float parts[SETS * LANES];
-    for (int i = 0; i < SETS; i++) store(parts + i * LANES, sets[i]);
-    for (int i = 0; i < rest; i++) parts[i] += tail[i];
+inline double sum_in_order(const float (&parts)[STRIDE]) {
     double sum = 0;
     for (float part : parts) sum += part;
     return sum;
@@ -20,9 +16,9 @@ inline double total(const Vec (&sets)[SETS], const float* tail, int rest) {
 
 // x += delta if there is one; y = layer norm of x (eps 1e-5). All of one row.
 inline void norm_row(float* x, const float* delta, const float* weight, const float* bias, int width, float* y) {
-    constexpr int STRIDE = SETS * LANES;
-    int whole = width / STRIDE * STRIDE, rest = width - whole;
+    int whole = width / STRIDE * STRIDE;
     Vec sums[SETS] = {}, squares[SETS] = {};
+    float parts[STRIDE];
     if (delta) {
         for (int i = 0; i < whole; i += LANES) store(x + i, load(x + i) + load(delta + i));
         for (int i = whole; i < width; i++) x[i] += delta[i];
@@ -30,15 +26,18 @@ inline void norm_row(float* x, const float* delta, const float* weight, const fl
     for (int i = 0; i < whole; i += STRIDE)
 #pragma GCC unroll 4
         for (int j = 0; j < SETS; j++) sums[j] += load(x + i + j * LANES);
-    float middle = (float)(total(sums, x + whole, rest) / width), tail[STRIDE];
+    for (int j = 0; j < SETS; j++) store(parts + j * LANES, sums[j]);
+    for (int i = whole; i < width; i++) parts[i - whole] += x[i];
+    float middle = (float)(sum_in_order(parts) / width);
     for (int i = 0; i < whole; i += STRIDE)
 #pragma GCC unroll 4
         for (int j = 0; j < SETS; j++) {
             Vec apart = load(x + i + j * LANES) - middle;
             squares[j] += apart * apart;
         }
-    for (int i = 0; i < rest; i++) tail[i] = (x[whole + i] - middle) * (x[whole + i] - middle);
-    float scale = (float)(1.0 / std::sqrt(total(squares, tail, rest) / width + 1e-5));
+    for (int j = 0; j < SETS; j++) store(parts + j * LANES, squares[j]);
+    for (int i = whole; i < width; i++) parts[i - whole] += (x[i] - middle) * (x[i] - middle);
+    float scale = (float)(1.0 / std::sqrt(sum_in_order(parts) / width + 1e-5));
     for (int i = 0; i < whole; i += LANES)
         store(y + i, (load(x + i) - middle) * scale * load(weight + i) + load(bias + i));
     for (int i = whole; i < width; i++) y[i] = (x[i] - middle) * scale * weight[i] + bias[i];
