@@ -52,11 +52,11 @@ void of_type(const std::string& type, int threads) {
         for (int tokens : {901, 900}) {
             int heads = 8, capacity = 1024, padded = (dim + LANES - 1) / LANES * LANES,
                 cache_rows = tokens == 901 ? 1 : tokens;
-            if (cache_rows > 1) capacity = 16;
+            if (cache_rows > 1) capacity = 32;
             std::vector<float> kv = numbers((size_t)tokens * 2 * heads * dim);
             std::vector<int32_t> rows(tokens), lengths(tokens);
             for (int i = 0; i < tokens; i++)
-                rows[i] = cache_rows > 1 ? i : 0, lengths[i] = cache_rows > 1 ? 1 + i % 15 : i + 1;
+                rows[i] = cache_rows > 1 ? i : 0, lengths[i] = cache_rows > 1 ? 1 + i % 31 : i + 1;
             std::string shape = std::to_string(dim) + (cache_rows > 1 ? "-steps" : "-prefill");
             compare("append-" + type + "-" + shape, threads, others, [&](int threads) {
                 std::vector<C> keys((size_t)cache_rows * heads * capacity * dim),

@@ -314,5 +314,5 @@ def test_thread_sanitizer_is_silent(races: Path, threads: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[:6000]
     assert "WARNING" not in done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 26, done.stdout
+    assert len(lines) == 30, done.stdout
     assert all(int(helped) >= int(least) for _, helped, least in lines), done.stdout
