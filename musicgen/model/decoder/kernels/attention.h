@@ -11,62 +11,25 @@
 
 namespace {
 
-// scores[t] = q . k[t] for BLOCKS * LANES positions. Meanwhile as much is fetched from `ahead`.
-template <int BLOCKS, typename C>
-inline void score(const Pair<C>* q, const C* k, int dim, float* scores, const C* ahead) {
-    Vec acc[BLOCKS] = {};
-    for (int d = 0; d < dim; d += 2) {
-        fetch(ahead + d / 2 * BLOCKS * UNIT, BLOCKS * UNIT * sizeof(C));
-#pragma GCC unroll 8
-        for (int b = 0; b < BLOCKS; b++) acc[b] = add_product(acc[b], q[d / 2], k + ((int64_t)b * dim + d) * LANES);
-    }
-    for (int b = 0; b < BLOCKS; b++) store(scores + b * LANES, acc[b]);
+// Heads that are read at once, some lines of each in turn: the processor fetches ahead by itself, and gets more from
+// memory in several streams than in one. (Asking for lines ahead here was slower than not.)
+constexpr int HEADS = 4;
+
+// scores[g][t] = q[g] . k[g][t] for one block of G heads.
+template <int G, typename C>
+void score(const Pair<C>* q, int q_stride, const C* k, int64_t k_stride, int dim, float* scores, int64_t stride) {
+    Vec acc[G] = {};
+    for (int d = 0; d < dim; d += 2)
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) acc[g] = add_product(acc[g], q[g * q_stride + d / 2], k + g * k_stride + d * LANES);
+    for (int g = 0; g < G; g++) store(scores + g * stride, acc[g]);
 }
 
-// out[N * LANES] = sum over t of p[t] v[t], each element one chain over t.
-template <int N, typename C>
-void weigh(const Pair<C>* p, const C* v, int pairs, int64_t stride, float scale, float* out) {
-    constexpr int AHEAD = 16;
-    Vec acc[N] = {};
-    for (int t = 0; t < pairs; t++, v += stride) {
-        fetch(v + AHEAD * stride, N * UNIT * sizeof(C));
-#pragma GCC unroll 8
-        for (int i = 0; i < N; i++) acc[i] = add_product(acc[i], p[t], v + i * UNIT);
-    }
-    for (int i = 0; i < N; i++) store(out + i * LANES, acc[i] * scale);
-}
-
-template <typename C, int N = 8>
-void weigh_of(int n, const Pair<C>* p, const C* v, int pairs, int64_t stride, float scale, float* out) {
-    if constexpr (N > 0) {
-        if (n == N)
-            weigh<N>(p, v, pairs, stride, scale, out);
-        else
-            weigh_of<C, N - 1>(n, p, v, pairs, stride, scale, out);
-    }
-}
-
-// One query against the first `length` positions of one head's cache; zeros if there are none. `next` are the keys that
-// are wanted afterwards.
+// Turns scores into pairs of e^(score - the largest), in their place, and returns their sum. There are whole blocks of
+// them; those from `length` on count for nothing.
 template <typename C>
-void attend(const float* q, const C* keys, const C* values, int length, int dim, int padded, float* scores, float* out,
-            const C* next) {
-    constexpr int TOGETHER = 8;  // blocks
-    if (length <= 0) {
-        std::memset(out, 0, dim * sizeof(float));
-        return;
-    }
-    float scaled[1024] = {};
-    float factor = 1.0f / std::sqrt((float)dim);
-    for (int d = 0; d < dim; d++) scaled[d] = q[d] * factor;
-    Pair<C> pairs[512];
-    for (int d = 0; d < dim; d += LANES) to_pairs(load(scaled + d), pairs + d / 2);
-    int blocks = (length + LANES - 1) / LANES, b = 0;
-    const C* k = keys;
-    for (; b + TOGETHER <= blocks; b += TOGETHER, k += TOGETHER * dim * LANES)
-        score<TOGETHER>(pairs, k, dim, scores + b * LANES,
-                        b + 2 * TOGETHER <= blocks ? k + TOGETHER * dim * LANES : values);
-    for (; b < blocks; b++, k += dim * LANES) score<1>(pairs, k, dim, scores + b * LANES, k + dim * LANES);
+float exponentiate(float* scores, int length) {
+    int blocks = (length + LANES - 1) / LANES;
     for (int t = length; t < blocks * LANES; t++) scores[t] = -INFINITY;
     // The largest score, or NaN where there is one: exp_ takes NaN for nothing, which would hide it.
     Vec tops = load(scores), total = {};
@@ -82,13 +45,46 @@ void attend(const float* q, const C* keys, const C* values, int length, int dim,
         total += e;
         to_pairs(e, p + i * LANES / 2);
     }
-    fetch(next, 4096);
-    float share = 1.0f / sum(total), tail[8 * LANES];
-    for (int d = 0; d < dim; d += 8 * LANES) {
-        int n = (padded - d) / LANES < 8 ? (padded - d) / LANES : 8;
-        weigh_of<C>(n, p, values + 2 * d, (length + 1) / 2, 2 * padded, share, tail);
-        std::memcpy(out + d, tail, (dim - d < n * LANES ? dim - d : n * LANES) * sizeof(float));
+    return sum(total);
+}
+
+// sums[N * LANES] += p v, for one pair of positions.
+template <int N, typename C>
+inline void weigh(Pair<C> p, const C* v, float* sums) {
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) store(sums + i * LANES, add_product(load(sums + i * LANES), p, v + i * UNIT));
+}
+
+// The queries of G heads against the first `length` positions of the heads' keys and values; zeros if there are none.
+// `scores` has room for `stride` numbers a head.
+template <int G, typename C>
+void attend(const float* q, const C* keys, int64_t key_stride, const C* values, int64_t value_stride, int length,
+            int dim, int padded, float* scores, int64_t stride, float* out) {
+    if (length <= 0) {
+        std::memset(out, 0, G * dim * sizeof(float));
+        return;
     }
+    float scaled[1024], share[G], sums[G * 1024];
+    Pair<C> queries[G * 512];
+    float factor = 1.0f / std::sqrt((float)dim);
+    for (int g = 0; g < G; g++) {
+        for (int d = 0; d < padded; d++) scaled[d] = d < dim ? q[g * dim + d] * factor : 0;
+        for (int d = 0; d < padded; d += LANES) to_pairs(load(scaled + d), queries + (g * padded + d) / 2);
+    }
+    for (int t = 0; t < length; t += LANES)
+        score<G>(queries, padded / 2, keys + (int64_t)t * dim, key_stride, dim, scores + t, stride);
+    for (int g = 0; g < G; g++) share[g] = 1.0f / exponentiate<C>(scores + g * stride, length);
+    std::memset(sums, 0, G * padded * sizeof(float));
+    for (int t = 0; t < length; t += 2)
+        for (int g = 0; g < G; g++) {
+            Pair<C> p = ((const Pair<C>*)(scores + g * stride))[t / 2];
+            const C* v = values + g * value_stride + (int64_t)t * padded;
+            int d = 0;
+            for (; d + 8 * LANES <= padded; d += 8 * LANES) weigh<8>(p, v + 2 * d, sums + g * padded + d);
+            for (; d < padded; d += LANES) weigh<1>(p, v + 2 * d, sums + g * padded + d);
+        }
+    for (int g = 0; g < G; g++)
+        for (int d = 0; d < dim; d++) out[g * dim + d] = sums[g * padded + d] * share[g];
 }
 
 inline void put_key(float* unit, int lane, const float* k) { unit[lane] = k[0], unit[LANES + lane] = k[1]; }
@@ -170,33 +166,42 @@ inline void fetch_last(const C* keys, const C* values, int length, int dim, int 
 // Token i attends to the first lengths[i] positions of cache row rows[i]; the cost follows the lengths, not the
 // capacity. With k and v, its own key and value are written first.
 //
-// A chunk owns the outputs of a run of (token, head): `dim` numbers of `out` each. How long the runs are depends on the
-// number of threads, but each (token, head) is computed from its own row alone. Without k and v the cache is only read.
-// With them no two tokens may be of one row, so that a (row, head) of the cache is its only token's chunk's own.
+// A chunk owns the outputs of a run of (token, HEADS heads): `dim` numbers of `out` for each head. How long the runs
+// are depends on the number of threads, but each (token, head) is computed from its own row alone. Without k and v the
+// cache is only read. With them no two tokens may be of one row, so that a (row, head) of the cache is its only token's
+// chunk's own.
 template <typename C>
 void attention(const float* q, const float* k, const float* v, int64_t stride, int tokens, const int32_t* rows,
                const int32_t* lengths, C* keys, C* values, int heads, int dim, int capacity, float* out, int threads) {
     int padded = (dim + LANES - 1) / LANES * LANES;
-    int64_t work = 0, items = (int64_t)tokens * heads;
+    int64_t key_stride = (int64_t)capacity * dim, value_stride = (int64_t)capacity * padded;
+    int64_t work = 0, groups = (heads + HEADS - 1) / HEADS, items = tokens * groups;
     for (int i = 0; i < tokens; i++) work += (int64_t)lengths[i] * heads * dim / 2;
     int64_t together = items / (8 * threads) + 1;  // one after the other by one thread, which can look ahead
     thread_pool().parallel_for((items + together - 1) / together, useful_threads(threads, work), [&](int64_t chunk) {
         static thread_local std::vector<float> scores;
-        if ((int)scores.size() < capacity) scores.resize(capacity);
+        if ((int64_t)scores.size() < (int64_t)HEADS * capacity) scores.resize((int64_t)HEADS * capacity);
         for (int64_t i = chunk * together; i < items && i < (chunk + 1) * together; i++) {
-            int token = i / heads, head = i % heads;
-            int64_t column = token * stride + head * dim, after = i + 1 < items ? i + 1 : i;
-            int next = after / heads, next_head = after % heads;
-            C* keys_here = place(keys, rows[token], head, heads, capacity, dim);
-            C* values_here = place(values, rows[token], head, heads, capacity, padded);
-            const C* next_keys = place(keys, rows[next], next_head, heads, capacity, dim);
-            if (k) {
-                write(k + column, v + column, lengths[token] - 1, dim, padded, keys_here, values_here);
-                fetch_last(next_keys, place(values, rows[next], next_head, heads, capacity, padded), lengths[next], dim,
-                           padded);
-            }
-            attend(q + column, keys_here, values_here, lengths[token], dim, padded, scores.data(),
-                   out + ((int64_t)token * heads + head) * dim, next_keys);
+            int token = i / groups, first = i % groups * HEADS, end = first + HEADS < heads ? first + HEADS : heads;
+            int after = i + 1 < items ? i + 1 : i, next = after / groups, next_first = after % groups * HEADS;
+            int64_t column = token * stride + first * dim;
+            C* keys_here = place(keys, rows[token], first, heads, capacity, dim);
+            C* values_here = place(values, rows[token], first, heads, capacity, padded);
+            float* to = out + ((int64_t)token * heads + first) * dim;
+            for (int g = 0; k && g < end - first; g++)
+                write(k + column + g * dim, v + column + g * dim, lengths[token] - 1, dim, padded,
+                      keys_here + g * key_stride, values_here + g * value_stride);
+            for (int head = next_first; k && head < heads && head < next_first + HEADS; head++)
+                fetch_last(place(keys, rows[next], head, heads, capacity, dim),
+                           place(values, rows[next], head, heads, capacity, padded), lengths[next], dim, padded);
+            if (end - first == HEADS)
+                attend<HEADS>(q + column, keys_here, key_stride, values_here, value_stride, lengths[token], dim, padded,
+                              scores.data(), capacity, to);
+            else
+                for (int g = 0; g < end - first; g++)
+                    attend<1>(q + column + g * dim, keys_here + g * key_stride, key_stride,
+                              values_here + g * value_stride, value_stride, lengths[token], dim, padded, scores.data(),
+                              capacity, to + g * dim);
         }
     });
 }

@@ -19,11 +19,7 @@ void tile(const Pair<W>* a, const W* b, int depth, float* y, int64_t stride, con
         for (int c = 0; c < 2; c++) acc[r][c] = load((start ? start : y + r * stride) + c * LANES);
     for (int k = 0; k < depth; k += 2, a += ROWS, b += 2 * UNIT, ahead += step) {
         for (int line = 0; line < step; line += LINE) __builtin_prefetch(ahead + line);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; r++) {
-            acc[r][0] = add_product(acc[r][0], a[r], b);
-            acc[r][1] = add_product(acc[r][1], a[r], b + UNIT);
-        }
+        add_products<R>(acc, a, b);
     }
     for (int r = 0; r < R; r++)
         for (int c = 0; c < 2; c++) store(y + r * stride + c * LANES, acc[r][c]);

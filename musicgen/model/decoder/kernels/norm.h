@@ -33,13 +33,13 @@ inline void norm_row(float* x, const float* delta, const float* weight, const fl
 #pragma GCC unroll 4
         for (int j = 0; j < SETS; j++) {
             Vec apart = load(x + i + j * LANES) - middle;
-            squares[j] += apart * apart;
+            squares[j] = multiply_add(apart, apart, squares[j]);
         }
     for (int j = 0; j < SETS; j++) store(parts + j * LANES, squares[j]);
     for (int i = whole; i < width; i++) parts[i - whole] += (x[i] - middle) * (x[i] - middle);
     float scale = (float)(1.0 / std::sqrt(sum_in_order(parts) / width + 1e-5));
     for (int i = 0; i < whole; i += LANES)
-        store(y + i, (load(x + i) - middle) * scale * load(weight + i) + load(bias + i));
+        store(y + i, multiply_add((load(x + i) - middle) * scale, load(weight + i), load(bias + i)));
     for (int i = whole; i < width; i++) y[i] = (x[i] - middle) * scale * weight[i] + bias[i];
 }
 

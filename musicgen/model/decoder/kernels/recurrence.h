@@ -32,7 +32,7 @@ void recur(int sequences, const int32_t* lengths, const float* const* gates, con
                 auto gate = [&](int which) {
                     return load(mine + which * hidden + j) + load(given + which * hidden + j);
                 };
-                Vec cell = sigmoid(gate(1)) * load(c + i * hidden + j) + sigmoid(gate(0)) * tanh_(gate(2));
+                Vec cell = multiply_add(sigmoid(gate(1)), load(c + i * hidden + j), sigmoid(gate(0)) * tanh_(gate(2)));
                 Vec state = sigmoid(gate(3)) * tanh_(cell);
                 store(c + i * hidden + j, cell);
                 store(h + i * hidden + j, state);
