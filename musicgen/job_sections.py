@@ -87,7 +87,7 @@ class ModelSettings(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:0`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The decoder's number type; auto: bfloat16 where the device multiplies it natively, else float32."""
+    """The decoder's number type; auto: bfloat16 where the decoder is faster in it, else float32."""
 
     @field_validator("name")
     @classmethod

@@ -4,6 +4,7 @@ The library's hook `shuffle_chunks` draws the order of every loop's chunks, and 
 before their first chunk. `helped_loops` counts how often a thread other than the caller worked on a loop.
 """
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from musicgen.model.decoder.cpu_ops import CpuOps, load_library
 
 THREADS = (1, 2, 3, 8)
 SEEDS = range(1, 7)
+DTYPES = (torch.float32, torch.bfloat16)
 RACES = Path(__file__).with_name("kernel_races.cpp")
 
 
@@ -132,7 +134,7 @@ def bits(results: list[torch.Tensor]) -> list[bytes]:
     return [tensor.view(torch.uint8).numpy().tobytes() for tensor in results]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_bits_depend_neither_on_threads_nor_on_the_order_of_chunks(
     library: Any, kernel: Callable, dtype: torch.dtype
@@ -155,6 +157,46 @@ def test_bits_depend_neither_on_threads_nor_on_the_order_of_chunks(
             assert bits(kernel(ops)) == expected, threads
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="tunes for x86-64 processors")
+@pytest.mark.parametrize("tuning", ["generic", "skylake", "znver3"])
+def test_bits_do_not_depend_on_the_processor_that_the_compiler_tunes_for(
+    tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The column `engine` names the instructions, so that machines which have the same ones make the same clips."""
+    expected = {
+        (kernel, dtype): bits(kernel(CpuOps(load_library(), dtype, 2))) for kernel in KERNELS for dtype in DTYPES
+    }
+    monkeypatch.setenv("CXX", f"g++ -mtune={tuning}")
+    monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path))
+    tuned = kernel_library.load_unchecked_kernels()
+    assert {key: bits(key[0](CpuOps(tuned, key[1], 2))) for key in expected} == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [20, 64, 144])
+def test_a_heads_bits_do_not_depend_on_the_heads_that_are_read_with_it(
+    library: Any, dim: int, dtype: torch.dtype
+) -> None:
+    heads, tokens = 7, 33
+    qkv = random(tokens, 3, heads, dim)
+    rows, lengths = torch.arange(tokens, dtype=torch.int32), torch.full((tokens,), 1, dtype=torch.int32)
+
+    def attend(some: slice) -> torch.Tensor:
+        mine = qkv[:, :, some].contiguous()
+        width = mine.shape[2] * dim
+        ops, out = CpuOps(library, dtype, 2), []
+        cache = filled(ops, tokens, mine.shape[2], 48, dim, 0)
+        for position in range(35):
+            turned = mine.roll(position, 0).reshape(tokens, 3 * width)
+            out.append(ops.append_and_attend(turned, rows, lengths + position, cache, position + 1))
+        return torch.stack(out).view(35, tokens, -1, dim)
+
+    together = attend(slice(None))
+    for head in range(heads):
+        assert torch.equal(attend(slice(head, head + 1))[:, :, 0], together[:, :, head])
+
+
 def most_helpers(kernel: Callable) -> int:
     """A chunk of `append` is a head at least, and five heads are work for five threads."""
     return 4 if kernel is prefill_of_ragged_heads else 7
@@ -175,7 +217,7 @@ def test_two_callers_at_once_get_what_each_gets_alone(library: Any) -> None:
     assert library.helped_loops() > before
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("position", [0, 5, 16, 129])
 def test_a_key_that_is_not_a_number_shows_in_the_output(library: Any, dtype: torch.dtype, position: int) -> None:
     """As in torch's attention: rather a row that fails than one that sounds wrong."""

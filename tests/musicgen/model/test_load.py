@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from musicgen.errors import ModelError
-from musicgen.model import load_model, resolve_checkpoint
+from musicgen.model import load, load_model, resolve_checkpoint
 from musicgen.model.checkpoint.tensors import Tensors
-from musicgen.model.load import pick_device, pick_dtype
+from musicgen.model.load import pick_decoder_dtype, pick_device, pick_dtype
 
 
 @pytest.mark.parametrize("kind", ["text", "deeper", "stereo", "melody"])
@@ -94,3 +94,23 @@ def test_dtypes() -> None:
     assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
     with pytest.raises(ModelError, match=r"model\.dtype 'int4'"):
         pick_dtype("int4", cpu)
+
+
+@pytest.mark.parametrize(
+    ("flags", "library", "expected"),
+    [
+        ({"avx2", "fma"}, object(), torch.bfloat16),
+        ({"avx2", "fma"}, "no compiler", torch.float32),
+        ({"avx2", "fma", "avx512_bf16"}, "no compiler", torch.bfloat16),
+        ({"sse4_2"}, object(), torch.float32),
+    ],
+)
+def test_the_decoder_takes_bfloat16_where_it_is_faster_in_it(
+    flags: set[str], library: object, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "processor_flags", lambda: flags)
+    monkeypatch.setattr(load, "load_library", lambda: library)
+    assert pick_decoder_dtype("auto", torch.device("cpu")) == expected
+    assert pick_decoder_dtype("float32", torch.device("cpu")) == torch.float32
+    with pytest.raises(ModelError, match=r"model\.dtype 'int4'"):
+        pick_decoder_dtype("int4", torch.device("cpu"))
