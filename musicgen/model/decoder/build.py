@@ -25,9 +25,9 @@ from musicgen.model.checkpoint.identity import cache_folder
 
 _FLAGS = (
     *("-O3", "-std=c++17", "-pthread", "-shared", "-fPIC"),
-    # No strict aliasing: pairs overwrite the numbers they are made of (attention.h), and vectors are read as integers.
     # A product and a sum become one operation where the source says so (multiply_add), not where a compiler likes.
     "-ffp-contract=off",
+    # No strict aliasing: pairs overwrite the numbers they are made of (attention.h), and vectors are read as integers.
     *("-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-Wno-psabi"),
 )
 _DIGEST = 32  # bytes of a sha256
